@@ -1,0 +1,1 @@
+"""softmark: mark neural networks through their soft labels, attack the mark, judge what is left."""

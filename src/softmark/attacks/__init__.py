@@ -1,0 +1,1 @@
+"""The attacks: the contract, and one file each."""

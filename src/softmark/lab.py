@@ -1,0 +1,323 @@
+"""One cell, from its config to its record: ``plan`` names the stages, ``run_cell`` runs them.
+
+Planning imports no torch, so that a table finds its records in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from softmark.data import Roles, Shares, fingerprint, name_of, open_data
+from softmark.errors import InputError
+from softmark.store import Stage, Store, manifest, targets, write_json
+
+Config = dict[str, Any]
+MAKERS = ("softmark.stages",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one cell; ``verdict`` has all the others as parents."""
+
+    config: Config
+    victim: Stage
+    watermarked: Stage
+    suspect: Stage
+    calibration: tuple[Stage, ...]
+    evaluation: tuple[Stage, ...]
+    verdict: Stage
+
+    @property
+    def record(self) -> Path:
+        return Path(self.config["output_dir"]) / "records" / f"{self.verdict.address}.json"
+
+
+def plan(config: Config) -> Plan:
+    """The stages of the cell ``config`` (plain containers, interpolations resolved)."""
+    drawn = _Draft(config)
+    victim = drawn.classifier("victim", config["seed"], {"party": "owner"})
+    watermarked = drawn.trained(
+        "watermarked", config["seed"], {"method": config["method"]}, (victim,)
+    )
+    suspect = drawn.attacked("suspect", config["seed"], config["attack"], watermarked)
+    pools = {
+        pool: drawn.innocents(pool, config["innocents"][pool])
+        for pool in ("calibration", "evaluation")
+    }
+    verdict = Stage(
+        role="verdict",
+        config={
+            "method": config["method"],
+            "verifier": config["verifier"],
+            # Two cells may share every model and still be two cells: attack=none and method=none.
+            "cell": [config["attack"]["name"], config["method"]["name"], config["seed"]],
+        },
+        code=("softmark.lab:judge", "softmark.training", *sorted(targets(config))),
+        parents=(victim, watermarked, suspect, *pools["calibration"], *pools["evaluation"]),
+        judges=True,
+    )
+    return Plan(config, victim, watermarked, suspect, **pools, verdict=verdict)
+
+
+class _Draft:
+    """Makes the stages of one config."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.source = _source(config)
+        self.folder = Path(config["output_dir"]) / "data"
+        self.common = {
+            "data": [fingerprint(self.source, self.folder), config["data"]["roles"]],
+            "precision": precision(config["precision"]),
+        }
+
+    def trained(self, role: str, seed: int, own: Config, parents: tuple[Stage, ...]) -> Stage:
+        told = {**self.common, **own, "seed": seed}
+        code = (*MAKERS, *sorted(targets(told)))
+        make = functools.partial(_make, self.config, role, told, parents)
+        return Stage(role, told, code, parents, make)
+
+    def classifier(self, role: str, seed: int, own: Config) -> Stage:
+        base = {"model": self.config["model"], "recipe": self.config["recipe"]}
+        return self.trained(role, seed, {**base, **own}, ())
+
+    def attacked(self, role: str, seed: int, attack: Config, target: Stage) -> Stage:
+        model = attack.get("network") or target.config.get("model") or self.config["model"]
+        return self.trained(role, seed, {"attack": attack, "model": model}, (target,))
+
+    def innocents(self, pool: str, count: int) -> tuple[Stage, ...]:
+        """``count`` models of ``innocents.kinds`` in turn; an attack is made on the one before.
+
+        They never depend on the experiment's seed, and no model of one pool descends from another
+        pool's.
+        """
+        if count < 0:
+            raise InputError(f"innocents.{pool}={count}: it can't be negative")
+        made: list[Stage] = []
+        teacher: Stage | None = None
+        kinds = self.config["innocents"]["kinds"]
+        for number in range(count):
+            kind = dict(kinds[number % len(kinds)])
+            role = f"innocent/{pool}/{number}"
+            if attack := kind.get("attack"):
+                if teacher is None:
+                    raise InputError("innocents.kinds: the first can't be an attack")
+                config = self.config["innocents"]["attacks"][attack]
+                made.append(self.attacked(role, number, config, teacher))
+                continue
+            recipe = {**self.config["recipe"], **kind.pop("recipe", {})}
+            model = {**self.config["model"], **kind.pop("model", {})}
+            teacher = self.classifier(role, number, {**kind, "recipe": recipe, "model": model})
+            made.append(teacher)
+        return tuple(made)
+
+
+def _source(config: Config):
+    from hydra.utils import instantiate
+
+    return instantiate(config["data"]["source"])
+
+
+def precision(wanted: str) -> str:
+    """``auto`` is bf16-mixed where the processor or a GPU computes in bfloat16, else 32-true."""
+    if wanted != "auto":
+        return wanted
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text()
+        if "avx512_bf16" in flags or "amx_bf16" in flags:
+            return "bf16-mixed"
+    return "bf16-mixed" if Path("/proc/driver/nvidia/version").exists() else "32-true"
+
+
+@functools.lru_cache(maxsize=2)
+def _roles(source, shares: Shares, folder: Path) -> Roles:
+    return open_data(source, shares, folder)
+
+
+def roles_of(config: Config) -> Roles:
+    """Who holds what, read once a process."""
+    folder = Path(config["output_dir"]) / "data"
+    return _roles(_source(config), Shares(**config["data"]["roles"]), folder)
+
+
+def _make(
+    config: Config, role: str, told: Config, parents: tuple[Stage, ...], folder: Path
+) -> dict[str, Any]:
+    """Makes a stage that trains: what every role has in common, then the role's own function."""
+    from softmark import stages
+    from softmark.tracking import open_logger
+    from softmark.training import Fit
+
+    roles = roles_of(config)
+    kind = role.split("/")[0]
+    run = {
+        "job_type": kind,
+        "tags": [config["method"]["name"], config["attack"]["name"], name_of(config["data"])],
+        "config": told,
+        "dir": str(Path(config["output_dir"]).resolve() / "wandb"),
+    }
+    logger = open_logger(config["logger"], folder, run)
+    fit = Fit(config["trainer"]["accelerator"], told["precision"], logger)
+    stages.seed_torch(told["seed"], role)
+    if not parents:
+        return stages.train_classifier(folder, told, roles, fit)
+    parent = stages.load_model(
+        _store(config).folder(parents[0]), parents[0].config.get("model", config["model"]), roles
+    )
+    if kind == "watermarked":
+        return stages.embed(folder, told, roles, fit, parent)
+    return stages.attack(folder, told, roles, fit, parent)
+
+
+def _store(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:
+    return Store(Path(config["output_dir"]) / "store", report)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record, or None where there is none yet. Raises ``InputError`` where it is broken."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a whole record ({error}); remove it") from error
+    if not isinstance(record, dict) or record.get("status") not in ("done", "failed"):
+        raise InputError(f"{path}: not a record of softmark; remove it")
+    return record
+
+
+def run_cell(config: Config, overrides: list[str], report: Callable[[str], None]) -> dict[str, Any]:
+    """Makes what is missing, judges, and leaves one record. A finished cell is only read.
+
+    Whatever fails after planning is recorded as failed, with its reason, and raised.
+    """
+    cell = plan(config)
+    with contextlib.suppress(InputError):
+        record = read_record(cell.record)
+        if record and record["status"] == "done":
+            return {**record, "made": 0}
+    start = time.perf_counter()
+    store = _store(config, report)
+    record = _describe(cell, overrides)
+    try:
+        _check(config)
+        for stage in cell.verdict.parents:
+            store.once(stage)
+        record |= judge(cell, store) | {"status": "done"}
+    except Exception as error:
+        record |= {"status": "failed", "reason": str(error) or type(error).__name__}
+        raise
+    finally:
+        if "status" in record:
+            record["seconds"] = round(time.perf_counter() - start, 3)
+            write_json(cell.record, record)
+    return {**record, "made": len(store.made)}
+
+
+def _check(config: Config) -> None:
+    """Builds everything that has numbers, so that a wrong one stops the cell before it trains."""
+    from softmark.stages import make
+    from softmark.training import choose_device, set_threads
+
+    for name in ("recipe", "method", "attack", "verifier"):
+        make(config[name])
+    set_threads(config["trainer"]["threads"])
+    choose_device(config["trainer"]["accelerator"])
+    verifier, judged = config["verifier"], len(roles_of(config).judge)
+    if verifier["probes"] > judged:
+        raise InputError(f"verifier.probes={verifier['probes']}: the judge has {judged} samples")
+
+
+def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
+    """What a record says before anything has run; what a method doesn't have is null."""
+    config = cell.config
+    return {
+        "method": config["method"]["name"],
+        "attack": config["attack"]["name"],
+        "data": name_of(config["data"]),
+        "model": config["model"]["name"],
+        "seed": config["seed"],
+        "scale": config["scale"]["name"],
+        "victim_accuracy": None,
+        "watermarked_accuracy": None,
+        "suspect_accuracy": None,
+        "watermark_accuracy": None,
+        "p_value": None,
+        "null": None,
+        "claimed": False,
+        "reason": None,
+        "address": cell.verdict.address,
+        "path": str(cell.record),
+        "stages": {
+            "victim": cell.victim.address,
+            "watermarked": cell.watermarked.address,
+            "suspect": cell.suspect.address,
+            "calibration": [stage.address for stage in cell.calibration],
+            "evaluation": [stage.address for stage in cell.evaluation],
+        },
+        "overrides": overrides,
+        "precision": cell.victim.config["precision"],
+        "threads": config["trainer"]["threads"],
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("softmark", "torch", "pytorch-lightning", "hydra-core")
+        }
+        | {"python": platform.python_version()},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def judge(cell: Plan, store: Store) -> dict[str, Any]:
+    """The verdict on the suspect, its innocents judged with the same key and probes."""
+    from softmark.attacks.attack import Suspect
+    from softmark.stages import load_key, load_model, make
+    from softmark.training import predict, utility
+
+    config, roles = cell.config, roles_of(cell.config)
+    method, verifier = make(config["method"]), make(config["verifier"])
+    probes = roles.judge[: verifier.probes]
+
+    def load(stage: Stage) -> Suspect:
+        model = stage.config.get("model", config["model"])
+        return Suspect(load_model(store.folder(stage), model, roles))
+
+    key = load_key(store.folder(cell.watermarked), config["method"])
+    commitment = key.check(roles.judge) if key else None
+    suspect = load(cell.suspect)
+    pools = [
+        # A method without a mark has nothing to ask the innocents.
+        [method.evidence(load(stage), key, probes) for stage in pool if key]
+        for pool in (cell.calibration, cell.evaluation)
+    ]
+    verdict = verifier.judge(method.evidence(suspect, key, probes), *pools)
+    worth = {
+        name: utility(predict(model.network, roles.judge.images), roles.judge.labels)
+        for name, model in (
+            ("victim", load(cell.victim)),
+            ("watermarked", load(cell.watermarked)),
+            ("suspect", suspect),
+        )
+    }
+    flat = {f"{name}_{what}": v for name, row in worth.items() for what, v in row.items()}
+    notes = manifest(store.folder(cell.suspect))["notes"]
+    costs = {s.role: manifest(store.folder(s))["seconds"] for s in cell.verdict.parents}
+    told = asdict(verdict)
+    told["reason"] = told.pop("why") or None
+    return {
+        **flat,
+        **told,
+        "probes": len(probes),
+        "queries": notes["queries"],
+        "commitment": commitment,
+        "stage_seconds": costs,
+    }

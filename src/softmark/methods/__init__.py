@@ -1,0 +1,1 @@
+"""The watermarks: the contract, and one file a paper."""

@@ -1,0 +1,198 @@
+"""What usp and csp share: tails, patterns, templates, the detector, rehearsed attacks.
+
+``p`` is a probability vector over K classes, ``c`` its likeliest class, and the *tail* the other
+K - 1 entries. A mark is a *pattern*, a (K, K) matrix: row c is the direction that the mark gives to
+the tail of class c; the diagonal is 0. USP has one direction for all rows, CSP a keyed row each.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmark.attacks.attack import Attack, expose
+from softmark.data import Samples
+from softmark.errors import InputError
+from softmark.training import Fit, predict
+
+FLOOR = 1e-12  # what a probability of 0 counts as
+FLAT = 1e-4  # a tail whose log-probabilities spread less than this has no direction
+
+
+def log_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,)."""
+    top = log_p.argmax(1)
+    tail = torch.ones_like(log_p).scatter(1, top[:, None], 0.0)
+    mean = (log_p * tail).sum(1, keepdim=True) / (log_p.shape[1] - 1)
+    return (log_p - mean) * tail, top
+
+
+def unit_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """``log_tail`` scaled to unit norm; all 0 where the tail is flat."""
+    tail, top = log_tail(log_p)
+    norm = tail.norm(dim=1, keepdim=True)
+    return torch.where(norm > FLAT, tail / norm.clamp_min(FLAT), 0.0), top
+
+
+def log_of(p: Tensor) -> Tensor:
+    return p.clamp_min(FLOOR).log()
+
+
+def alignment(log_p: Tensor, pattern: Tensor) -> Tensor:
+    """s(x) = <t, U_c / |U_c|>: (N,) in [-1, 1]."""
+    tail, top = unit_tail(log_p)
+    return (tail * F.normalize(pattern, dim=1)[top]).sum(1)
+
+
+def class_tails(p: Tensor) -> Tensor:
+    """The mean unit tail of each class (K, K); 0 for a class that is never answered."""
+    tail, top = unit_tail(log_of(p))
+    classes = p.shape[1]
+    total = torch.zeros(classes, classes).index_add(0, top, tail)
+    return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
+
+
+def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
+    """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
+    if not 0 < eps < 1:
+        raise InputError(f"method.marking.eps={eps}: a fraction between 0 and 1")
+    if gamma <= 0:
+        raise InputError(f"method.marking.gamma={gamma}: it must be above 0")
+    itself = torch.eye(len(pattern))
+    tails = (gamma * pattern).masked_fill(itself.bool(), -torch.inf).softmax(1)
+    return (1 - eps) * itself + eps * tails
+
+
+class Features(nn.Module):
+    """What a detector sees of log-probabilities (N, K): (N, 3 K + 2).
+
+    Clipped log-probabilities, probabilities, the unit tail times the pattern's row, its alignment
+    with that row, and with the tail that an unmarked model gives to this class.
+    """
+
+    def __init__(self, pattern: Tensor, baseline: Tensor):
+        super().__init__()
+        self.register_buffer("pattern", F.normalize(pattern, dim=1) * len(pattern) ** 0.5)
+        self.register_buffer("baseline", F.normalize(baseline, dim=1))
+        self.size = 3 * len(pattern) + 2
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        tail, top = unit_tail(log_p)
+        signed = tail * self.pattern[top]
+        usual = (tail * self.baseline[top]).sum(1, keepdim=True)
+        clipped = log_p.clamp_min(-12) / 6 + 1
+        return torch.cat([clipped, log_p.exp(), signed, signed.mean(1, keepdim=True), usual], 1)
+
+
+class Detector(lightning.LightningModule):
+    """Says whether one probability vector came from the watermarked model: a logit above 0.
+
+    ``hidden``: units of each hidden layer, () for a linear detector. It is trained on vectors whose
+    temperature and log-probabilities are jittered, by a log-normal of sd ``temperature_jitter`` and
+    a normal of sd ``noise``.
+    """
+
+    def __init__(
+        self,
+        pattern: Tensor,
+        baseline: Tensor,
+        hidden: Sequence[int],
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        weight_decay: float,
+        temperature_jitter: float,
+        noise: float,
+    ):
+        super().__init__()
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.temperature_jitter = temperature_jitter
+        self.noise = noise
+        self.features = Features(pattern, baseline)
+        sizes = [self.features.size, *hidden]
+        layers: list[nn.Module] = []
+        for size, following in itertools.pairwise(sizes):
+            layers += [nn.Linear(size, following), nn.GELU()]
+        self.network = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        """Log-probabilities (N, K) to logits (N,)."""
+        return self.network(self.features(log_p)).squeeze(1)
+
+    def jitter(self, log_p: Tensor) -> Tensor:
+        """What a suspect may answer instead: another temperature, a little noise."""
+        spread = self.temperature_jitter * torch.randn(len(log_p), 1, device=log_p.device)
+        noise = self.noise * torch.randn_like(log_p)
+        return (log_p * spread.exp() + noise).log_softmax(1)
+
+    def batches(self, rows: tuple[Tensor, Tensor]) -> Rows:
+        """``rows``: log-probabilities (N, K) and 1.0 (marked) or 0.0 for each."""
+        return Rows(*rows, self.batch_size)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        log_p, marked = batch
+        # The features are differences of small logarithms: bfloat16 would blur them.
+        with torch.autocast(log_p.device.type, enabled=False):
+            loss = F.binary_cross_entropy_with_logits(self(self.jitter(log_p)), marked)
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Rows:
+    """Probability vectors and their labels in a new random order each time, in batches."""
+
+    def __init__(self, log_p: Tensor, marked: Tensor, batch_size: int):
+        self.log_p, self.marked, self.batch_size = log_p, marked, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.log_p) // self.batch_size)
+
+    def __iter__(self):
+        order = torch.randperm(len(self.log_p)).to(self.log_p.device)
+        for index in order.split(self.batch_size):
+            yield self.log_p[index], self.marked[index]
+
+
+def rehearse(
+    network: nn.Module,
+    rehearsals: Mapping[str, Attack],
+    data: Samples,
+    classes: int,
+    fit: Fit,
+) -> Tensor:
+    """The answers (M, K) of ``network`` and of its attacked copies on the owner's data."""
+    answers = [predict(network, data.images)]
+    for attack in rehearsals.values():
+        target = expose(copy.deepcopy(network), attack.access, classes)
+        answers.append(predict(attack.apply(target, data, fit).network, data.images))
+    return torch.cat(answers)
+
+
+def harden(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> Detector:
+    """``detector`` trained to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
+    log_p = log_of(torch.cat([marked, innocent]))
+    labels = torch.cat([torch.ones(len(marked)), torch.zeros(len(innocent))])
+    fit(detector, (log_p, labels), "detector")
+    return detector.eval()
+
+
+def detector_for(tensors: Mapping[str, Tensor], factory: Callable[..., Detector]) -> Detector:
+    """An untrained detector for a key's tensors."""
+    return factory(pattern=tensors["pattern"], baseline=tensors["baseline"])

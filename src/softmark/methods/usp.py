@@ -1,0 +1,152 @@
+"""USP: one keyed direction for all classes, and a detector trained together with the model.
+
+Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
+The model learns to be recognised, the detector to recognise it; then the detector is hardened on
+copies of the model, and of the unmarked victim, that went through attacks by the owner's own hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from softmark.attacks.attack import Attack, Suspect
+from softmark.data import Samples
+from softmark.methods.soft_labels import (
+    Detector,
+    class_tails,
+    detector_for,
+    harden,
+    log_of,
+    rehearse,
+    templates,
+    unit_tail,
+)
+from softmark.methods.watermark import Key, Watermark
+from softmark.training import Batch, Classifier, Fit, Recipe, fresh, predict
+from softmark.verification import Direction, Evidence, Flags, honest_answers
+
+
+def draw_direction(classes: int) -> Tensor:
+    """u, uniform among the zero-sum directions of R^K, with entries of mean square 1: (K,)."""
+    u = torch.randn(classes)
+    u = u - u.mean()
+    return u / u.norm() * classes**0.5
+
+
+def one_pattern(direction: Tensor) -> Tensor:
+    """``direction`` as the pattern of every class: (K, K), centred on each tail."""
+    classes = len(direction)
+    tail = 1 - torch.eye(classes)
+    mean = (direction * tail).sum(1, keepdim=True) / (classes - 1)
+    return (direction - mean) * tail
+
+
+class Marking(Classifier):
+    """The watermarked model: CE(T_y(u), f(x)) + beta BCE(D(f(x)), 1), D learning beside it.
+
+    ``answers``: the victim's probabilities (N, K) for the same samples, which D learns to refuse.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        pattern: Tensor,
+        answers: Tensor,
+        detector: Detector,
+        eps: float,
+        gamma: float,
+        beta: float,
+    ):
+        super().__init__(network, recipe)
+        self.beta = beta
+        self.detector = detector.requires_grad_(False)
+        self.register_buffer("templates", templates(pattern, eps, gamma))
+        self.register_buffer("answers", log_of(answers), persistent=False)
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.network(batch.images)
+        with torch.autocast(logits.device.type, enabled=False):
+            log_p = logits.float().log_softmax(1)
+            # Before the model's own loss, whose gradient needs the detector's weights unchanged.
+            self._teach(log_p.detach(), self.answers[batch.index])
+            task = -(self.templates[batch.labels] * log_p).sum(1).mean()
+            seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
+        return task + self.beta * seen
+
+    def _teach(self, marked: Tensor, innocent: Tensor) -> None:
+        """One step of the detector on this batch; its gradients never meet the model's."""
+        weights = {
+            name: weight.detach().requires_grad_(True)
+            for name, weight in self.detector.named_parameters()
+        }
+        rows = self.detector.jitter(torch.cat([marked, innocent]))
+        labels = torch.cat([torch.ones(len(marked)), torch.zeros(len(innocent))]).to(rows.device)
+        logits = functional_call(self.detector, weights, (rows,))
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        for weight, slope in zip(
+            self.detector.parameters(), torch.autograd.grad(loss, weights.values()), strict=True
+        ):
+            weight.sub_(slope, alpha=0.1)
+
+
+class USP(Watermark):
+    """``rehearsals``: attacks on copies, with the owner's data, from which the detector learns."""
+
+    def __init__(
+        self,
+        message: str,
+        recipe: Recipe,
+        marking: Callable[..., Marking],
+        detector: Callable[..., Detector],
+        rehearsals: Mapping[str, Attack],
+    ):
+        self.message = message
+        self.recipe = recipe
+        self.marking = marking
+        self.detector = detector
+        self.rehearsals = rehearsals
+
+    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
+        usual = predict(victim, data.images)
+        classes = usual.shape[1]
+        tensors = Key.draw(self.message)
+        tensors["direction"] = draw_direction(classes)
+        tensors["pattern"] = one_pattern(tensors["direction"])
+        tensors["baseline"] = class_tails(usual)
+        detector = detector_for(tensors, self.detector)
+        marking = self.marking(
+            network=fresh(victim),
+            recipe=self.recipe,
+            pattern=tensors["pattern"],
+            answers=usual,
+            detector=detector,
+        )
+        network = fit(marking, data, "marking")
+        marked = rehearse(network, self.rehearsals, data, classes, fit)
+        innocent = rehearse(victim, self.rehearsals, data, classes, fit)
+        detector = detector.to("cpu").requires_grad_(True)
+        return network, Key(tensors, harden(detector, marked, innocent, fit))
+
+    def load_key(self, path: Path) -> Key:
+        return Key.load(path, lambda tensors: detector_for(tensors, self.detector))
+
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        answers = predict(suspect.network, probes.images)
+        classes = len(key.pattern)
+        if why := honest_answers(answers, classes):
+            return Evidence(torch.empty(0), (), why)
+        if classes < 3:
+            return Evidence(torch.empty(0), (), "two classes have a tail of one entry: no mark")
+        with torch.inference_mode():
+            scores = key.detector(log_of(answers))
+        flags = Flags(int((scores > 0).sum()), len(scores))
+        tail, _ = unit_tail(log_of(answers))
+        cosine = F.cosine_similarity(tail.mean(0), key.direction, dim=0)
+        return Evidence(scores, (flags, Direction(float(cosine), classes - 1)))

@@ -1,0 +1,150 @@
+"""The command line, checked before anything runs: groups, keys, and the types of values."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from softmark.errors import InputError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def check(arguments: list[str]) -> None:
+    """Raises ``InputError`` for an override that can't work: one to three lines.
+
+    Each value of a sweep is tried by itself, with the first value of every other override: as
+    many compositions as there are values, not their product.
+    """
+    told = get_args_parser().parse_known_args(arguments)[0]
+    if told.help or told.hydra_help or told.shell_completion:
+        return
+    try:
+        parsed = OverridesParser.create().parse_overrides(told.overrides)
+    except HydraException as error:
+        raise InputError(" ".join(str(error).split())) from None
+    values = [_values(override) for override in parsed]
+    first = [texts[0] for texts in values]
+    with _hydra():
+        for place, texts in enumerate(values):
+            # Without a sweep or for the later values of one: each line of overrides once.
+            for text in texts if place == 0 else texts[1:]:
+                _check_line([*first[:place], text, *first[place + 1 :]])
+
+
+def _values(override: Override) -> list[str]:
+    """An override as the overrides that a sweep makes of it."""
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _hydra():
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    return initialize_config_dir(str(CONF), version_base="1.3")
+
+
+def _check_line(line: list[str]) -> None:
+    parsed = OverridesParser.create().parse_overrides(line)
+    choosing = [o.input_line for o in parsed if _is_group(o)]
+    for override in parsed:
+        _check_group(override)
+    base = _compose(choosing)
+    for override in parsed:
+        if not _is_group(override) and not override.is_add() and not override.is_force_add():
+            _check_value(override, base)
+    _compose(line)
+
+
+def _compose(line: list[str]) -> DictConfig:
+    try:
+        return compose("config", line, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        told = [part for part in str(error).splitlines() if part.strip()]
+        raise InputError(told[0]) from None
+
+
+def _is_group(override: Override) -> bool:
+    return (CONF / override.key_or_group).is_dir() or override.key_or_group.startswith("hydra/")
+
+
+def _check_group(override: Override) -> None:
+    folder = CONF / override.key_or_group
+    if override.key_or_group.startswith("hydra/") or not folder.is_dir():
+        return
+    there = sorted(path.stem for path in folder.glob("*.yaml"))
+    value = override.value()
+    for chosen in value if isinstance(value, list) else [value]:
+        if override.is_delete() or chosen is None or chosen in there:
+            continue
+        raise InputError(
+            f"{override.key_or_group}={chosen}: no such choice{_near(str(chosen), there)}\n"
+            f"there are: {', '.join(there) or 'none yet'}"
+        )
+
+
+def _check_value(override: Override, base: DictConfig) -> None:
+    key = override.key_or_group
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(base, parent) if parent else base
+    if not isinstance(node, DictConfig) or last not in node:
+        raise InputError(f"{key}: there is no such key{_near(key, _keys(base))}")
+    if key.startswith("hydra.") or override.is_delete():
+        return
+    # ??? has no type of its own; whatever follows will say what it needs.
+    old = None if OmegaConf.is_missing(node, last) else node[last]
+    new = override.value()
+    if old is None or isinstance(new, dict | list) or _same_type(old, new):
+        return
+    raise InputError(
+        f"{key}={new} is {_kind(new)}: it must be {_kind(old)}, as the default {key}={old}"
+    )
+
+
+def _same_type(old: Any, new: Any) -> bool:
+    if isinstance(old, float):
+        return isinstance(new, float | int) and not isinstance(new, bool)
+    if isinstance(old, str):
+        # A quoted value is Hydra's QuotedString; an interpolation is text until it is resolved.
+        return isinstance(new, str) or type(new).__name__ == "QuotedString"
+    if isinstance(new, str) and "${" in new:
+        return True
+    return type(old) is type(new)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if value is None:
+        return "null"
+    names = {int: "a whole number", float: "a number", str: "text"}
+    return names.get(type(value), "text" if type(value).__name__ == "QuotedString" else "a mapping")
+
+
+def _keys(config: DictConfig) -> list[str]:
+    found = []
+    for key in config:
+        if key == "hydra":
+            continue
+        found.append(str(key))
+        child = None if OmegaConf.is_missing(config, key) else config[key]
+        if isinstance(child, DictConfig):
+            found += [f"{key}.{below}" for below in _keys(child)]
+    return found
+
+
+def _near(word: str, there: list[str]) -> str:
+    close = difflib.get_close_matches(word, there, 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,787 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from softmark import data
+from softmark.data import Decoded, Digits, Hub, ImageFolder, Shares
+from softmark.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
+SHARES = Shares(owner=0.5, judge=0.25, split_seed=0, limit=None, judge_limit=None)
+
+
+def numbered(counts, train=None, seed=0):
+    """Samples of which each one's picture holds its own number, in mixed order."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    numbers = np.arange(len(labels), dtype=np.uint32)
+    images = np.zeros((len(labels), 1, 8, 8), dtype=np.uint8)
+    images.reshape(len(labels), -1)[:, :4] = numbers[:, None].view(np.uint8)
+    names = tuple(f"class {number}" for number in range(len(counts)))
+    return Decoded(images, labels.astype(np.int64), names, len(labels) if train is None else train)
+
+
+def numbers_of(samples):
+    return samples.images.flatten(1)[:, :4].contiguous().view(torch.int32).flatten().tolist()
+
+
+def parts(roles):
+    return {role: numbers_of(getattr(roles, role)) for role in ("owner", "attacker", "judge")}
+
+
+@dataclass
+class Memory:
+    """A source that counts how often it was read."""
+
+    decoded: Decoded
+    name: str = "memory"
+    reads: int = 0
+
+    def read(self):
+        self.reads += 1
+        return self.decoded
+
+    def signature(self):
+        return {"name": self.name}
+
+
+# --- who holds what ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(30, 90), min_size=2, max_size=5),  # no role runs short of any
+    owner=st.floats(0.3, 0.7),
+    judge=st.floats(0.2, 0.5),
+    seed=st.integers(0, 2**32),
+)
+def test_shares_are_disjoint_complete_and_in_proportion(counts, owner, judge, seed):
+    decoded = numbered(counts)
+    roles = data.share(decoded, Shares(owner, judge, seed, None, None))
+
+    held = parts(roles)
+    assert sorted(chain(*held.values())) == list(range(sum(counts)))
+    assert len(held["judge"]) == round(judge * sum(counts))
+    assert len(held["owner"]) == round(owner * (sum(counts) - len(held["judge"])))
+    for role, numbers in held.items():
+        labels = getattr(roles, role).labels
+        assert labels.tolist() == decoded.labels[numbers].tolist()
+    judged = np.bincount(roles.judge.labels, minlength=len(counts))
+    assert some_point_cuts(judged, counts)
+    trained = np.array(counts) - judged
+    assert some_point_cuts(np.bincount(roles.owner.labels, minlength=len(counts)), trained)
+
+
+def some_point_cuts(taken, counts):
+    """Whether one fraction q explains all: |taken - q * count| < 1 in every class."""
+    taken, counts = np.array(taken), np.array(counts)
+    return max((taken - 1) / counts) < min((taken + 1) / counts)
+
+
+@given(
+    size=st.integers(8, 60),
+    classes=st.integers(2, 6),
+    owner=st.floats(0.3, 0.7),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_classes_of_one_size_differ_by_one_sample_at_most(size, classes, owner, seed):
+    decoded = numbered([size + 4] * classes, train=size * classes)
+    decoded = replace(decoded, labels=np.tile(np.arange(classes), size + 4))
+    roles = data.share(decoded, Shares(owner, 0.5, seed, None, None))
+    assert (np.abs(np.bincount(roles.owner.labels) - owner * size) < 1).all()
+
+
+def test_the_test_split_is_the_judges_and_no_one_elses():
+    decoded = numbered([60, 60], train=80)
+    held = parts(data.share(decoded, SHARES))
+    assert sorted(held["judge"]) == list(range(80, 120))
+    assert held["judge"] != sorted(held["judge"])
+    assert sorted(held["owner"] + held["attacker"]) == list(range(80))
+
+
+def test_the_split_depends_on_split_seed_alone():
+    decoded = numbered([50, 50, 50])
+    first = parts(data.share(decoded, SHARES))
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    assert parts(data.share(decoded, SHARES)) == first
+    other = parts(data.share(decoded, replace(SHARES, split_seed=1)))
+    for role in first:
+        assert sorted(other[role]) != sorted(first[role])
+
+
+def test_the_split_is_the_same_for_ever():
+    """Pinned: a change of this order silently changes every result that was published."""
+    order = data._stratified(np.array([0, 1] * 5), seed=0, salt=0)
+    assert order.tolist() == [3, 2, 1, 8, 7, 6, 5, 0, 9, 4]
+
+
+def test_limits_cut_beginnings_and_stay_in_proportion():
+    decoded = numbered([100, 100], train=None)
+    whole = parts(data.share(decoded, SHARES))
+    roles = data.share(decoded, replace(SHARES, limit=40, judge_limit=10))
+    cut = parts(roles)
+    assert [len(cut[role]) for role in cut] == [20, 20, 10]
+    assert cut["judge"] == whole["judge"][:10]
+    assert cut["owner"] == whole["owner"][:20]
+    for samples in (roles.owner, roles.attacker, roles.judge):
+        zeros, ones = samples.labels.bincount().tolist()
+        assert abs(zeros - ones) <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"owner": 1.5}, "data.roles.owner=1.5: a fraction between 0 and 1"),
+        ({"owner": 1}, "data.roles.owner=1: a fraction"),
+        ({"judge": 0.0}, "data.roles.judge=0.0"),
+        ({"judge": float("nan")}, "data.roles.judge=nan"),
+        ({"split_seed": -1}, "data.roles.split_seed=-1"),
+        ({"split_seed": None}, "data.roles.split_seed=None"),
+        ({"limit": 0}, "data.roles.limit=0: null or an integer"),
+        ({"judge_limit": 2.5}, "data.roles.judge_limit=2.5"),
+    ],
+)
+def test_a_share_that_cannot_be_is_named(change, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        replace(SHARES, **change)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "change", "role"),
+    [
+        (numbered([40, 40]), {"judge_limit": 3}, "judge"),
+        (numbered([40, 40]), {"owner": 0.02}, "owner"),
+        (numbered([40, 40]), {"owner": 0.98}, "attacker"),
+        (numbered([40, 40, 1]), {}, "owner|attacker|judge"),
+        (numbered([40, 0]), {}, "owner"),
+    ],
+)
+def test_a_class_that_a_role_lacks_is_named(decoded, change, role):
+    with pytest.raises(InputError, match=rf"the ({role}) would hold [01] samples of class 'class"):
+        data.share(decoded, replace(SHARES, **change))
+
+
+@given(counts=st.lists(st.integers(2, 30), min_size=2, max_size=5), seed=st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_half_holds_half_of_each_class(counts, seed):
+    decoded = numbered(counts)
+    samples = data.Samples(torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels))
+    first, again = data.half(samples, seed), data.half(samples, seed)
+    assert numbers_of(first) == numbers_of(again)
+    assert len(set(numbers_of(first))) == len(first) == sum(counts) // 2
+    assert some_point_cuts(np.bincount(first.labels, minlength=len(counts)), counts)
+
+
+def test_halves_of_two_seeds_differ():
+    owner = data.share(numbered([100, 100]), SHARES).owner
+    assert sorted(numbers_of(data.half(owner, 0))) != sorted(numbers_of(data.half(owner, 1)))
+
+
+def test_samples_can_be_indexed_moved_and_told_apart():
+    owner = data.share(numbered([40, 40]), SHARES).owner
+    few = owner[torch.tensor([2, 0])]
+    assert numbers_of(few) == [numbers_of(owner)[2], numbers_of(owner)[0]]
+    assert len(owner[:5]) == 5
+    assert owner[:5].labels.dtype == torch.int64
+    assert owner.to("cpu").fingerprint == owner.fingerprint != owner[:5].fingerprint
+    changed = data.Samples(owner.images.clone(), owner.labels)
+    changed.images[0, 0, 7, 7] += 1
+    assert changed.fingerprint != owner.fingerprint
+    assert owner.to("meta").images.device.type == "meta"
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+def test_a_source_is_decoded_once(tmp_path):
+    source = Memory(numbered([30, 30]))
+    first = data.open_data(source, SHARES, tmp_path / "new" / "folder")
+    assert parts(data.open_data(source, SHARES, tmp_path / "new" / "folder")) == parts(first)
+    assert parts(first) == parts(data.share(source.decoded, SHARES))
+    assert first.classes == ("class 0", "class 1")
+    assert source.reads == 1
+    data.open_data(replace(source, name="other"), SHARES, tmp_path / "new" / "folder")
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    source = Memory(numbered([30, 30]))
+    assert data.fingerprint(source, tmp_path) == source.decoded.fingerprint
+    assert data.fingerprint(source, tmp_path) == source.decoded.fingerprint
+    assert source.reads == 1
+    images = source.decoded.images.copy()
+    images[0, 0, 0, 7] = 1
+    for other in (
+        replace(source.decoded, images=images),
+        replace(source.decoded, labels=source.decoded.labels[::-1]),
+        replace(source.decoded, classes=("a", "b")),
+        replace(source.decoded, train=30),
+    ):
+        assert other.fingerprint != source.decoded.fingerprint
+
+
+def damage_cut(raw):
+    return raw[: len(raw) // 2]
+
+
+def damage_byte(raw):
+    return raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:]
+
+
+def damage_all(raw):
+    return b"nonsense" * 100
+
+
+def damage_empty(raw):
+    return b""
+
+
+def damage_metadata(raw):
+    return raw.replace(b'"fingerprint"', b'"fingerprant"')
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_cut, damage_byte, damage_all, damage_empty, damage_metadata]
+)
+def test_a_damaged_cache_is_named_and_decoded_again(tmp_path, capsys, damage):
+    source = Memory(numbered([30, 30]))
+    first = data.open_data(source, SHARES, tmp_path)
+    (cache,) = tmp_path.glob("*.safetensors")
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert parts(data.open_data(source, SHARES, tmp_path)) == parts(first)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert str(cache) in told[0]
+    assert "damaged" in told[0]
+    data.open_data(source, SHARES, tmp_path)
+    assert source.reads == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_cache_is_gone_even_if_decoding_fails(tmp_path):
+    source = Memory(numbered([30, 30]))
+    data.open_data(source, SHARES, tmp_path)
+    (cache,) = tmp_path.glob("*.safetensors")
+    cache.write_bytes(b"")
+    source.decoded = numbered([30])
+    with pytest.raises(InputError, match=r"two are needed"):
+        data.open_data(source, SHARES, tmp_path)
+    assert not cache.exists()
+
+
+def test_what_a_killed_process_left_is_no_cache(tmp_path):
+    source = Memory(numbered([30, 30]))
+    data.open_data(source, SHARES, tmp_path)
+    (cache,) = tmp_path.glob("*.safetensors")
+    cache.rename(cache.with_suffix(".partial"))
+    data.open_data(source, SHARES, tmp_path)
+    assert source.reads == 2
+
+
+def test_two_processes_decode_once(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        import numpy as np
+        from softmark import data
+
+        class Slow:
+            def signature(self):
+                return {}
+
+            def read(self):
+                with open(f"{sys.argv[1]}/reads", "a") as log:
+                    log.write("read ")
+                time.sleep(1)
+                images = np.zeros((8, 1, 8, 8), np.uint8)
+                return data.Decoded(images, np.arange(8) % 2, ("a", "b"), 8)
+
+        Path(sys.argv[1], f"ready{sys.argv[2]}").touch()
+        while len(list(Path(sys.argv[1]).glob("ready*"))) < 2:
+            time.sleep(0.01)
+        print(data.fingerprint(Slow(), sys.argv[1]))
+        """
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path, str(number)], stdout=subprocess.PIPE, text=True
+        )
+        for number in range(2)
+    ]
+    told = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert told[0] == told[1]
+    assert len(told[0].strip()) == 64
+    assert (tmp_path / "reads").read_text() == "read "
+
+
+def test_import_and_fingerprint_leave_torch_alone(tmp_path):
+    script = (
+        "import sys; from softmark import data; heavy = {'torch', 'datasets', 'sklearn'};"
+        "print(sorted(heavy & set(sys.modules)));"
+        f"print(data.fingerprint(data.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    loaded, after = told.stdout.splitlines()
+    assert loaded == "[]"
+    assert after == f"{data.fingerprint(Digits(), tmp_path)} False"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/cache") as raised:
+        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path / "file" / "cache")
+    assert_short(raised)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
+
+
+def test_a_disk_that_is_full_is_an_input_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise data.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(data, "save_file", full)
+    with pytest.raises(InputError, match=r"No space left"):
+        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
+
+
+def test_one_class_is_not_enough(tmp_path):
+    with pytest.raises(InputError, match=r"class 0.*two are needed"):
+        data.open_data(Memory(numbered([30])), SHARES, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def assert_short(raised):
+    lines = str(raised.value).splitlines()
+    assert 1 <= len(lines) <= 3
+    assert max(map(len, lines)) < 300
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+
+def test_digits():
+    decoded = Digits().read()
+    assert decoded.images.shape == (1797, 1, 8, 8)
+    assert decoded.images.dtype == np.uint8
+    assert (decoded.images.min(), decoded.images.max()) == (0, 255)
+    assert decoded.classes == tuple("0123456789")
+    assert decoded.train == 1797
+    assert np.bincount(decoded.labels).min() > 170
+    assert json.dumps(Digits().signature())
+
+
+def png(colour, size=(8, 8), mode="RGB", form="PNG"):
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, form)
+    return file.getvalue()
+
+
+def hub(path=None, **changes):
+    given = {
+        "name": None,
+        "subset": None,
+        "path": str(path) if path else None,
+        "image": "img",
+        "label": "label",
+        "train_split": "train",
+        "test_split": "test",
+        "size": None,
+    }
+    return Hub(**{**given, **changes})
+
+
+def rows(pictures, labels, names=("cat", "dog")):
+    features = datasets.Features(
+        {
+            "img": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64"),
+        }
+    )
+    cells = [picture and {"bytes": picture, "path": None} for picture in pictures]
+    return datasets.Dataset.from_dict({"img": cells, "label": labels}, features=features)
+
+
+PICTURES = [png((10 * n, 0, 0)) for n in range(6)]
+LABELS = [0, 1, 0, 1, 1, 0]
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """A function that writes parquet files into a folder and gives the folder."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+
+    def write(**splits):
+        for name, split in splits.items():
+            split.to_parquet(folder / f"{name}.parquet")
+        return folder
+
+    return write
+
+
+def test_parquet(parquet, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home)
+    folder = parquet(
+        **{
+            "train-0": rows(PICTURES[:4], LABELS[:4]),
+            "train-1": rows(PICTURES[4:], LABELS[4:]),
+            "test-0": rows([png((0, 0, 99))], [1]),
+        }
+    )
+    decoded = hub(folder).read()
+    assert decoded.images.shape == (7, 3, 8, 8)
+    assert decoded.images[:, 0, 3, 3].tolist() == [0, 10, 20, 30, 40, 50, 0]
+    assert decoded.images[6, :, 0, 0].tolist() == [0, 0, 99]
+    assert decoded.labels.tolist() == [*LABELS, 1]
+    assert decoded.classes == ("cat", "dog")
+    assert decoded.train == 6
+    assert not home.exists()  # no second copy
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "test-0.parquet",
+        "train-0.parquet",
+        "train-1.parquet",
+    ]
+
+
+def test_parquet_without_a_test_file_or_names(parquet):
+    decoded = hub(parquet(train=rows(PICTURES, [7, 3, 7, 3, 9, 9], names=None))).read()
+    assert decoded.train == 6
+    assert decoded.classes == ("3", "7", "9")
+    assert decoded.labels.tolist() == [1, 0, 1, 0, 2, 2]
+
+
+def test_a_test_split_that_is_not_wanted_is_left_out(parquet):
+    folder = parquet(train=rows(PICTURES, LABELS), test=rows(PICTURES[:1], [0]))
+    assert len(hub(folder, test_split=None).read().labels) == 6
+
+
+def test_pictures_as_plain_bytes(parquet):
+    plain = datasets.Dataset.from_dict({"img": PICTURES, "label": LABELS})
+    plain = plain.cast_column("img", datasets.Value("binary"))
+    assert hub(parquet(train=plain)).read().images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
+
+
+def test_signature_of_parquet(parquet, tmp_path):
+    folder = parquet(train=rows(PICTURES, LABELS))
+    signature = hub(folder).signature()
+    assert json.loads(json.dumps(signature))["files"][0][0] == "train.parquet"
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert hub(moved).signature() == signature
+    assert hub(moved, size=8).signature() != signature
+    os.utime(moved / "train.parquet", ns=(1, 1))
+    assert hub(moved).signature() != signature
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": "image"}, "data.source.image=image: the columns are img, label"),
+        ({"label": "fine"}, "data.source.label=fine: the columns are img, label"),
+        ({"image": "label"}, "data.source.image=label holds .*: pictures are needed"),
+        ({"label": "img"}, "data.source.label=img holds .*: integers are needed"),
+        ({"train_split": "trian"}, r"no trian\*.parquet \(it holds test.parquet, train.parquet"),
+        ({"size": 4}, "data.size=4: null or an integer from 8"),
+        ({"size": 9.5}, "data.size=9.5: null or an integer from 8"),
+    ],
+)
+def test_parquet_settings_that_do_not_fit(parquet, changes, message):
+    folder = parquet(train=rows(PICTURES, LABELS), test=rows(PICTURES[:1], [0]))
+    with pytest.raises(InputError, match=message) as raised:
+        hub(folder, **changes).read()
+    assert_short(raised)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (rows(PICTURES, LABELS), rows(PICTURES[:2], [0, -1]), r"test\[1\] is -1.*\n.*test_split"),
+        (rows(PICTURES, [0, 1, -1, 0, 1, 1], None), None, r"train\[2\] is -1"),
+        (rows(PICTURES, LABELS), rows(PICTURES[:2], [None, 1]), r"test\[0\] is None"),
+        (rows(PICTURES, LABELS, None), rows(PICTURES[:1], [5], None), r"test\[0\] is 5"),
+        (rows(PICTURES, LABELS), rows(PICTURES[:1], [0], None), "do not match"),
+        (rows([*PICTURES[:5], b"text"], LABELS), None, r"train\[5\] is no readable picture"),
+        (rows([*PICTURES[:5], PICTURES[5][:50]], LABELS), None, r"train\[5\] is no readable"),
+        (rows([*PICTURES[:5], None], LABELS), None, r"train\[5\] holds no picture"),
+        (rows([], []), None, "no samples"),
+        (
+            rows([*PICTURES[:5], png(0, (9, 8))], LABELS),
+            None,
+            r"train\[5\] has 9x8 pixels, train\[0\] has 8x8.*\ndata.size=N",
+        ),
+        (
+            rows(PICTURES, LABELS),
+            rows([png(0, (9, 9))], [0]),
+            r"test\[0\] has 9x9 pixels, train\[0\] has 8x8",
+        ),
+        (rows([png(0, (7, 9))] * 2, [0, 1]), None, r"train\[0\] has 7x9 pixels, fewer than 8x8"),
+        (rows([png(0, mode="I;16")] * 2, [0, 1]), None, "more than 8 bits a channel"),
+    ],
+)
+def test_rows_that_cannot_be_used(parquet, train, test, message):
+    folder = parquet(train=train, **({"test": test} if test else {}))
+    with pytest.raises(InputError, match=message) as raised:
+        hub(folder).read()
+    assert_short(raised)
+
+
+def test_labels_that_are_words(parquet):
+    words = datasets.Dataset.from_dict({"img": PICTURES, "label": ["a"] * 6})
+    with pytest.raises(InputError, match=r"label=label holds .*string.*: integers are needed"):
+        hub(parquet(train=words)).read()
+
+
+def damage_middle(raw):
+    return raw[:100] + b"x" * 300 + raw[400:]
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_all, damage_empty, damage_middle])
+def test_parquet_that_is_damaged(parquet, capfd, damage):
+    folder = parquet(train=rows(PICTURES, LABELS))
+    file = folder / "train.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    capfd.readouterr()
+    with pytest.raises(InputError, match=r"train\.parquet cannot be read as parquet") as raised:
+        hub(folder).read()
+    assert_short(raised)
+    assert capfd.readouterr().err == ""  # no library tells its own story
+
+
+@pytest.mark.parametrize("source", [hub("x"), ImageFolder("x", None)])
+def test_folders_that_are_none(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"data.path=x is no folder"):
+        data.fingerprint(source, tmp_path / "cache")
+    (tmp_path / "x").mkdir()
+    with pytest.raises(InputError, match=r"data.path=x is an empty folder"):
+        data.fingerprint(source, tmp_path / "cache")
+
+
+def test_a_set_of_the_hub(monkeypatch):
+    asked = []
+
+    def load(*given):
+        asked.append(given)
+        return datasets.DatasetDict(
+            train=rows(PICTURES, LABELS), validation=rows(PICTURES[:2], LABELS[:2])
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = hub(name="some/set", subset="small", test_split="validation")
+    decoded = source.read()
+    assert asked == [("some/set", "small")]
+    assert (decoded.train, len(decoded.labels)) == (6, 8)
+    assert json.dumps(source.signature())
+    assert replace(source, name="other/set").signature() != source.signature()
+    with pytest.raises(InputError, match=r"test_split=test: some/set has .* train, validation"):
+        replace(source, test_split="test").read()
+    with pytest.raises(InputError, match=r"train_split=all: some/set has"):
+        replace(source, train_split="all").read()
+
+
+def test_a_set_of_the_hub_that_cannot_be_loaded(monkeypatch):
+    def load(*_):
+        raise ConnectionError("no\nnetwork\nat\nall")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(
+        InputError, match=r"some/set .*\nConnectionError: no\n.*data.path"
+    ) as raised:
+        hub(name="some/set").read()
+    assert_short(raised)
+    with pytest.raises(InputError, match=r"data.name and data.path are both null"):
+        hub().read()
+
+
+def picture_folder(folder, mode="RGB", sizes=((8, 8),)):
+    for label, name in enumerate(("ant", "bee")):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            colour = 100 * label + number
+            picture = Image.new(mode, sizes[number % len(sizes)], (colour,) * len(mode))
+            picture.save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_image_folder(tmp_path):
+    folder = picture_folder(tmp_path / "top")
+    (folder / "ant" / "notes.txt").write_text("no picture")
+    (folder / ".hidden").mkdir()
+    decoded = ImageFolder(str(folder), None).read()
+    assert decoded.classes == ("ant", "bee")
+    assert decoded.images.shape == (8, 3, 8, 8)
+    assert decoded.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert decoded.labels.tolist() == [0] * 4 + [1] * 4
+    assert decoded.train == 8
+
+
+def test_progress_is_shown_to_a_person_and_not_to_a_log(tmp_path, monkeypatch):
+    source = ImageFolder(str(picture_folder(tmp_path / "top")), None)
+    monkeypatch.setenv("TERM", "xterm")
+    for watched in (False, True):
+        stream = io.StringIO()
+        stream.isatty = lambda watched=watched: watched
+        monkeypatch.setattr(sys, "stderr", stream)
+        source.read()
+        assert ("Decoding pictures" in stream.getvalue()) is watched
+        assert bool(stream.getvalue()) is watched
+
+
+def test_image_folder_with_train_and_test(tmp_path):
+    picture_folder(tmp_path / "train")
+    picture_folder(tmp_path / "test")
+    decoded = ImageFolder(str(tmp_path), None).read()
+    assert decoded.classes == ("ant", "bee")
+    assert decoded.train == 8
+    assert decoded.labels.tolist() == ([0] * 4 + [1] * 4) * 2
+    (tmp_path / "test" / "bee").rename(tmp_path / "test" / "wasp")
+    with pytest.raises(InputError, match=r"test/wasp: no such class"):
+        ImageFolder(str(tmp_path), None).read()
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 3), ("LA", 1)])
+def test_channels(tmp_path, mode, channels):
+    decoded = ImageFolder(str(picture_folder(tmp_path / mode, mode)), None).read()
+    assert decoded.images.shape == (8, channels, 8, 8)
+    assert decoded.images[5].flatten().tolist() == [101] * channels * 64
+
+
+def test_one_colour_picture_makes_all_colour(tmp_path):
+    folder = picture_folder(tmp_path / "top", "L")
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(folder / "bee" / "3.png")
+    images = ImageFolder(str(folder), None).read().images
+    assert images[:, :, 0, 0].tolist()[2:5] == [[2] * 3, [3] * 3, [100] * 3]
+    assert images[7, :, 4, 4].tolist() == [9, 8, 7]
+
+
+def test_pictures_of_many_sizes(tmp_path):
+    folder = picture_folder(tmp_path / "top", sizes=((20, 12), (9, 30)))
+    with pytest.raises(InputError, match=r"1\.png has 9x30 pixels, .*0\.png has 20x12") as raised:
+        ImageFolder(str(folder), None).read()
+    assert_short(raised)
+    decoded = ImageFolder(str(folder), 10).read()
+    assert decoded.images.shape == (8, 3, 10, 10)
+    assert decoded.images[6].flatten().tolist() == [102] * 300
+
+
+def test_resizing_keeps_the_middle_square(tmp_path):
+    folder = picture_folder(tmp_path / "top", "L", sizes=((40, 10),))
+    wide = np.zeros((10, 40), dtype=np.uint8)
+    wide[:, 15:25] = 200
+    Image.fromarray(wide).save(folder / "ant" / "0.png")
+    assert set(ImageFolder(str(folder), 10).read().images[0].flatten().tolist()) == {200}
+
+
+def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
+    folder = picture_folder(tmp_path / "top", sizes=((8, 16),))
+    lying = Image.new("RGB", (16, 8))
+    exif = lying.getexif()
+    exif[0x0112] = 6
+    lying.save(folder / "ant" / "0.png", exif=exif)
+    assert ImageFolder(str(folder), None).read().images.shape == (8, 3, 16, 8)
+
+
+def test_image_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=r"data.path is null"):
+        ImageFolder(None, None).signature()
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(png(0))
+    with pytest.raises(InputError, match=r"flat has no subfolders"):
+        ImageFolder(str(tmp_path / "flat"), None).read()
+    folder = picture_folder(tmp_path / "top")
+    (folder / "cow").mkdir()
+    (folder / "cow" / "a.txt").write_text("text")
+    with pytest.raises(InputError, match=r"cow holds no .*png"):
+        ImageFolder(str(folder), None).read()
+    (folder / "cow" / "a.png").write_text("text")
+    with pytest.raises(InputError, match=r"cow/a\.png is no readable picture"):
+        ImageFolder(str(folder), None).read()
+
+
+def test_signature_of_an_image_folder(tmp_path):
+    folder = picture_folder(tmp_path / "top")
+    source = ImageFolder(str(folder), None)
+    signature = source.signature()
+    assert len(json.loads(json.dumps(signature))["files"]) == 8
+    assert source.signature() == signature != ImageFolder(str(folder), 8).signature()
+    (folder / "ant" / "0.png").unlink()
+    assert source.signature() != signature
+
+
+# --- the configuration ------------------------------------------------------------------------
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(overrides=[f"+{overrides[0]}", *overrides[1:]]).data
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/data").glob("*.yaml")))
+def test_every_data_config_can_be_made(name):
+    config = composed(f"data={name}")
+    assert {"name", "source", "roles"} <= set(config)
+    assert callable(instantiate(config.source).read)
+    assert 0 < Shares(**config.roles).owner < 1
+
+
+def test_the_default_roles_of_the_digits(tmp_path):
+    config = composed("data=digits")
+    roles = data.open_data(instantiate(config.source), Shares(**config.roles), tmp_path)
+    assert [len(roles.owner), len(roles.attacker), len(roles.judge)] == [599, 599, 599]
+    assert data.name_of(config) == "digits"
+
+
+def test_top_level_keys_reach_the_source():
+    config = composed("data=cifar10", "data.path=there", "data.size=16")
+    source = instantiate(config.source)
+    assert (source.name, source.path, source.size) == ("uoft-cs/cifar10", "there", 16)
+    assert data.name_of(config) == "cifar10"
+    config = composed("data=hub", "data.name=some/set")
+    assert instantiate(config.source).name == data.name_of(config) == "some/set"
+    config = composed("data=imagefolder", "data.path=/some/where/flowers", "data.size=32")
+    assert instantiate(config.source) == ImageFolder("/some/where/flowers", 32)
+    assert data.name_of(config) == "flowers"
+    for name in ("hub", "imagefolder"):
+        with pytest.raises(InputError, match=r"data.name and data.path are both null"):
+            data.name_of(composed(f"data={name}"))
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason="CIFAR-10 is not here")
+def test_cifar10(tmp_path):
+    config = composed("data=cifar10", f"data.path={CIFAR10}")
+    assert len(instantiate(config.source).signature()["files"]) == 2
+    # The 50,000 training pictures take seven seconds to decode, the test split one.
+    source = replace(instantiate(config.source), train_split="test", test_split=None)
+    roles = data.open_data(source, Shares(**{**config.roles, "judge": 0.5}), tmp_path)
+    assert roles.owner.images.shape == roles.attacker.images.shape == (2500, 3, 32, 32)
+    for samples, each in ((roles.owner, 250), (roles.attacker, 250), (roles.judge, 500)):
+        assert samples.labels.bincount().tolist() == [each] * 10
+    assert roles.classes[3] == "cat"
+    assert 110 < roles.judge.images.float().mean() < 130

@@ -1,0 +1,99 @@
+"""Every network of conf/model: shapes, known sizes, normalisation, and what a wrong value says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from softmark.errors import InputError
+from softmark.networks import VGG, ConvNet, ResNet, WideResNet
+
+NODES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+COLOUR = {"image_shape": (3, 32, 32), "classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def build(path, image_shape, classes):
+    node = OmegaConf.load(path)
+    assert node.pop("name") == path.stem
+    channels = image_shape[0]
+    mean, std = [0.4] * channels, [0.2] * channels
+    return instantiate(node, image_shape=image_shape, classes=classes, mean=mean, std=std)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 37, 29)], ids=str)
+@pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
+def test_node_trains_and_answers(path, shape):
+    torch.manual_seed(0)
+    network = build(path, shape, classes=7)
+    logits = network(torch.rand(2, *shape))
+    assert logits.shape == (2, 7)
+    logits.logsumexp(1).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    # An attack re-initialises the last layer by this name.
+    assert isinstance(network.head, torch.nn.Linear)
+    assert network.head.out_features == 7
+    assert list(network.modules())[-1] is network.head
+
+
+@pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
+def test_normalisation_is_the_first_layer(path):
+    network = build(path, (3, 8, 8), classes=4).eval()
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    seen = []
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for level in (0.4, 0.6):
+        network(torch.full((1, 3, 8, 8), level))
+    torch.testing.assert_close(seen[0], torch.zeros(1, 3, 8, 8))
+    torch.testing.assert_close(seen[1], torch.ones(1, 3, 8, 8))
+    # It travels with the weights.
+    assert {"features.0.mean", "features.0.std"} <= network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("network", "numbers", "known"),
+    [
+        (ResNet, {"depth": 18, "width": 64}, 11_173_962),
+        (ResNet, {"depth": 34, "width": 64}, 21_282_122),
+        # The usual count less the convolutions' biases, which BatchNorm makes idle.
+        (VGG, {"depth": 11, "width": 64}, 9_231_114 - 2_752),
+        (VGG, {"depth": 16, "width": 64}, 14_728_266 - 4_224),
+        (WideResNet, {"depth": 16, "width": 16, "factor": 4}, 2_748_890),
+        (WideResNet, {"depth": 40, "width": 16, "factor": 2}, 2_243_546),
+        (WideResNet, {"depth": 28, "width": 16, "factor": 10}, 36_479_194),
+    ],
+)
+def test_size_is_the_published_one(network, numbers, known):
+    with torch.device("meta"):  # counts without filling memory
+        built = network(**COLOUR, **numbers)
+    assert sum(p.numel() for p in built.parameters()) == known
+
+
+@pytest.mark.parametrize(
+    ("network", "numbers", "message"),
+    [
+        (ResNet, {"depth": 20, "width": 8}, "no depth 20.*18 or 34"),
+        (VGG, {"depth": 18, "width": 8}, "no depth 18.*11 or 16"),
+        (WideResNet, {"depth": 18, "width": 8, "factor": 1}, "no depth 18.*10, 16, 22"),
+        (WideResNet, {"depth": 4, "width": 8, "factor": 1}, "no depth 4:"),
+    ],
+)
+def test_unknown_depth(network, numbers, message):
+    with pytest.raises(InputError, match=message):
+        network(**COLOUR, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_shape": (3, 7, 32)}, "7x32.*8x8"),
+        ({"image_shape": (1, 32, 32)}, "3 means and 3 deviations for images of 1"),
+        ({"std": [0.25, 0.0, 0.25]}, "deviation is 0.0"),
+    ],
+)
+def test_unusable_images(wrong, message):
+    with pytest.raises(InputError, match=message):
+        ConvNet(**{**COLOUR, **wrong}, width=4)
