@@ -1,5 +1,6 @@
 """Every network of conf/model: shapes, known sizes, normalisation, and what a wrong value says."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,26 +8,38 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from softmark.data import Samples
 from softmark.errors import InputError
-from softmark.networks import VGG, ConvNet, ResNet, WideResNet
+from softmark.networks import VGG, ConvNet, ResNet, WideResNet, build
 
 NODES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 COLOUR = {"image_shape": (3, 32, 32), "classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-def build(path, image_shape, classes):
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Where other work keeps a core busy, two threads wait for each other 15 times as long.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made(path, image_shape, classes, narrow=False):
     node = OmegaConf.load(path)
+    if narrow:
+        node.width = 8
     assert node.pop("name") == path.stem
     channels = image_shape[0]
     mean, std = [0.4] * channels, [0.2] * channels
-    return instantiate(node, image_shape=image_shape, classes=classes, mean=mean, std=std)
+    return instantiate(node)(image_shape=image_shape, classes=classes, mean=mean, std=std)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 37, 29)], ids=str)
 @pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
 def test_node_trains_and_answers(path, shape):
     torch.manual_seed(0)
-    network = build(path, shape, classes=7)
+    network = made(path, shape, classes=7, narrow=True)  # to be quick
     logits = network(torch.rand(2, *shape))
     assert logits.shape == (2, 7)
     logits.logsumexp(1).sum().backward()
@@ -41,7 +54,7 @@ def test_node_trains_and_answers(path, shape):
 
 @pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
 def test_normalisation_is_the_first_layer(path):
-    network = build(path, (3, 8, 8), classes=4).eval()
+    network = made(path, (3, 8, 8), classes=4).eval()
     first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
     seen = []
     first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -51,6 +64,19 @@ def test_normalisation_is_the_first_layer(path):
     torch.testing.assert_close(seen[1], torch.ones(1, 3, 8, 8))
     # It travels with the weights.
     assert {"features.0.mean", "features.0.std"} <= network.state_dict().keys()
+
+
+def test_build_measures_the_pictures():
+    images = torch.randint(0, 256, (50, 2, 8, 8), dtype=torch.uint8)
+    images[:, 1] = 51  # a channel without any variation
+    network = build(
+        partial(ConvNet, width=4), Samples(images, torch.zeros(50, dtype=torch.int64)), classes=3
+    ).eval()
+    normalised = network.features[0](images.float() / 255)
+    torch.testing.assert_close(normalised[:, 0].mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalised[:, 0].std(), torch.tensor(1.0))
+    torch.testing.assert_close(normalised[:, 1], torch.zeros(50, 8, 8), atol=1e-3, rtol=0)
+    assert network(images.float() / 255).shape == (50, 3)
 
 
 @pytest.mark.parametrize(

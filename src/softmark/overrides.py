@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ def check(arguments: list[str]) -> None:
     told = get_args_parser().parse_known_args(arguments)[0]
     if told.help or told.hydra_help or told.shell_completion:
         return
-    try:
-        parsed = OverridesParser.create().parse_overrides(told.overrides)
-    except HydraException as error:
-        raise InputError(" ".join(str(error).split())) from None
+    parsed = [_parse(line) for line in told.overrides]
+    for override in parsed:
+        if override.is_sweep_override() and not told.multirun:
+            raise InputError(f"{override.input_line} is a sweep of several values: add -m")
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
     with _hydra():
@@ -40,6 +41,26 @@ def check(arguments: list[str]) -> None:
             # Without a sweep or for the later values of one: each line of overrides once.
             for text in texts if place == 0 else texts[1:]:
                 _check_line([*first[:place], text, *first[place + 1 :]])
+        _check_writable(Path(_compose(first).output_dir))
+
+
+def _parse(line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException:
+        raise InputError(
+            f"{line}: it can't be read; an override is KEY=VALUE, with quotes around a value that "
+            "holds commas, brackets or spaces"
+        ) from None
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir={folder} can't be written: {error.strerror}") from None
 
 
 def _values(override: Override) -> list[str]:
@@ -72,8 +93,8 @@ def _compose(line: list[str]) -> DictConfig:
     try:
         return compose("config", line, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        told = [part for part in str(error).splitlines() if part.strip()]
-        raise InputError(told[0]) from None
+        told = [part.strip() for part in str(error).splitlines() if part.strip()]
+        raise InputError("\n".join(told[:2])) from None
 
 
 def _is_group(override: Override) -> bool:
@@ -136,7 +157,7 @@ def _kind(value: Any) -> str:
 def _keys(config: DictConfig) -> list[str]:
     found = []
     for key in config:
-        if key == "hydra":
+        if key in ("hydra", "_target_", "_partial_"):
             continue
         found.append(str(key))
         child = None if OmegaConf.is_missing(config, key) else config[key]

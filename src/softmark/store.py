@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from softmark.errors import InputError
 
@@ -62,7 +64,16 @@ class Stage:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_UNWRITABLE = {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+# What a folder that can't be written, or a disk that is full, raises.
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 _VERSIONED = ("torch", "pytorch-lightning")
 
 
@@ -155,7 +166,7 @@ class Store:
     def once(self, stage: Stage) -> Path:
         """The folder of ``stage``, made now if it isn't there, its parents first."""
         folder = self.folder(stage)
-        if self._whole(folder):
+        if _whole(folder):
             return folder
         for parent in stage.parents:
             self.once(parent)
@@ -163,11 +174,13 @@ class Store:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 # Another process may have made it while this one waited.
-                if not self._whole(folder):
+                if not _whole(folder):
                     self._make(stage, folder)
         return folder
 
     def _make(self, stage: Stage, folder: Path) -> None:
+        if folder.exists():
+            self.report(f"{folder} is damaged: it is made anew")
         workshop = folder.with_suffix(".making")
         # Nobody else holds the lock, so what lies here was left by a process that was killed.
         shutil.rmtree(workshop, ignore_errors=True)
@@ -184,23 +197,20 @@ class Store:
         self.made.append(stage)
         self.report(f"made {stage.role:<24} {stage.address}  {seconds:7.1f} s")
 
-    def _whole(self, folder: Path) -> bool:
-        """Whether the folder is there with every file as it was written."""
-        if not folder.is_dir():
-            return False
-        try:
-            files = manifest(folder)["files"]
-            if all(_sha256(folder / name) == digest for name, digest in files.items()):
-                return True
-        except (OSError, ValueError, KeyError):
-            pass
-        self.report(f"{folder} is damaged: it is made anew")
-        return False
-
 
 def manifest(folder: Path) -> dict[str, Any]:
     """``stage.json`` of a stage's folder: role, config, parents, files, seconds, notes."""
     return json.loads((folder / "stage.json").read_text())
+
+
+def _whole(folder: Path) -> bool:
+    """Whether the folder is there with every file as it was written."""
+    try:
+        files = manifest(folder)["files"]
+        return all(_sha256(folder / name) == digest for name, digest in files.items())
+    # No such file, no JSON, JSON of another shape.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _write_manifest(stage: Stage, folder: Path, facts: dict[str, Any]) -> None:
@@ -226,17 +236,20 @@ def _writing(path: Path) -> Iterator[None]:
     """Turns the errors of a folder that can't be written into a message about it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in {
-            errno.EACCES,
-            errno.EROFS,
-            errno.ENOSPC,
-            errno.ENOTDIR,
-            errno.EEXIST,
-        }:
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number not in _UNWRITABLE:
             raise
-        reason = os.strerror(error.errno)
+        reason = os.strerror(number)
         raise InputError(f"{path}: {reason}; output_dir=DIR writes elsewhere") from error
+
+
+def _errno(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors says what the system told it in its message alone.
+    told = re.search(r"os error (\d+)", str(error))
+    return int(told[1]) if told else None
 
 
 def write_json(path: Path, content: Any) -> None:

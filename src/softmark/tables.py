@@ -70,7 +70,7 @@ def print_verdict(record: Record, brief: bool) -> None:
     ]
     for name, value in rows:
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)
 
 
 def false_claims(record: Record) -> str:
@@ -106,41 +106,48 @@ def sweep_table(rows: Iterable[Row], varied: Sequence[str]) -> Table:
     rows = list(rows)
     seeds = max((len(row.records) for row in rows), default=1)
     several = seeds > 1
-    table = Table(title=f"{seeds} seeds: mean ± 95 % interval" if several else None)
+    spread = ("p median", "p worst", "claims") if several else ("p", "claimed")
+    columns = ("victim", "marked", "suspect", "mark acc.", *spread)
+    table = Table(
+        title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if several else None,
+        caption=_nulls(rows),
+        caption_justify="left",
+    )
     for name in varied:
-        table.add_column(name)
-    spread = ("p median", "p worst", "claims") if several else ("p", "verdict")
-    columns = ("victim", "marked", "suspect", "watermark acc.", *spread, "null")
+        table.add_column(name.rpartition(".")[2], no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="left" if name in ("verdict", "null") else "right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.name, *_cells(row.records, several))
+        table.add_row(*row.name, *_cells(row.records, several, len(columns)))
     return table
 
 
-def _cells(records: Sequence[Record | None], several: bool) -> list[str | Text]:
+def _nulls(rows: Iterable[Row]) -> str:
+    """What the p-values stand on, for each method."""
+    there = [record for row in rows for record in row.records if record and record["null"]]
+    named = {record["method"]: record["null"] for record in there}
+    return "; ".join(f"p of {method} stands on {null}" for method, null in named.items())
+
+
+def _cells(records: Sequence[Record | None], several: bool, width: int) -> list[str | Text]:
     done = [record for record in records if record and record["status"] == "done"]
     if not done:
-        failed = any(records)
-        return [Text("failed", "bold red") if failed else MISSING] + [""] * (7 if several else 6)
-    figures = [
-        mean([record[name] for record in done])
-        for name in (
-            "victim_accuracy",
-            "watermarked_accuracy",
-            "suspect_accuracy",
-            "watermark_accuracy",
-        )
-    ]
+        mark = Text("failed", "bold red") if any(records) else MISSING
+        return [mark] + [""] * (width - 1)
+    names = ("victim_accuracy", "watermarked_accuracy", "suspect_accuracy", "watermark_accuracy")
+    figures = [mean([record[name] for record in done]) for name in names]
     p = [record["p_value"] for record in done if record["p_value"] is not None]
+    if not p:
+        return [*figures, *[MISSING] * (width - len(figures))]
     claims = sum(record["claimed"] for record in done)
-    nulls = ", ".join(sorted({record["null"] or MISSING for record in done}))
     if several:
-        spread = [number(statistics.median(p)), number(max(p))] if p else [MISSING, MISSING]
-        spread.append(f"{claims} of {len(done)}" if p else MISSING)
-    else:
-        spread = [number(p[0]) if p else MISSING, claim(done[0])]
-    return [*figures, *spread, nulls]
+        return [*figures, number(statistics.median(p)), number(max(p)), f"{claims} of {len(done)}"]
+    return [*figures, number(p[0]), "yes" if claims else "no"]
+
+
+def console() -> Console:
+    """Where results go: as wide as the terminal, and wide enough for any table in a file."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 class SweepTable(Callback):
@@ -156,7 +163,7 @@ class SweepTable(Callback):
             rows, varied, trouble = gather(cells)
         except InputError as error:
             sys.exit(f"error: {error}")
-        Console().print(sweep_table(rows, varied))
+        console().print(sweep_table(rows, varied))
         if trouble:
             report(f"{len(trouble)} of {len(cells)} cells failed or are missing:")
             for line in trouble:

@@ -198,7 +198,11 @@ class Fit:
         with self.logger(name) as logger, warnings.catch_warnings():
             # Lightning advises DataLoader workers, which are slower here.
             warnings.simplefilter("ignore")
-            self._trainer(module.epochs, len(batches), logger).fit(module, batches)
+            try:
+                self._trainer(module.epochs, len(batches), logger).fit(module, batches)
+            except SystemExit:
+                # Lightning turns Ctrl-C into an exit with 1.
+                raise KeyboardInterrupt from None
         module.to("cpu")
         return module.network.eval()
 

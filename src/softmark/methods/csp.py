@@ -8,6 +8,7 @@ tested exactly, since under "this suspect knows nothing of the key" the signs ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import math
@@ -24,6 +25,7 @@ from softmark.errors import InputError
 from softmark.methods.soft_labels import (
     Detector,
     alignment,
+    check_template,
     class_tails,
     detector_for,
     harden,
@@ -87,12 +89,14 @@ class CSP(Watermark):
         self,
         message: str,
         recipe: Recipe,
-        marking: Callable[..., Marking],
+        marking: functools.partial[Marking],
         detector: Callable[..., Detector],
         rehearsals: Mapping[str, Attack],
     ):
         if not message:
             raise InputError("method.message is empty: name the customer or the licence")
+        # Before a victim is trained for nothing.
+        check_template(marking.keywords["eps"], marking.keywords["gamma"])
         self.message = message
         self.recipe = recipe
         self.marking = marking

@@ -58,12 +58,16 @@ def class_tails(p: Tensor) -> Tensor:
     return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
-def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
-    """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
+def check_template(eps: float, gamma: float) -> None:
     if not 0 < eps < 1:
         raise InputError(f"method.marking.eps={eps}: a fraction between 0 and 1")
     if gamma <= 0:
         raise InputError(f"method.marking.gamma={gamma}: it must be above 0")
+
+
+def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
+    """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
+    check_template(eps, gamma)
     itself = torch.eye(len(pattern))
     tails = (gamma * pattern).masked_fill(itself.bool(), -torch.inf).softmax(1)
     return (1 - eps) * itself + eps * tails

@@ -7,6 +7,7 @@ copies of the model, and of the unmarked victim, that went through attacks by th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 
 from softmark.attacks.attack import Attack, Suspect
 from softmark.data import Samples
+from softmark.errors import InputError
 from softmark.methods.soft_labels import (
     Detector,
+    check_template,
     class_tails,
     detector_for,
     harden,
@@ -103,10 +106,14 @@ class USP(Watermark):
         self,
         message: str,
         recipe: Recipe,
-        marking: Callable[..., Marking],
+        marking: functools.partial[Marking],
         detector: Callable[..., Detector],
         rehearsals: Mapping[str, Attack],
     ):
+        if not message:
+            raise InputError("method.message is empty: name the customer or the licence")
+        # Before a victim is trained for nothing.
+        check_template(marking.keywords["eps"], marking.keywords["gamma"])
         self.message = message
         self.recipe = recipe
         self.marking = marking

@@ -1,0 +1,192 @@
+"""The mathematics of usp and csp: tails, templates, keys, and their exact evidence."""
+
+import hashlib
+import hmac
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from softmark.attacks.attack import Suspect
+from softmark.data import Samples
+from softmark.errors import InputError
+from softmark.methods.csp import sign_matrix, tail_sums
+from softmark.methods.soft_labels import (
+    Detector,
+    alignment,
+    class_tails,
+    log_of,
+    log_tail,
+    templates,
+    unit_tail,
+)
+from softmark.methods.usp import draw_direction, one_pattern
+from softmark.methods.watermark import Key
+
+
+def answers(count: int, classes: int, seed: int = 0) -> torch.Tensor:
+    return (2 * torch.randn(count, classes, generator=torch.manual_seed(seed))).softmax(1)
+
+
+def test_log_tail_by_hand():
+    p = torch.tensor([[0.1, 0.7, 0.2]])
+    tail, top = log_tail(p.log())
+    middle = (p[0, 0].log() + p[0, 2].log()) / 2
+    expected = torch.stack([p[0, 0].log() - middle, torch.tensor(0.0), p[0, 2].log() - middle])
+    torch.testing.assert_close(tail[0], expected)
+    assert int(top) == 1
+
+
+@settings(deadline=None)
+@given(st.integers(3, 30), st.integers(0, 99))
+def test_unit_tails_are_centred_unit_and_blind_to_temperature(classes, seed):
+    p = answers(20, classes, seed)
+    # A tail that is nearly flat keeps few digits of float32.
+    p = p[log_tail(p.log())[0].norm(dim=1) > 0.05]
+    tail, top = unit_tail(p.log())
+    torch.testing.assert_close(tail.sum(1), torch.zeros(len(p)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(tail.norm(dim=1), torch.ones(len(p)))
+    hot, _ = unit_tail((p.log() / 4).log_softmax(1))
+    torch.testing.assert_close(hot, tail, atol=1e-4, rtol=0)
+    assert (top == p.argmax(1)).all()
+
+
+def test_a_flat_tail_has_no_direction():
+    flat = torch.tensor([[0.7, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]])
+    assert (unit_tail(log_of(flat))[0] == 0).all()
+    assert tail_sums(flat, torch.zeros(4, 4)).abs().sum() == 0
+
+
+def test_templates_are_distributions_with_the_pattern_in_the_tail():
+    signs = sign_matrix(b"secret", b"message", b"salt", 6)
+    rows = templates(signs, eps=0.2, gamma=1.5)
+    torch.testing.assert_close(rows.sum(1), torch.ones(6))
+    torch.testing.assert_close(rows.diagonal(), torch.full((6,), 0.8))
+    tail = 0.2 * (1.5 * signs[2, [0, 1, 3, 4, 5]]).softmax(0)
+    torch.testing.assert_close(rows[2, [0, 1, 3, 4, 5]], tail)
+    # The template itself is aligned as well as a tail can be.
+    centred = signs[2, [0, 1, 3, 4, 5]] - signs[2, [0, 1, 3, 4, 5]].mean()
+    if centred.norm() > 0:
+        best = centred.norm() / 5**0.5
+        torch.testing.assert_close(alignment(rows.log(), signs)[2], best)
+
+
+def test_sign_matrix_is_the_first_bits_of_hmac_sha256():
+    secret, salt, message = b"s" * 32, b"t" * 16, b"customer-17"
+    stream = b"".join(
+        hmac.new(secret, n.to_bytes(8, "big") + salt + message, hashlib.sha256).digest()
+        for n in range(2)
+    )
+    bits = "".join(f"{byte:08b}" for byte in stream)
+    signs = sign_matrix(secret, message, salt, 18)  # 306 bits: two blocks
+    expected = iter(bits)
+    for row in range(18):
+        for column in range(18):
+            value = 0 if row == column else 2 * int(next(expected)) - 1
+            assert signs[row, column] == value
+
+
+def test_other_messages_secrets_and_salts_have_other_signs():
+    first = sign_matrix(b"a", b"b", b"c", 10)
+    for other in ((b"a", b"x", b"c"), (b"x", b"b", b"c"), (b"a", b"b", b"x")):
+        agree = (sign_matrix(*other, 10) == first).float().mean()
+        assert 0.2 < agree < 0.8
+
+
+def test_directions_are_uniform_among_zero_sum_vectors():
+    torch.manual_seed(0)
+    drawn = torch.stack([draw_direction(4) for _ in range(4000)])
+    torch.testing.assert_close(drawn.sum(1), torch.zeros(4000), atol=1e-4, rtol=0)
+    covariance = drawn.T @ drawn / len(drawn)
+    expected = (torch.eye(4) - 0.25) * 4 / 3
+    torch.testing.assert_close(covariance, expected, atol=0.08, rtol=0)
+
+
+def test_one_pattern_is_the_direction_on_each_tail():
+    pattern = one_pattern(draw_direction(5))
+    assert (pattern.diagonal() == 0).all()
+    torch.testing.assert_close(pattern.sum(1), torch.zeros(5), atol=1e-5, rtol=0)
+
+
+def test_class_tails_average_each_class():
+    p = answers(200, 4)
+    tail, top = unit_tail(p.log())
+    torch.testing.assert_close(class_tails(p)[2], tail[top == 2].mean(0))
+    assert (class_tails(p[top != 1])[1] == 0).all()
+
+
+def test_tail_sums_leave_out_what_every_model_shows():
+    baseline = class_tails(answers(500, 5))
+    tail, top = unit_tail(answers(300, 5, 1).log())
+    sums = tail_sums(answers(300, 5, 1), baseline)
+    for row in range(5):
+        along = float(sums[row] @ baseline[row])
+        raw = float(tail[top == row].sum(0) @ baseline[row])
+        # What pointed along the baseline is gone; what pointed against it is nobody's habit.
+        assert along == pytest.approx(0 if raw > 0 else raw / 2, abs=1e-3)
+
+
+def detector(pattern: torch.Tensor, hidden=(8,)) -> Detector:
+    return Detector(pattern, torch.zeros_like(pattern), hidden, 1, 32, 1e-3, 0.0, 0.3, 0.2)
+
+
+@pytest.fixture
+def key() -> Key:
+    torch.manual_seed(0)
+    tensors = Key.draw("customer")
+    tensors["pattern"] = sign_matrix(b"s", b"m", b"t", 4)
+    tensors["baseline"] = torch.zeros(4, 4)
+    return Key(tensors, detector(tensors["pattern"]))
+
+
+@pytest.fixture
+def probes() -> Samples:
+    return Samples(torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+
+
+def reload(path):
+    return Key.load(path, lambda tensors: detector(tensors["pattern"]))
+
+
+def test_a_key_survives_saving(key, probes, tmp_path):
+    committed = key.commit(probes)
+    key.save(tmp_path / "key")
+    again = reload(tmp_path / "key")
+    assert again.check(probes) == committed
+    for name, tensor in key.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_a_commitment_binds_secret_message_salt_and_probes(key, probes):
+    key.commit(probes)
+    with pytest.raises(InputError, match="commitment"):
+        key.check(probes[:7])
+    for name in ("secret", "message", "salt"):
+        tensor = getattr(key, name)
+        tensor[0] ^= 1
+        with pytest.raises(InputError, match="commitment"):
+            key.check(probes)
+        tensor[0] ^= 1
+    key.check(probes)
+
+
+def test_a_broken_key_file_is_named(key, probes, tmp_path):
+    key.save(tmp_path / "key")
+    whole = (tmp_path / "key").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text").write_text("no safetensors at all")
+    for name in ("cut", "text", "missing"):
+        with pytest.raises(InputError, match=name):
+            reload(tmp_path / name)
+    with pytest.raises(InputError, match="another method or network"):
+        Key.load(tmp_path / "key", lambda tensors: detector(tensors["pattern"], (9,)))
+
+
+def test_an_empty_message_is_refused():
+    with pytest.raises(InputError, match=r"method\.message"):
+        Key.draw("")
+
+
+def test_a_suspect_is_only_what_it_answers():
+    assert set(vars(Suspect(torch.nn.Identity()))) == {"network", "queries"}

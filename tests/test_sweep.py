@@ -1,0 +1,136 @@
+"""The very command of the card, and what happens to it: from outside, as a person runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "run.py", *arguments, f"output_dir={folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "WANDB_MODE": "offline"},
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("swept")
+    return folder, run(*SENTENCE, folder=folder)
+
+
+def made(result: subprocess.CompletedProcess) -> list[str]:
+    lines = result.stderr.splitlines()
+    return sorted(line.split()[1].split("/")[0] for line in lines if line.startswith("made "))
+
+
+def test_the_sentence_makes_each_stage_once(swept):
+    folder, result = swept
+    assert result.returncode == 0, result.stderr
+    expected = ["innocent"] * 4 + ["suspect"] * 6 + ["victim"] + ["watermarked"] * 2
+    assert made(result) == sorted(expected)
+    records = [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
+    assert {(r["method"], r["attack"]) for r in records} == {
+        (method, attack)
+        for method in ("usp", "csp")
+        for attack in ("finetune", "prune", "distill")
+    }
+    assert all(r["status"] == "done" for r in records)
+    rows = [line for line in result.stdout.splitlines() if "│ usp" in line or "│ csp" in line]
+    assert len(rows) == 6
+
+
+def test_the_same_again_makes_nothing(swept):
+    folder, first = swept
+    again = run(*SENTENCE, folder=folder)
+    assert again.returncode == 0
+    assert made(again) == []
+    assert again.stdout == first.stdout
+
+
+def test_seeds_are_summed_up(swept):
+    folder, _ = swept
+    result = run("-m", "method=csp", "attack=prune", "seed=0,1", "scale=smoke", folder=folder)
+    assert result.returncode == 0
+    assert "2 seeds" in result.stdout
+    assert "±" in result.stdout
+    assert "of 2" in result.stdout
+    assert made(result) == ["suspect", "victim", "watermarked"]
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):
+    folder, _ = swept
+    sweep = ["-m", "method=csp", "attack=prune", "attack.sparsity=1.5,0.5", "scale=smoke"]
+    result = run(*sweep, folder=folder)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "failed" in result.stdout
+    assert "1 of 2 cells failed" in result.stderr
+    assert "attack.sparsity=1.5: a fraction between 0 and 1" in result.stderr
+    assert "csp under prune" in result.stderr
+
+
+def test_one_cell_ends_with_its_verdict(swept):
+    folder, _ = swept
+    result = run("method=csp", "attack=prune", "scale=smoke", folder=folder)
+    assert result.returncode == 0
+    for word in ("watermark accuracy", "p-value", "signs", "verdict", "cost", "records/"):
+        assert word in result.stdout
+
+
+def test_wandb_without_credentials_is_offline_and_never_asks(tmp_path):
+    result = run(
+        "method=none", "attack=prune", "logger=wandb", "innocents.calibration=0", "scale=smoke",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
+
+
+def test_interrupted_it_keeps_what_was_finished(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "run.py", "method=usp", "attack=distill", f"output_dir={tmp_path}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("made victim"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) != 0
+    assert "Traceback" not in rest
+    assert "interrupted" in rest
+    assert not list((tmp_path / "store").rglob("*.making"))
+    assert len(list((tmp_path / "store/victim").glob("*/stage.json"))) == 1
+
+
+@pytest.mark.parametrize("argument", ["--help", "--cfg=job"])
+def test_help_and_config_answer_without_torch(argument, tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = ['run.py', sys.argv[1]]\n"
+        "try: runpy.run_path('run.py', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    argument = argument.replace("=", " ").split()[0]
+    command = [sys.executable, "-c", code, argument]
+    if argument == "--cfg":
+        command[2] = code.replace("['run.py', sys.argv[1]]", "['run.py', '--cfg', 'job']")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "attack" in result.stdout
