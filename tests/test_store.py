@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import random
+import runpy
 import shutil
 import signal
 import subprocess
@@ -167,7 +168,6 @@ def test_judging_counts_for_what_judges_only(package):
     before = hashes()
     path = package / "verification.py"
     path.write_text(path.read_text() + "\nNEW = 1\n")
-    (package / "methods" / "watermark.py").touch()
     judged = hashes()
     assert judged[0] == before[0]
     assert judged[1] != before[1]
@@ -559,7 +559,7 @@ def outputs(tmp_path):
     return tmp_path / "outputs", store, stages
 
 
-def script(folder, *options, **given):
+def cli(folder, *options, **given):
     told = subprocess.run(
         [sys.executable, ROOT / "scripts" / "store.py", "--output-dir", folder, *options],
         capture_output=True,
@@ -593,7 +593,7 @@ def folders(store):
 def test_the_script_lists_the_store(outputs):
     folder, _, stages = outputs
     before = everything(folder)
-    told = script(folder)
+    told = cli(folder)
     assert told.returncode == 0
     assert told.stderr == ""
     assert rows(told) == {
@@ -615,7 +615,7 @@ def test_the_script_lists_the_store(outputs):
 def test_the_script_tells_sizes(outputs):
     folder, store, stages = outputs
     (store.folder(stages["alone"]) / "large").write_bytes(bytes(3 * 2**20))
-    assert "6 stages (3.0 MiB); of these no record needs 1 stage (3.0 MiB)" in script(folder).stdout
+    assert "6 stages (3.0 MiB); of these no record needs 1 stage (3.0 MiB)" in cli(folder).stdout
 
 
 def test_the_script_prunes_what_no_record_needs(outputs):
@@ -623,25 +623,25 @@ def test_the_script_prunes_what_no_record_needs(outputs):
     half = store.root / "suspect" / f"{'1' * 16}.making"
     half.mkdir()
     half.with_suffix(".lock").touch()
-    (store.root / "victim" / "notes of my own").touch()
+    (store.root / "victim" / "notes of my own").mkdir()
     damaged = store.folder(stages["suspect"])
     os.truncate(damaged / "stage.json", 30)
-    listed = script(folder)
+    listed = cli(folder)
     assert rows(listed)[damaged.name] == ("suspect", "damaged", 0)
     assert "1 half-made" in listed.stdout
     records = everything(folder / "records")
 
-    told = script(folder, "--prune", "--yes")
+    told = cli(folder, "--prune", "--yes")
     assert told.returncode == 0, told.stderr
     assert "removed 2 stages" in told.stdout
     kept = {stages[name].address for name in ("victim", "innocent", "failed", "watermarked")}
     assert folders(store) == kept | {"notes of my own"}
     assert everything(folder / "records") == records
-    told = script(folder, "--prune")
+    told = cli(folder, "--prune")
     assert told.returncode == 0
     assert "nothing to remove" in told.stdout
     store.once(stages["suspect"])
-    assert rows(script(folder))[damaged.name] == ("suspect", "distill, vgg11, seed 0", 2)
+    assert rows(cli(folder))[damaged.name] == ("suspect", "distill, vgg11, seed 0", 2)
 
 
 def test_the_script_never_touches_what_is_being_made(outputs):
@@ -651,14 +651,28 @@ def test_the_script_never_touches_what_is_being_made(outputs):
     (making / "model").write_text("half")
     before = everything(folder)
     with FileLock(making.with_suffix(".lock")):
-        told = script(folder, "--prune", "--yes")
+        told = cli(folder, "--prune", "--yes")
         # Its cell's other stages have no record yet, so that they stay too.
         assert {*everything(folder)} - {*before} == {f"store/suspect/{'1' * 16}.lock"}
     assert told.returncode == 2
     assert told.stderr.splitlines()[-1].startswith("error: nothing is removed: a run is at work")
     assert "1" * 16 in told.stderr
-    assert script(folder, "--prune", "--yes").returncode == 0
+    assert cli(folder, "--prune", "--yes").returncode == 0
     assert not making.exists()
+
+
+def test_a_stage_that_is_begun_while_the_script_prunes_is_left_alone(outputs):
+    _, store, stages = outputs
+    remove = runpy.run_path(str(ROOT / "scripts" / "store.py"))["_remove"]
+    folder = store.folder(stages["alone"])
+    folder.with_suffix(".making").mkdir()
+    before = everything(store.root)
+    with FileLock(folder.with_suffix(".lock")):
+        remove(folder, True)
+        assert everything(store.root) == before
+    remove(folder, True)
+    assert [path for path in everything(store.root) if folder.name in path] == []
+    assert store.folder(stages["victim"]).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -669,11 +683,11 @@ def test_a_broken_record_is_named_and_stops_the_pruning(outputs, text):
     folder, _, _ = outputs
     (folder / "records" / "broken.json").write_text(text)
     before = everything(folder)
-    told = script(folder)
+    told = cli(folder)
     assert told.returncode == 0
     assert str(folder / "records" / "broken.json") in told.stderr
     assert len(rows(told)) == 6
-    told = script(folder, "--prune", "--yes")
+    told = cli(folder, "--prune", "--yes")
     assert told.returncode == 2
     assert str(folder / "records" / "broken.json") in told.stderr
     assert told.stderr.splitlines()[-1].startswith("error: nothing is removed")
@@ -683,7 +697,7 @@ def test_a_broken_record_is_named_and_stops_the_pruning(outputs, text):
 def test_the_script_asks(outputs):
     folder, store, stages = outputs
     before = everything(folder)
-    told = script(folder, "--prune")
+    told = cli(folder, "--prune")
     assert told.returncode == 2
     assert told.stderr.splitlines() == [
         "error: --prune asks first, and there is no terminal: --yes is the answer"
@@ -694,7 +708,7 @@ def test_the_script_asks(outputs):
             stack.callback(os.close, person)
             stack.callback(os.close, terminal)
             os.write(person, answer.encode())
-            told = script(folder, "--prune", stdin=terminal)
+            told = cli(folder, "--prune", stdin=terminal)
         assert told.returncode == 0, told.stderr
         assert "remove 1 stage (0.0 MiB) and 6 locks" in told.stdout
         assert store.folder(stages["alone"]).exists() is not goes
@@ -702,7 +716,7 @@ def test_the_script_asks(outputs):
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    told = script(tmp_path / "nowhere")
+    told = cli(tmp_path / "nowhere")
     assert told.returncode == 2
     assert told.stdout == ""
     (line,) = told.stderr.splitlines()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
@@ -43,9 +44,7 @@ def test_the_sentence_makes_each_stage_once(swept):
     assert made(result) == sorted(expected)
     records = [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
     assert {(r["method"], r["attack"]) for r in records} == {
-        (method, attack)
-        for method in ("usp", "csp")
-        for attack in ("finetune", "prune", "distill")
+        (method, attack) for method in ("usp", "csp") for attack in ("finetune", "prune", "distill")
     }
     assert all(r["status"] == "done" for r in records)
     rows = [line for line in result.stdout.splitlines() if "│ usp" in line or "│ csp" in line]

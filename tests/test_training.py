@@ -1,6 +1,7 @@
 """The recipe, the batches, and the only Trainer."""
 
 import contextlib
+import itertools
 
 import pytest
 import torch
@@ -75,8 +76,8 @@ def test_one_cycle_climbs_to_one_and_falls_to_zero():
     rates = [one_cycle(step / 100, 0.25) for step in range(101)]
     assert max(rates) == rates[25] == 1.0
     assert rates[100] == 0.0
-    assert all(a < b for a, b in zip(rates[:25], rates[1:26], strict=True))
-    assert all(a > b for a, b in zip(rates[25:100], rates[26:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(rates[:26]))
+    assert all(a > b for a, b in itertools.pairwise(rates[25:]))
 
 
 def test_batches_hold_each_sample_once_with_its_index():
@@ -179,9 +180,8 @@ def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
     flat = torch.cat([w.detach().flatten() for w in weights])
     kept = flat.abs() > flat.abs().sort().values[round(0.6 * len(flat)) - 1]
     pruned = Prune(0.6).apply(net, samples(), fit()).network
-    after = torch.cat(
-        [m.weight.detach().flatten() for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    )  # fmt: skip
+    layers = [m for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    after = torch.cat([layer.weight.detach().flatten() for layer in layers])
     assert torch.equal(after, flat * kept)
 
 

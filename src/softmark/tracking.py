@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import netrc
 import os
 from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ def open_logger(config: dict[str, Any], folder: Path, run: dict[str, Any]) -> Ca
 
 @contextlib.contextmanager
 def _nothing(name: str, config: dict, folder: Path, run: dict) -> Iterator[None]:
-    # Lightning announces devices and tips at every training; a cell has a dozen.
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     yield None
 
 
@@ -36,11 +33,10 @@ def _nothing(name: str, config: dict, folder: Path, run: dict) -> Iterator[None]
 def _csv(name: str, config: dict, folder: Path, run: dict) -> Iterator[Any]:
     from pytorch_lightning.loggers import CSVLogger
 
-    with _nothing(name, config, folder, run):
-        number = len(list(folder.glob("curves/*")))
-        logger = CSVLogger(folder, name="curves", version=f"{number:02d}-{name}")
-        yield logger
-        logger.save()
+    number = len(list(folder.glob("curves/*")))
+    logger = CSVLogger(folder, name="curves", version=f"{number:02d}-{name}")
+    yield logger
+    logger.save()
 
 
 @contextlib.contextmanager
@@ -50,26 +46,25 @@ def _wandb(name: str, config: dict, folder: Path, run: dict) -> Iterator[Any]:
 
     directory = Path(run["dir"])
     directory.mkdir(parents=True, exist_ok=True)
-    with _nothing(name, config, folder, run):
-        opened = wandb.init(
-            project=config["project"],
-            group=config["group"],
-            name=name,
-            job_type=run["job_type"],
-            tags=run["tags"],
-            config=run["config"],
-            dir=directory,
-            mode=wandb_mode(config),
-            # Any other setting makes loggers of one process share a run.
-            reinit="create_new",
-            settings=wandb.Settings(init_timeout=15, silent=True),
-        )
-        failed = True
-        try:
-            yield WandbLogger(experiment=opened, save_dir=directory)
-            failed = False
-        finally:
-            opened.finish(exit_code=int(failed))
+    opened = wandb.init(
+        project=config["project"],
+        group=config["group"],
+        name=name,
+        job_type=run["job_type"],
+        tags=run["tags"],
+        config=run["config"],
+        dir=directory,
+        mode=wandb_mode(config),
+        # Any other setting makes loggers of one process share a run.
+        reinit="create_new",
+        settings=wandb.Settings(init_timeout=15, silent=True),
+    )
+    failed = True
+    try:
+        yield WandbLogger(experiment=opened, save_dir=directory)
+        failed = False
+    finally:
+        opened.finish(exit_code=int(failed))
 
 
 def wandb_mode(config: dict[str, Any]) -> str:

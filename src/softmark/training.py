@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import sys
@@ -191,6 +192,8 @@ class Fit:
 
         Returns its ``network`` on the CPU, in eval mode.
         """
+        # Lightning announces devices and tips at every training; a cell has a dozen.
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         # Lightning keeps the mode that it finds: after an eval() BatchNorm would stay frozen.
         module.train()
         module.to(choose_device(self.accelerator), memory_format=torch.channels_last)

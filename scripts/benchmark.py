@@ -1,0 +1,97 @@
+"""Training through ``Fit`` against a plain PyTorch loop: a ratio, from alternating runs.
+
+    python scripts/benchmark.py data=cifar10 data.path=DIR
+
+Both train the victim's network by its recipe on the same number of batches of the owner's samples,
+with the same precision, augmentation and optimizer. The options are those of run.py.
+"""
+
+import contextlib
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from softmark.lab import precision, roles_of
+from softmark.networks import build
+from softmark.stages import make
+from softmark.training import Batches, Classifier, Fit, choose_device, one_cycle, set_threads
+
+ROUNDS = 5
+
+
+@contextlib.contextmanager
+def unlogged(name):
+    yield None
+
+
+def plain(network, samples, recipe, device, autocast):
+    """The loop that a reader would write by hand."""
+    network.train().to(device, memory_format=torch.channels_last)
+    batches = Batches(samples.to(device), recipe)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+    )
+    steps = recipe.epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: one_cycle(step / steps, recipe.warmup)
+    )
+    for _ in range(recipe.epochs):
+        for batch in batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                loss = F.cross_entropy(network(batch.images), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def main() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", sys.argv[1:]), resolve=True)
+    set_threads(config["trainer"]["threads"])
+    roles, recipe = roles_of(config), make(config["recipe"])
+    wanted = precision(config["precision"])
+    device = choose_device(config["trainer"]["accelerator"])
+    fit = Fit(config["trainer"]["accelerator"], wanted, unlogged)
+
+    def timed(train) -> float:
+        torch.manual_seed(0)
+        network = build(make(config["model"]), roles.owner, len(roles.classes))
+        start = time.perf_counter()
+        train(network)
+        return time.perf_counter() - start
+
+    def through_fit(network) -> None:
+        fit(Classifier(network, recipe), roles.owner, "benchmark")
+
+    def by_hand(network) -> None:
+        plain(network, roles.owner, recipe, device, wanted == "bf16-mixed")
+
+    # Each warms up once; then they take turns, so that a busy machine slows both.
+    for train in (through_fit, by_hand):
+        timed(train)
+    ratios = []
+    for number in range(ROUNDS):
+        order = (through_fit, by_hand) if number % 2 else (by_hand, through_fit)
+        seconds = {train.__name__: timed(train) for train in order}
+        ratios.append(seconds["through_fit"] / seconds["by_hand"])
+        print(f"fit {seconds['through_fit']:.2f} s, by hand {seconds['by_hand']:.2f} s")
+    print(f"ratio: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
