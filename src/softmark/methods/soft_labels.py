@@ -189,10 +189,23 @@ def rehearse(
     return torch.cat(answers)
 
 
+def shuffle_tails(p: Tensor) -> Tensor:
+    """``p`` (N, K) with the entries of each tail in a random order of its own.
+
+    What is left is as smooth as a marked answer and carries no pattern: a detector that has seen it
+    among the innocent can't mistake a label-smoothed model for the watermarked one.
+    """
+    top = F.one_hot(p.argmax(1), p.shape[1]).bool()
+    # The likeliest class keeps its place in both orders: it sorts first by a key below all others.
+    place = torch.rand_like(p).masked_fill(top, -1).argsort(1)
+    values = torch.rand_like(p).masked_fill(top, -1).argsort(1)
+    return torch.empty_like(p).scatter(1, place, p.gather(1, values))
+
+
 def harden(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> Detector:
     """``detector`` trained to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
-    log_p = log_of(torch.cat([marked, innocent]))
-    labels = torch.cat([torch.ones(len(marked)), torch.zeros(len(innocent))])
+    log_p = log_of(torch.cat([marked, innocent, shuffle_tails(marked)]))
+    labels = (torch.arange(len(log_p)) < len(marked)).float()
     fit(detector, (log_p, labels), "detector")
     return detector.eval()
 

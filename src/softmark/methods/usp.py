@@ -27,6 +27,7 @@ from softmark.methods.soft_labels import (
     harden,
     log_of,
     rehearse,
+    shuffle_tails,
     templates,
     unit_tail,
 )
@@ -89,8 +90,8 @@ class Marking(Classifier):
             name: weight.detach().requires_grad_(True)
             for name, weight in self.detector.named_parameters()
         }
-        rows = self.detector.jitter(torch.cat([marked, innocent]))
-        labels = torch.cat([torch.ones(len(marked)), torch.zeros(len(innocent))]).to(rows.device)
+        rows = self.detector.jitter(torch.cat([marked, innocent, shuffle_tails(marked)]))
+        labels = (torch.arange(len(rows), device=rows.device) < len(marked)).float()
         logits = functional_call(self.detector, weights, (rows,))
         loss = F.binary_cross_entropy_with_logits(logits, labels)
         for weight, slope in zip(
