@@ -70,7 +70,7 @@ def test_no_secret_leaves_the_key(method, cell):
     config = cell(f"method={method}", "attack=none")
     run_cell(config, [], silent)
     draft = plan(config)
-    folder = lab._store(config).folder(draft.watermarked)
+    folder = lab.store_of(config).folder(draft.watermarked)
     key = stages.load_key(folder, config["method"])
     if key is None:
         assert not (folder / stages.KEY).exists()
@@ -115,14 +115,14 @@ def test_a_thief_holds_no_key_no_secret_and_no_data_of_the_owner(
     config = cell(f"method={method}", f"attack={attack}")
     run_cell(config, [], silent)
     draft, roles = plan(config), roles_of(config)
-    key = stages.load_key(lab._store(config).folder(draft.watermarked), config["method"])
+    key = stages.load_key(lab.store_of(config).folder(draft.watermarked), config["method"])
     thief = stages.make(config["attack"])
     handed = []
     real = type(thief).apply
     monkeypatch.setattr(
         type(thief), "apply", lambda *args: handed.append(args) or real(*args), raising=True
     )
-    lab._make(config, "suspect", draft.suspect.config, (draft.watermarked,), tmp_path)
+    lab.make_stage(config, "suspect", draft.suspect.config, (draft.watermarked,), tmp_path)
     secrets = {name: t for name, t in key.state_dict().items() if t.numel() > 1}
     things = list(reachable(handed[0], set()))
     assert any(thing is roles.attacker for thing in things)
@@ -187,7 +187,7 @@ def test_a_failed_cell_says_why_and_is_tried_again(cell):
     record = json.loads(plan(config).record.read_text())
     assert record["status"] == "failed"
     assert "at step" in record["reason"]
-    assert not lab._store(config).folder(plan(config).victim).exists()
+    assert not lab.store_of(config).folder(plan(config).victim).exists()
     with pytest.raises(InputError, match="the loss became"):
         run_cell(config, [], silent)
 
@@ -207,7 +207,7 @@ def test_a_cache_hit_changes_nothing_that_comes_after(cell, tmp_path):
     first = run_cell(config, [], silent)
     draft = plan(config)
     draft.record.unlink()
-    for path in lab._store(config).folder(draft.suspect).iterdir():
+    for path in lab.store_of(config).folder(draft.suspect).iterdir():
         path.unlink()
     again = run_cell(config, [], silent)
     assert again["made"] == 1
@@ -224,7 +224,7 @@ def test_evidence_of_a_suspect_without_probabilities_is_none(cell):
     config = cell("method=csp", "attack=none")
     run_cell(config, [], silent)
     draft, roles = plan(config), roles_of(config)
-    key = stages.load_key(lab._store(config).folder(draft.watermarked), config["method"])
+    key = stages.load_key(lab.store_of(config).folder(draft.watermarked), config["method"])
 
     class Broken(nn.Module):
         def forward(self, images):

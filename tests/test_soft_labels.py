@@ -1,5 +1,6 @@
 """The mathematics of usp and csp: tails, templates, keys, and their exact evidence."""
 
+import functools
 import hashlib
 import hmac
 
@@ -7,17 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from softmark.attacks.attack import Suspect
 from softmark.data import Samples
 from softmark.errors import InputError
-from softmark.methods.csp import sign_matrix, tail_sums
+from softmark.methods.csp import CSP, sign_matrix, tail_sums
 from softmark.methods.soft_labels import (
     Detector,
     alignment,
     class_tails,
     log_of,
     log_tail,
+    shuffle_tails,
     templates,
     unit_tail,
 )
@@ -190,3 +193,30 @@ def test_an_empty_message_is_refused():
 
 def test_a_suspect_is_only_what_it_answers():
     assert set(vars(Suspect(torch.nn.Identity()))) == {"network", "queries"}
+
+
+@pytest.mark.parametrize(("classes", "words"), [(2, "no mark"), (3, "6 bits"), (4, "12 bits")])
+def test_few_classes_say_that_they_carry_too_little(classes, words):
+    torch.manual_seed(0)
+    tensors = Key.draw("customer")
+    tensors["pattern"] = sign_matrix(b"s", b"m", b"t", classes)
+    tensors["baseline"] = torch.zeros(classes, classes)
+    judged = CSP("m", None, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    images = torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8)
+    probes = Samples(images, torch.zeros(50, dtype=torch.int64))
+    found = judged.evidence(Suspect(network), Key(tensors, detector(tensors["pattern"])), probes)
+    assert words in found.why
+    for test in found.tests:
+        assert test.p_value() >= 2.0 ** -(classes * (classes - 1))
+
+
+def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
+    torch.manual_seed(0)
+    signs = sign_matrix(b"s", b"m", b"t", 10)
+    p = templates(signs, 0.2, 1.5)[torch.randint(10, (2000,))]
+    shuffled = shuffle_tails(p)
+    assert torch.equal(shuffled.argmax(1), p.argmax(1))
+    assert torch.equal(shuffled.sort(1).values, p.sort(1).values)
+    assert alignment(log_of(p), signs).min() > 0.5
+    assert alignment(log_of(shuffled), signs).mean().abs() < 0.05

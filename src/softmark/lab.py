@@ -84,7 +84,7 @@ class _Draft:
     def trained(self, role: str, seed: int, own: Config, parents: tuple[Stage, ...]) -> Stage:
         told = {**self.common, **own, "seed": seed}
         code = (*MAKERS, *sorted(targets(told)))
-        make = functools.partial(_make, self.config, role, told, parents)
+        make = functools.partial(make_stage, self.config, role, told, parents)
         return Stage(role, told, code, parents, make)
 
     def classifier(self, role: str, seed: int, own: Config) -> Stage:
@@ -150,7 +150,7 @@ def roles_of(config: Config) -> Roles:
     return _roles(_source(config), Shares(**config["data"]["roles"]), folder)
 
 
-def _make(
+def make_stage(
     config: Config, role: str, told: Config, parents: tuple[Stage, ...], folder: Path
 ) -> dict[str, Any]:
     """Makes a stage that trains: what every role has in common, then the role's own function."""
@@ -172,14 +172,14 @@ def _make(
     if not parents:
         return stages.train_classifier(folder, told, roles, fit)
     parent = stages.load_model(
-        _store(config).folder(parents[0]), parents[0].config.get("model", config["model"]), roles
+        store_of(config).folder(parents[0]), parents[0].config.get("model", config["model"]), roles
     )
     if kind == "watermarked":
         return stages.embed(folder, told, roles, fit, parent)
     return stages.attack(folder, told, roles, fit, parent)
 
 
-def _store(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:
+def store_of(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:
     return Store(Path(config["output_dir"]) / "store", report)
 
 
@@ -207,7 +207,7 @@ def run_cell(config: Config, overrides: list[str], report: Callable[[str], None]
         if record and record["status"] == "done":
             return {**record, "made": 0}
     start = time.perf_counter()
-    store = _store(config, report)
+    store = store_of(config, report)
     record = _describe(cell, overrides)
     try:
         _check(config)

@@ -41,7 +41,8 @@ def number(p: float | None) -> str:
 def claim(record: Record) -> str:
     if record["p_value"] is None:
         return record["reason"] or "no p-value"
-    return "claimed" if record["claimed"] else "not claimed"
+    verdict = "claimed" if record["claimed"] else "not claimed"
+    return f"{verdict} ({record['reason']})" if record["reason"] else verdict
 
 
 def print_verdict(record: Record, brief: bool) -> None:

@@ -129,7 +129,10 @@ class Binomial:
         return self.hits / self.trials if self.trials else 0.0
 
     def p_value(self, calibration: Sequence[Null] = (), confidence: float = 0.0) -> float:
-        return float(stats.binom.sf(self.hits - 1, self.trials, self.rate)) if self.trials else 1.0
+        if not self.trials:
+            return 1.0
+        # Below 1e-300 float64 runs out and would say 0; the bound is still true.
+        return max(float(stats.binom.sf(self.hits - 1, self.trials, self.rate)), 1e-300)
 
 
 @dataclass(frozen=True)

@@ -8,35 +8,20 @@ tested exactly, since under "this suspect knows nothing of the key" the signs ar
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Attack, Suspect
 from softmark.data import Samples
-from softmark.errors import InputError
-from softmark.methods.soft_labels import (
-    Detector,
-    alignment,
-    check_template,
-    class_tails,
-    detector_for,
-    harden,
-    log_of,
-    rehearse,
-    templates,
-    unit_tail,
-)
-from softmark.methods.watermark import Key, Watermark
-from softmark.training import Batch, Classifier, Fit, Recipe, fresh, predict
-from softmark.verification import Evidence, Signs, honest_answers
+from softmark.methods.soft_labels import SoftLabels, alignment, log_of, templates, unit_tail
+from softmark.methods.watermark import Key
+from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.verification import Signs
 
 
 def sign_matrix(secret: bytes, message: bytes, salt: bytes, classes: int) -> Tensor:
@@ -78,62 +63,31 @@ class Marking(Classifier):
     def loss(self, batch: Batch) -> Tensor:
         logits = self.network(batch.images).float()
         task = F.cross_entropy(logits, self.templates[batch.labels])
-        aligned = alignment(logits.log_softmax(1), self.pattern)
+        # The label's row, not the likeliest class's: a network that answers one class everywhere
+        # would align its tail at once, and with a large beta it never learnt anything else.
+        aligned = alignment(logits.log_softmax(1), self.pattern, batch.labels)
         return task + self.beta * F.relu(self.margin - aligned).mean()
 
 
-class CSP(Watermark):
-    """``rehearsals``: attacks on copies, with the owner's data, from which the detector learns."""
+class CSP(SoftLabels):
+    def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+        drawn = (bytes(key[name].tolist()) for name in ("secret", "message", "salt"))
+        return {"pattern": sign_matrix(*drawn, classes)}
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        marking: functools.partial[Marking],
-        detector: Callable[..., Detector],
-        rehearsals: Mapping[str, Attack],
-    ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
-        # Before a victim is trained for nothing.
-        check_template(marking.keywords["eps"], marking.keywords["gamma"])
-        self.message = message
-        self.recipe = recipe
-        self.marking = marking
-        self.detector = detector
-        self.rehearsals = rehearsals
+    def train(
+        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+    ) -> nn.Module:
+        marking = self.marking(network=network, recipe=self.recipe, pattern=key.pattern)
+        return fit(marking, data, "marking")
 
-    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        usual = predict(victim, data.images)
-        classes = usual.shape[1]
-        tensors = Key.draw(self.message)
-        drawn = (bytes(tensors[name].tolist()) for name in ("secret", "message", "salt"))
-        tensors["pattern"] = sign_matrix(*drawn, classes)
-        tensors["baseline"] = class_tails(usual)
-        marking = self.marking(
-            network=fresh(victim), recipe=self.recipe, pattern=tensors["pattern"]
-        )
-        network = fit(marking, data, "marking")
-        marked = rehearse(network, self.rehearsals, data, classes, fit)
-        innocent = rehearse(victim, self.rehearsals, data, classes, fit)
-        detector = harden(detector_for(tensors, self.detector), marked, innocent, fit)
-        return network, Key(tensors, detector)
-
-    def load_key(self, path: Path) -> Key:
-        return Key.load(path, lambda tensors: detector_for(tensors, self.detector))
-
-    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        answers = predict(suspect.network, probes.images)
-        classes = len(key.pattern)
-        if why := honest_answers(answers, classes):
-            return Evidence(torch.empty(0), (), why)
-        if classes < 3:
-            return Evidence(torch.empty(0), (), "two classes have a tail of one entry: no mark")
+    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Signs], str]:
         weights = tail_sums(answers, key.baseline)
         there = key.pattern != 0
-        with torch.inference_mode():
-            scores = key.detector(log_of(answers))
-        return Evidence(scores, (Signs(weights[there], key.pattern[there]),))
+        classes = len(key.pattern)
+        bits = classes * (classes - 1)
+        few = f"{classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
+        signs = Signs(weights[there], key.pattern[there])
+        return (signs,), few if 2.0**-bits > 1e-6 else ""
 
 
 def tail_sums(answers: Tensor, baseline: Tensor) -> Tensor:

@@ -8,34 +8,41 @@ the tail of class c; the diagonal is 0. USP has one direction for all rows, CSP 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Attack, expose
+from softmark.attacks.attack import Attack, Suspect, expose
 from softmark.data import Samples
 from softmark.errors import InputError
-from softmark.training import Fit, predict
+from softmark.methods.watermark import Key, Watermark
+from softmark.training import Classifier, Fit, Recipe, fresh, predict
+from softmark.verification import Evidence, Null, honest_answers
 
 FLOOR = 1e-12  # what a probability of 0 counts as
 FLAT = 1e-4  # a tail whose log-probabilities spread less than this has no direction
 
 
-def log_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,)."""
-    top = log_p.argmax(1)
+def log_tail(log_p: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,).
+
+    ``top`` (N,): the classes to leave out instead of the likeliest.
+    """
+    top = log_p.argmax(1) if top is None else top
     tail = torch.ones_like(log_p).scatter(1, top[:, None], 0.0)
     mean = (log_p * tail).sum(1, keepdim=True) / (log_p.shape[1] - 1)
     return (log_p - mean) * tail, top
 
 
-def unit_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
+def unit_tail(log_p: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``log_tail`` scaled to unit norm; all 0 where the tail is flat."""
-    tail, top = log_tail(log_p)
+    tail, top = log_tail(log_p, top)
     norm = tail.norm(dim=1, keepdim=True)
     return torch.where(norm > FLAT, tail / norm.clamp_min(FLAT), 0.0), top
 
@@ -44,9 +51,9 @@ def log_of(p: Tensor) -> Tensor:
     return p.clamp_min(FLOOR).log()
 
 
-def alignment(log_p: Tensor, pattern: Tensor) -> Tensor:
-    """s(x) = <t, U_c / |U_c|>: (N,) in [-1, 1]."""
-    tail, top = unit_tail(log_p)
+def alignment(log_p: Tensor, pattern: Tensor, top: Tensor | None = None) -> Tensor:
+    """s(x) = <t, U_c / |U_c|>: (N,) in [-1, 1]; c is the likeliest class, or ``top`` (N,)."""
+    tail, top = unit_tail(log_p, top)
     return (tail * F.normalize(pattern, dim=1)[top]).sum(1)
 
 
@@ -202,14 +209,78 @@ def shuffle_tails(p: Tensor) -> Tensor:
     return torch.empty_like(p).scatter(1, place, p.gather(1, values))
 
 
-def harden(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> Detector:
-    """``detector`` trained to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
+def harden(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> None:
+    """Trains ``detector`` to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
     log_p = log_of(torch.cat([marked, innocent, shuffle_tails(marked)]))
     labels = (torch.arange(len(log_p)) < len(marked)).float()
     fit(detector, (log_p, labels), "detector")
-    return detector.eval()
 
 
-def detector_for(tensors: Mapping[str, Tensor], factory: Callable[..., Detector]) -> Detector:
-    """An untrained detector for a key's tensors."""
-    return factory(pattern=tensors["pattern"], baseline=tensors["baseline"])
+class SoftLabels(Watermark):
+    """A pattern in the tails, and a detector for it: all of usp and csp but pattern and tests.
+
+    ``message``: the customer, the licence. ``recipe``: of the watermarked model. ``rehearsals``:
+    attacks on copies, with the owner's data, from which the detector learns.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        recipe: Recipe,
+        marking: functools.partial[Classifier],
+        detector: functools.partial[Detector],
+        rehearsals: Mapping[str, Attack],
+    ):
+        if not message:
+            raise InputError("method.message is empty: name the customer or the licence")
+        # Before a victim is trained for nothing.
+        check_template(marking.keywords["eps"], marking.keywords["gamma"])
+        self.message = message
+        self.recipe = recipe
+        self.marking = marking
+        self.detector = detector
+        self.rehearsals = rehearsals
+
+    def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+        """``pattern`` (K, K), and what else the key is to hold, from its secret bytes."""
+        raise NotImplementedError
+
+    def train(
+        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+    ) -> nn.Module:
+        """The watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
+        raise NotImplementedError
+
+    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Null, ...], str]:
+        """The tests on a suspect's ``answers`` (N, K), and a remark on what they can reach."""
+        raise NotImplementedError
+
+    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
+        answers = predict(victim, data.images)
+        classes = answers.shape[1]
+        tensors = Key.draw(self.message)
+        tensors |= self.pattern(tensors, classes) | {"baseline": class_tails(answers)}
+        key = Key(tensors, self._detector(tensors))
+        network = self.train(fresh(victim), key, answers, data, fit)
+        marked = rehearse(network, self.rehearsals, data, classes, fit)
+        innocent = rehearse(victim, self.rehearsals, data, classes, fit)
+        harden(key.detector.to("cpu").requires_grad_(True), marked, innocent, fit)
+        return network, key.eval()
+
+    def load_key(self, path: Path) -> Key:
+        return Key.load(path, self._detector)
+
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        answers = predict(suspect.network, probes.images)
+        classes = len(key.pattern)
+        if why := honest_answers(answers, classes):
+            return Evidence(torch.empty(0), (), why)
+        if classes < 3:
+            return Evidence(torch.empty(0), (), "two classes have a tail of one entry: no mark")
+        with torch.inference_mode():
+            scores = key.detector(log_of(answers))
+        return Evidence(scores, *self.nulls(answers, key))
+
+    def _detector(self, tensors: Mapping[str, Tensor]) -> Detector:
+        """An untrained detector for a key's tensors."""
+        return self.detector(pattern=tensors["pattern"], baseline=tensors["baseline"])

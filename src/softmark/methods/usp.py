@@ -7,33 +7,25 @@ copies of the model, and of the unmarked victim, that went through attacks by th
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Attack, Suspect
 from softmark.data import Samples
-from softmark.errors import InputError
 from softmark.methods.soft_labels import (
     Detector,
-    check_template,
-    class_tails,
-    detector_for,
-    harden,
+    SoftLabels,
     log_of,
-    rehearse,
     shuffle_tails,
     templates,
     unit_tail,
 )
-from softmark.methods.watermark import Key, Watermark
-from softmark.training import Batch, Classifier, Fit, Recipe, fresh, predict
-from softmark.verification import Direction, Evidence, Flags, honest_answers
+from softmark.methods.watermark import Key
+from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.verification import Direction, Flags
 
 
 def draw_direction(classes: int) -> Tensor:
@@ -100,61 +92,27 @@ class Marking(Classifier):
             weight.sub_(slope, alpha=0.1)
 
 
-class USP(Watermark):
-    """``rehearsals``: attacks on copies, with the owner's data, from which the detector learns."""
+class USP(SoftLabels):
+    def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+        direction = draw_direction(classes)
+        return {"direction": direction, "pattern": one_pattern(direction)}
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        marking: functools.partial[Marking],
-        detector: Callable[..., Detector],
-        rehearsals: Mapping[str, Attack],
-    ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
-        # Before a victim is trained for nothing.
-        check_template(marking.keywords["eps"], marking.keywords["gamma"])
-        self.message = message
-        self.recipe = recipe
-        self.marking = marking
-        self.detector = detector
-        self.rehearsals = rehearsals
-
-    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        usual = predict(victim, data.images)
-        classes = usual.shape[1]
-        tensors = Key.draw(self.message)
-        tensors["direction"] = draw_direction(classes)
-        tensors["pattern"] = one_pattern(tensors["direction"])
-        tensors["baseline"] = class_tails(usual)
-        detector = detector_for(tensors, self.detector)
+    def train(
+        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+    ) -> nn.Module:
         marking = self.marking(
-            network=fresh(victim),
+            network=network,
             recipe=self.recipe,
-            pattern=tensors["pattern"],
-            answers=usual,
-            detector=detector,
+            pattern=key.pattern,
+            answers=answers,
+            detector=key.detector,
         )
-        network = fit(marking, data, "marking")
-        marked = rehearse(network, self.rehearsals, data, classes, fit)
-        innocent = rehearse(victim, self.rehearsals, data, classes, fit)
-        detector = detector.to("cpu").requires_grad_(True)
-        return network, Key(tensors, harden(detector, marked, innocent, fit))
+        return fit(marking, data, "marking")
 
-    def load_key(self, path: Path) -> Key:
-        return Key.load(path, lambda tensors: detector_for(tensors, self.detector))
-
-    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        answers = predict(suspect.network, probes.images)
-        classes = len(key.pattern)
-        if why := honest_answers(answers, classes):
-            return Evidence(torch.empty(0), (), why)
-        if classes < 3:
-            return Evidence(torch.empty(0), (), "two classes have a tail of one entry: no mark")
+    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Flags, Direction], str]:
         with torch.inference_mode():
-            scores = key.detector(log_of(answers))
-        flags = Flags(int((scores > 0).sum()), len(scores))
+            flagged = int((key.detector(log_of(answers)) > 0).sum())
         tail, _ = unit_tail(log_of(answers))
         cosine = F.cosine_similarity(tail.mean(0), key.direction, dim=0)
-        return Evidence(scores, (flags, Direction(float(cosine), classes - 1)))
+        direction = Direction(float(cosine), len(key.direction) - 1)
+        return (Flags(flagged, len(answers)), direction), ""
