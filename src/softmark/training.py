@@ -175,6 +175,20 @@ def one_cycle(progress: float, warmup: float) -> float:
     return max(0.0, (1 - progress) / (1 - warmup))
 
 
+class Progress(RichProgressBar):
+    """For a person at a terminal: which training this is, and how far."""
+
+    def __init__(self, name: str):
+        super().__init__(leave=False)
+        self.training = name
+
+    def get_metrics(self, trainer, module) -> dict[str, Any]:
+        return {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self.training}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
+
+
 class Fit:
     """Trains modules: the only place that makes a Trainer.
 
@@ -201,16 +215,17 @@ class Fit:
         with self.logger(name) as logger, warnings.catch_warnings():
             # Lightning advises DataLoader workers, which are slower here.
             warnings.simplefilter("ignore")
+            trainer = self._trainer(module.epochs, len(batches), logger, name)
             try:
-                self._trainer(module.epochs, len(batches), logger).fit(module, batches)
+                trainer.fit(module, batches)
             except SystemExit:
                 # Lightning turns Ctrl-C into an exit with 1.
                 raise KeyboardInterrupt from None
         module.to("cpu")
         return module.network.eval()
 
-    def _trainer(self, epochs: int, steps: int, logger) -> lightning.Trainer:
-        bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
+    def _trainer(self, epochs: int, steps: int, logger, name: str) -> lightning.Trainer:
+        bar = [Progress(name)] if sys.stderr.isatty() else []
         return lightning.Trainer(
             max_epochs=epochs,
             accelerator=self.accelerator,
