@@ -25,7 +25,7 @@ def check(arguments: list[str]) -> None:
     """Raises ``InputError`` for an override that can't work: one to three lines.
 
     Each value of a sweep is tried by itself, with the first value of every other override: as
-    many compositions as there are values, not their product.
+    many checks as there are values, not their product.
     """
     told = get_args_parser().parse_known_args(arguments)[0]
     if told.help or told.hydra_help or told.shell_completion:
@@ -37,11 +37,15 @@ def check(arguments: list[str]) -> None:
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
     with _hydra():
-        for place, texts in enumerate(values):
-            # Without a sweep or for the later values of one: each line of overrides once.
-            for text in texts if place == 0 else texts[1:]:
-                _check_line([*first[:place], text, *first[place + 1 :]])
+        base = _check_choices(first)
         _check_writable(Path(_compose(first).output_dir))
+        for place, texts in enumerate(values):
+            for text in texts[1:]:
+                override = _parse(text)
+                if _is_group(override):
+                    _check_choices([*first[:place], text, *first[place + 1 :]])
+                else:
+                    _check_value(override, base)
 
 
 def _parse(line: str) -> Override:
@@ -77,16 +81,17 @@ def _hydra():
     return initialize_config_dir(str(CONF), version_base="1.3")
 
 
-def _check_line(line: list[str]) -> None:
-    parsed = OverridesParser.create().parse_overrides(line)
-    choosing = [o.input_line for o in parsed if _is_group(o)]
+def _check_choices(line: list[str]) -> DictConfig:
+    """Checks one override of each kind; the config of the choices alone, without other values."""
+    parsed = [_parse(text) for text in line]
     for override in parsed:
         _check_group(override)
-    base = _compose(choosing)
+    base = _compose([override.input_line for override in parsed if _is_group(override)])
     for override in parsed:
-        if not _is_group(override) and not override.is_add() and not override.is_force_add():
+        if not _is_group(override):
             _check_value(override, base)
     _compose(line)
+    return base
 
 
 def _compose(line: list[str]) -> DictConfig:
@@ -117,6 +122,8 @@ def _check_group(override: Override) -> None:
 
 
 def _check_value(override: Override, base: DictConfig) -> None:
+    if override.is_add() or override.is_force_add():
+        return
     key = override.key_or_group
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
