@@ -11,9 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+
+# A busy machine is no bug.
+hypothesis.settings.register_profile("softmark", deadline=None)
+hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
 
