@@ -172,19 +172,18 @@ def test_judging_counts_for_what_judges_only(package):
     assert judged[0] == before[0]
     assert judged[1] != before[1]
 
-    usp = package / "methods" / "usp.py"
-    tree = ast.parse(usp.read_text())
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-    (evidence,) = (f for f in functions if f.name == "evidence")
-    evidence.body = ast.parse("from softmark import tables\nreturn tables").body
-    usp.write_text(ast.unparse(tree))
+    shared = package / "methods" / "soft_labels.py"
+    tree = ast.parse(shared.read_text())
+    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    for name in ("evidence", "nulls"):
+        functions[name].body = ast.parse("from softmark import tables\nreturn tables").body
+    shared.write_text(ast.unparse(tree))
     after = hashes()
     assert after[0] == before[0]
     assert after[1] != judged[1]
 
-    (embed,) = (f for f in functions if f.name == "embed")
-    embed.body = ast.parse("return None").body
-    usp.write_text(ast.unparse(tree))
+    functions["embed"].body = ast.parse("return None").body
+    shared.write_text(ast.unparse(tree))
     assert hashes()[0] != before[0]
 
 
