@@ -37,8 +37,8 @@ def check(arguments: list[str]) -> None:
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
     with _hydra():
-        base = _check_choices(first)
-        _check_writable(Path(_compose(first).output_dir))
+        base, whole = _check_choices(first)
+        _check_writable(Path(whole.output_dir))
         for place, texts in enumerate(values):
             for text in texts[1:]:
                 override = _parse(text)
@@ -81,8 +81,8 @@ def _hydra():
     return initialize_config_dir(str(CONF), version_base="1.3")
 
 
-def _check_choices(line: list[str]) -> DictConfig:
-    """Checks one override of each kind; the config of the choices alone, without other values."""
+def _check_choices(line: list[str]) -> tuple[DictConfig, DictConfig]:
+    """Checks one override of each kind; the config of its choices alone, and of the whole line."""
     parsed = [_parse(text) for text in line]
     for override in parsed:
         _check_group(override)
@@ -90,8 +90,7 @@ def _check_choices(line: list[str]) -> DictConfig:
     for override in parsed:
         if not _is_group(override):
             _check_value(override, base)
-    _compose(line)
-    return base
+    return base, _compose(line)
 
 
 def _compose(line: list[str]) -> DictConfig:

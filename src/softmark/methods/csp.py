@@ -80,7 +80,7 @@ class CSP(SoftLabels):
         marking = self.marking(network=network, recipe=self.recipe, pattern=key.pattern)
         return fit(marking, data, "marking")
 
-    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Signs], str]:
+    def nulls(self, answers: Tensor, scores: Tensor, key: Key) -> tuple[tuple[Signs], str]:
         weights = tail_sums(answers, key.baseline)
         there = key.pattern != 0
         classes = len(key.pattern)

@@ -251,8 +251,11 @@ class SoftLabels(Watermark):
         """The watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
         raise NotImplementedError
 
-    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Null, ...], str]:
-        """The tests on a suspect's ``answers`` (N, K), and a remark on what they can reach."""
+    def nulls(self, answers: Tensor, scores: Tensor, key: Key) -> tuple[tuple[Null, ...], str]:
+        """The tests on a suspect, and a remark on what they can reach.
+
+        ``answers`` (N, K): its probabilities; ``scores`` (N,): the detector's logits for them.
+        """
         raise NotImplementedError
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
@@ -279,7 +282,7 @@ class SoftLabels(Watermark):
             return Evidence(torch.empty(0), (), "two classes have a tail of one entry: no mark")
         with torch.inference_mode():
             scores = key.detector(log_of(answers))
-        return Evidence(scores, *self.nulls(answers, key))
+        return Evidence(scores, *self.nulls(answers, scores, key))
 
     def _detector(self, tensors: Mapping[str, Tensor]) -> Detector:
         """An untrained detector for a key's tensors."""

@@ -109,10 +109,10 @@ class USP(SoftLabels):
         )
         return fit(marking, data, "marking")
 
-    def nulls(self, answers: Tensor, key: Key) -> tuple[tuple[Flags, Direction], str]:
-        with torch.inference_mode():
-            flagged = int((key.detector(log_of(answers)) > 0).sum())
+    def nulls(
+        self, answers: Tensor, scores: Tensor, key: Key
+    ) -> tuple[tuple[Flags, Direction], str]:
         tail, _ = unit_tail(log_of(answers))
         cosine = F.cosine_similarity(tail.mean(0), key.direction, dim=0)
         direction = Direction(float(cosine), len(key.direction) - 1)
-        return (Flags(flagged, len(answers)), direction), ""
+        return (Flags(int((scores > 0).sum()), len(scores)), direction), ""
