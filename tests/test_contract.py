@@ -220,6 +220,46 @@ def test_too_many_probes_are_refused(cell):
         run_cell(cell("verifier.probes=100000"), [], silent)
 
 
+def test_messages_are_identified_and_collusion_needs_two_models(cell):
+    lines = ["method=csp", "attack=collude_weights", "verifier.messages=[softmark,accomplice]"]
+    config = cell(*lines)
+    draft = plan(config)
+    assert [parent.role for parent in draft.suspect.parents] == ["watermarked"] * 2
+    assert draft.suspect.parents[0].address == draft.watermarked.address
+    accomplice = plan(cell("method=csp", "method.message=accomplice"))
+    assert draft.suspect.parents[1].address == accomplice.watermarked.address
+    record = run_cell(config, lines, silent)
+    assert list(record["identification"]) == ["softmark", "accomplice"]
+    assert record["identified"] in (None, "softmark", "accomplice")
+    assert record["innocents_identified"] == 0
+
+
+def test_an_accomplice_is_somebody_else(cell):
+    with pytest.raises(InputError, match=r"attack\.accomplices names 'softmark'"):
+        plan(cell("method=csp", "attack=collude_answers", "attack.accomplices=[softmark]"))
+
+
+def test_an_attack_after_another_shares_its_suspect(cell):
+    chained = plan(cell("attack=distill_finetune"))
+    assert chained.suspect.parents[0].address == plan(cell("attack=distill")).suspect.address
+    assert chained.suspect.address != plan(cell("attack=finetune")).suspect.address
+
+
+def test_the_curve_ends_with_the_verdict(cell):
+    record = run_cell(cell("method=csp", "attack=none"), [], silent)
+    assert list(record["p_by_probes"]) == ["1", "10", "50"]
+    assert record["p_by_probes"]["50"] == record["p_value"]
+    assert all(0 < p <= 1 for p in record["p_by_probes"].values())
+
+
+@pytest.mark.parametrize("inputs", ["blends", "noise"])
+def test_other_probes_make_another_verdict_on_the_same_models(inputs, cell):
+    plain, other = cell("method=usp"), cell("method=usp", f"verifier.inputs={inputs}")
+    assert plan(plain).suspect.address == plan(other).suspect.address
+    assert plan(plain).verdict.address != plan(other).verdict.address
+    assert run_cell(other, [], silent)["status"] == "done"
+
+
 def test_evidence_of_a_suspect_without_probabilities_is_none(cell):
     config = cell("method=csp", "attack=none")
     run_cell(config, [], silent)

@@ -21,7 +21,7 @@ from softmark.sources import Decoded, Digits, ImageFolder
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
-SHARES = Shares(owner=0.5, judge=0.25, split_seed=0, limit=None, judge_limit=None)
+SHARES = Shares(owner=0.5, judge=0.25, split_seed=0, limit=None, judge_limit=None, tuning=False)
 
 
 def numbered(counts, train=None, seed=0):
@@ -70,7 +70,7 @@ class Memory:
 )
 def test_shares_are_disjoint_complete_and_in_proportion(counts, owner, judge, seed):
     decoded = numbered(counts)
-    roles = data.share(decoded, Shares(owner, judge, seed, None, None))
+    roles = data.share(decoded, Shares(owner, judge, seed, None, None, tuning=False))
 
     held = parts(roles)
     assert sorted(chain(*held.values())) == list(range(sum(counts)))
@@ -101,7 +101,7 @@ def some_point_cuts(taken, counts):
 def test_classes_of_one_size_differ_by_one_sample_at_most(size, classes, owner, seed):
     decoded = numbered([size + 4] * classes, train=size * classes)
     decoded = replace(decoded, labels=np.tile(np.arange(classes), size + 4))
-    roles = data.share(decoded, Shares(owner, 0.5, seed, None, None))
+    roles = data.share(decoded, Shares(owner, 0.5, seed, None, None, tuning=False))
     assert (np.abs(np.bincount(roles.owner.labels) - owner * size) < 1).all()
 
 
@@ -154,6 +154,7 @@ def test_limits_cut_beginnings_and_stay_in_proportion():
         ({"split_seed": None}, "data.roles.split_seed=None"),
         ({"limit": 0}, "data.roles.limit=0: null or an integer"),
         ({"judge_limit": 2.5}, "data.roles.judge_limit=2.5"),
+        ({"tuning": 1}, "data.roles.tuning=1"),
     ],
 )
 def test_a_share_that_cannot_be_is_named(change, message):
@@ -431,3 +432,43 @@ def test_cifar10(tmp_path):
         assert samples.labels.bincount().tolist() == [each] * 10
     assert roles.classes[3] == "cat"
     assert 110 < roles.judge.images.float().mean() < 130
+
+
+def test_tuning_happens_inside_the_owners_part():
+    decoded = numbered([40] * 5)
+    reported = data.share(decoded, SHARES)
+    tuned = data.share(decoded, replace(SHARES, tuning=True))
+
+    def held(samples):
+        return {image.tobytes() for image in samples.images.numpy()}
+
+    parts = [held(role) for role in (tuned.owner, tuned.attacker, tuned.judge)]
+    assert set().union(*parts) == held(reported.owner)
+    assert sum(map(len, parts)) == len(reported.owner)
+    assert len(tuned.judge) == len(reported.owner) // 5
+    assert (tuned.judge.labels.bincount() == len(tuned.judge) // 5).all()
+
+
+@pytest.mark.parametrize("kind", ["samples", "blends", "noise"])
+def test_probes_are_the_same_each_time_and_a_shorter_list_begins_alike(kind):
+    roles = data.share(numbered([40] * 5), SHARES)
+    probes = roles.probes(kind, 20)
+    assert len(probes) == 20
+    assert probes.fingerprint == roles.probes(kind, 20).fingerprint
+    assert (probes.fingerprint == roles.judge[:20].fingerprint) == (kind == "samples")
+
+
+def test_a_blend_is_the_mean_of_two_neighbours():
+    judge = data.share(numbered([40] * 5), SHARES).judge
+    blend = data.share(numbered([40] * 5), SHARES).probes("blends", 20).images
+    for place in range(20):
+        two = judge.images[[place, place - 1 if place else 19]].int()
+        assert (blend[place] == two.sum(0) // 2).all()
+
+
+def test_unknown_probes_and_too_many_are_refused():
+    roles = data.share(numbered([40] * 5), SHARES)
+    with pytest.raises(InputError, match="verifier.inputs=pictures: samples, blends or noise"):
+        roles.probes("pictures", 5)
+    with pytest.raises(InputError, match=r"verifier\.probes=1000: the judge has"):
+        roles.probes("samples", 1000)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import hmac
+from random import Random
 
 import pytest
 import torch
@@ -18,14 +19,22 @@ from softmark.methods.soft_labels import (
     Detector,
     alignment,
     class_tails,
+    keyed_stream,
     log_of,
     log_tail,
     shuffle_tails,
     templates,
     unit_tail,
 )
-from softmark.methods.usp import draw_direction, one_pattern
-from softmark.methods.watermark import Key
+from softmark.methods.usp import USP, direction, one_pattern
+from softmark.methods.watermark import Key, as_bytes
+from softmark.verification import Direction, Signs
+
+
+def signs_of(classes: int, secret: bytes = b"s", message: bytes = b"m", salt: bytes = b"t"):
+    parts = {"secret": secret, "message": message, "salt": salt}
+    key = {name: torch.tensor(list(part), dtype=torch.uint8) for name, part in parts.items()}
+    return sign_matrix(keyed_stream(key, classes**2), classes)
 
 
 def answers(count: int, classes: int, seed: int = 0) -> torch.Tensor:
@@ -62,7 +71,7 @@ def test_a_flat_tail_has_no_direction():
 
 
 def test_templates_are_distributions_with_the_pattern_in_the_tail():
-    signs = sign_matrix(b"secret", b"message", b"salt", 6)
+    signs = signs_of(6)
     rows = templates(signs, eps=0.2, gamma=1.5)
     torch.testing.assert_close(rows.sum(1), torch.ones(6))
     torch.testing.assert_close(rows.diagonal(), torch.full((6,), 0.8))
@@ -82,7 +91,7 @@ def test_sign_matrix_is_the_first_bits_of_hmac_sha256():
         for n in range(2)
     )
     bits = "".join(f"{byte:08b}" for byte in stream)
-    signs = sign_matrix(secret, message, salt, 18)  # 306 bits: two blocks
+    signs = signs_of(18, secret, message, salt)  # 306 bits: two blocks
     expected = iter(bits)
     for row in range(18):
         for column in range(18):
@@ -91,15 +100,15 @@ def test_sign_matrix_is_the_first_bits_of_hmac_sha256():
 
 
 def test_other_messages_secrets_and_salts_have_other_signs():
-    first = sign_matrix(b"a", b"b", b"c", 10)
+    first = signs_of(10, b"a", b"b", b"c")
     for other in ((b"a", b"x", b"c"), (b"x", b"b", b"c"), (b"a", b"b", b"x")):
-        agree = (sign_matrix(*other, 10) == first).float().mean()
+        agree = (signs_of(10, *other) == first).float().mean()
         assert 0.2 < agree < 0.8
 
 
 def test_directions_are_uniform_among_zero_sum_vectors():
-    torch.manual_seed(0)
-    drawn = torch.stack([draw_direction(4) for _ in range(4000)])
+    random = Random(0)
+    drawn = torch.stack([direction(random.randbytes(32)) for _ in range(4000)])
     torch.testing.assert_close(drawn.sum(1), torch.zeros(4000), atol=1e-4, rtol=0)
     covariance = drawn.T @ drawn / len(drawn)
     expected = (torch.eye(4) - 0.25) * 4 / 3
@@ -107,7 +116,7 @@ def test_directions_are_uniform_among_zero_sum_vectors():
 
 
 def test_one_pattern_is_the_direction_on_each_tail():
-    pattern = one_pattern(draw_direction(5))
+    pattern = one_pattern(direction(bytes(range(40))))
     assert (pattern.diagonal() == 0).all()
     torch.testing.assert_close(pattern.sum(1), torch.zeros(5), atol=1e-5, rtol=0)
 
@@ -138,7 +147,7 @@ def detector(pattern: torch.Tensor, hidden=(8,)) -> Detector:
 def key() -> Key:
     torch.manual_seed(0)
     tensors = Key.draw("customer")
-    tensors["pattern"] = sign_matrix(b"s", b"m", b"t", 4)
+    tensors["pattern"] = signs_of(4)
     tensors["baseline"] = torch.zeros(4, 4)
     return Key(tensors, detector(tensors["pattern"]))
 
@@ -191,15 +200,11 @@ def test_an_empty_message_is_refused():
         Key.draw("")
 
 
-def test_a_suspect_is_only_what_it_answers():
-    assert set(vars(Suspect(torch.nn.Identity()))) == {"network", "queries"}
-
-
 @pytest.mark.parametrize(("classes", "words"), [(2, "no mark"), (3, "6 bits"), (4, "12 bits")])
 def test_few_classes_say_that_they_carry_too_little(classes, words):
     torch.manual_seed(0)
     tensors = Key.draw("customer")
-    tensors["pattern"] = sign_matrix(b"s", b"m", b"t", classes)
+    tensors["pattern"] = signs_of(classes)
     tensors["baseline"] = torch.zeros(classes, classes)
     judged = CSP("m", None, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
@@ -213,10 +218,107 @@ def test_few_classes_say_that_they_carry_too_little(classes, words):
 
 def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
     torch.manual_seed(0)
-    signs = sign_matrix(b"s", b"m", b"t", 10)
+    signs = signs_of(10)
     p = templates(signs, 0.2, 1.5)[torch.randint(10, (2000,))]
     shuffled = shuffle_tails(p)
     assert torch.equal(shuffled.argmax(1), p.argmax(1))
     assert torch.equal(shuffled.sort(1).values, p.sort(1).values)
     assert alignment(log_of(p), signs).min() > 0.5
     assert alignment(log_of(shuffled), signs).mean().abs() < 0.05
+
+
+def soft(kind, message="customer"):
+    return kind(message, None, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
+
+
+class Answers(nn.Module):
+    """A suspect that answers what it is told, whatever the pictures show."""
+
+    def __init__(self, p: torch.Tensor):
+        super().__init__()
+        self.p = p
+
+    def forward(self, images):
+        return log_of(self.p[: len(images)])
+
+
+def marked_for(kind, message: str, classes: int = 10, noise: float = 1.0):
+    """A key, probes, and answers whose tails lean towards the pattern of ``message``."""
+    torch.manual_seed(0)
+    tensors = Key.draw("customer") | {"baseline": torch.zeros(classes, classes)}
+    pattern = soft(kind).pattern(tensors | {"message": as_bytes(message)}, classes)["pattern"]
+    key = Key(tensors | soft(kind).pattern(tensors, classes))
+    top = torch.randint(classes, (300,))
+    logits = pattern[top] + noise * torch.randn(300, classes)
+    p = logits.scatter(1, top[:, None], 8.0).softmax(1)
+    probes = Samples(torch.zeros(300, 1, 8, 8, dtype=torch.uint8), top)
+    return key, probes, p
+
+
+@pytest.mark.parametrize(("kind", "null"), [(CSP, Signs), (USP, Direction)])
+def test_the_message_that_a_suspect_carries_has_the_strongest_test(kind, null):
+    messages = [f"customer-{number}" for number in range(8)]
+    key, probes, p = marked_for(kind, "customer-3")
+    tests = soft(kind).accuse(Suspect(Answers(p)), key, probes, messages)
+    assert list(tests) == messages
+    assert all(isinstance(test, null) for test in tests.values())
+    found = {message: test.p_value() for message, test in tests.items()}
+    assert min(found, key=found.get) == "customer-3"
+    assert found["customer-3"] < 1e-3
+
+
+def test_the_messages_tests_are_those_of_their_own_keys():
+    key, probes, p = marked_for(CSP, "customer")
+    tests = soft(CSP).accuse(Suspect(Answers(p)), key, probes, ["customer", "other"])
+    own = soft(CSP).exact(p, key.tensors())
+    assert tests["customer"].p_value() == pytest.approx(own.p_value(), rel=1e-3)
+    assert tests["other"].p_value() > 1e-4
+
+
+def test_no_message_is_tested_on_what_are_no_probabilities():
+    key, probes, p = marked_for(CSP, "customer")
+    p[0] = float("nan")
+    assert soft(CSP).accuse(Suspect(Answers(p)), key, probes, ["customer"]) == {}
+
+
+@pytest.mark.parametrize("kind", [CSP, USP])
+def test_labels_alone_are_no_evidence(kind):
+    key, probes, _ = marked_for(kind, "customer")
+    labels = nn.functional.one_hot(probes.labels, 10).float()
+    assert soft(kind).exact(labels, key.tensors()).p_value() == 1.0
+
+
+def test_a_key_for_another_number_of_classes_gives_no_evidence():
+    key, probes, _ = marked_for(CSP, "customer", classes=10)
+    found = soft(CSP).evidence(Suspect(Answers(answers(300, 7))), key, probes)
+    assert found.tests == ()
+    assert "not (probes, 10)" in found.why
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_usp_is_as_likely_by_chance_as_it_says(seed):
+    """p-values of an innocent over random keys are uniform: those below a tenth are a tenth."""
+    p = answers(50, 6, seed)
+    baseline = class_tails(answers(500, 6, seed + 1))
+    random, below = Random(seed), 0
+    for _ in range(400):
+        key = {"direction": direction(random.randbytes(48)), "baseline": baseline}
+        below += soft(USP).exact(p, key).p_value() <= 0.1
+    assert 15 <= below <= 75  # 40 +- 6 expected: four in a hundred thousand lie outside
+
+
+def test_a_suspect_is_asked_the_same_probes_once():
+    asked = []
+
+    class Counted(nn.Module):
+        def forward(self, images):
+            asked.append(len(images))
+            return torch.zeros(len(images), 3)
+
+    suspect = Suspect(Counted())
+    probes = Samples(torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    again = Samples(probes.images.clone(), probes.labels.clone())
+    assert torch.equal(suspect.answers(probes), suspect.answers(again))
+    suspect.answers(probes[:3])
+    assert asked == [8, 3]

@@ -138,6 +138,8 @@ def test_flags_stand_on_the_worst_innocent():
 def verifier(**changed) -> Verifier:
     settings = {
         "probes": 100,
+        "inputs": "samples",
+        "messages": [],
         "levels": {"flags": 1e-6, "direction": 1e-3, "signs": 1e-6},
         "false_flags": 0.01,
         "confidence": 0.99,
@@ -212,8 +214,42 @@ def test_probabilities_rounded_to_two_digits_are_evidence():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"probes": 0}, {"keys_tried": 0}, {"false_flags": 1.5}, {"levels": {"signs": 0.0}}],
+    [
+        {"probes": 0},
+        {"messages": [""]},
+        {"messages": ["a", "a"]},
+        {"keys_tried": 0},
+        {"false_flags": 1.5},
+        {"levels": {"signs": 0.0}},
+    ],
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(InputError, match=rf"verifier\.{next(iter(wrong))}"):
         verifier(**wrong)
+
+
+def signs(agreeing: int) -> Signs:
+    return Signs(torch.ones(90), torch.where(torch.arange(90) < agreeing, 1.0, -1.0))
+
+
+def test_a_message_is_named_with_p_corrected_for_their_number():
+    named = verifier().identify({"a": signs(50), "b": signs(85), "c": signs(44)})
+    assert named.name == "b"
+    assert named.p_value == pytest.approx(3 * signs(85).p_value())
+    assert named.p_values == pytest.approx(
+        {"a": min(1, 3 * signs(50).p_value()), "b": named.p_value, "c": 1.0}
+    )
+
+
+def test_nobody_is_named_on_weak_evidence():
+    named = verifier().identify({"a": signs(55), "b": signs(48)})
+    assert named.name is None
+    assert verifier().identify({}) is None
+
+
+def test_more_registered_messages_need_stronger_evidence():
+    level = verifier().levels["signs"]
+    enough = next(n for n in range(46, 91) if signs(n).p_value() <= level)
+    assert verifier().identify({"a": signs(enough)}).name == "a"
+    many = {"a": signs(enough)} | {f"other-{i}": signs(45) for i in range(10**3)}
+    assert verifier().identify(many).name is None

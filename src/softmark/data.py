@@ -59,7 +59,9 @@ class Shares:
     ``owner``: the part of the training samples that the owner holds, the attacker has the rest.
     ``judge``: the part of everything that is the judge's; only read where there is no test split.
     ``split_seed``: says who gets which sample. ``limit``, ``judge_limit``: at most so many training
-    samples (owner and attacker together) and judge's samples; None for all of them.
+    samples (owner and attacker together) and judge's samples; None for all of them. ``tuning``: all
+    three roles are found inside the owner's part, so that settings are chosen on samples that
+    neither the attacker nor the judge of a reported figure holds; a fifth of it goes to the judge.
     """
 
     owner: float
@@ -67,11 +69,14 @@ class Shares:
     split_seed: int
     limit: int | None
     judge_limit: int | None
+    tuning: bool
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
             if key in ("owner", "judge"):
                 good, wanted = type(value) is float and 0 < value < 1, "a fraction between 0 and 1"
+            elif key == "tuning":
+                good, wanted = type(value) is bool, "true or false"
             elif key == "split_seed":
                 good, wanted = type(value) is int and value >= 0, "an integer from 0 on"
             else:
@@ -83,12 +88,36 @@ class Shares:
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """Who holds what: three disjoint sets. The judge's first n samples are the probes."""
+    """Who holds what: three disjoint sets."""
 
     owner: Samples
     attacker: Samples
     judge: Samples
     classes: tuple[str, ...]
+
+    def probes(self, kind: str, count: int) -> Samples:
+        """``count`` inputs on which a suspect is asked; no key decides about them.
+
+        ``samples``: the judge's first. ``blends``: each the mean of one of those and its
+        neighbour. ``noise``: independent uniform pixels.
+
+        Raises ``InputError`` for another kind, or too many.
+        """
+        if kind not in ("samples", "blends", "noise"):
+            raise InputError(f"verifier.inputs={kind}: samples, blends or noise")
+        if count > len(self.judge):
+            raise InputError(f"verifier.probes={count}: the judge has {len(self.judge)} samples")
+        first = self.judge[:count]
+        if kind == "samples":
+            return first
+        import torch
+
+        if kind == "blends":
+            mean = (first.images.int() + first.images.roll(1, 0).int()) // 2
+            return Samples(mean.to(torch.uint8), first.labels)
+        raw = np.random.PCG64(0).random_raw(-(-first.images.numel() // 8)).tobytes()
+        noise = np.frombuffer(raw, np.uint8)[: first.images.numel()].reshape(first.images.shape)
+        return Samples(torch.from_numpy(noise.copy()), first.labels)
 
 
 def open_data(source: Source, shares: Shares, folder: str | Path) -> Roles:
@@ -126,6 +155,9 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
     judge = shuffled(judge, 1)[: shares.judge_limit]
     train = shuffled(train, 2)[: shares.limit]
     count = round(shares.owner * len(train))
+    if shares.tuning:
+        judge, train = np.split(shuffled(train[:count], 4), [count // 5])
+        count = round(shares.owner * len(train))
     held = {"owner": train[:count], "attacker": train[count:], "judge": judge}
     for role, index in held.items():
         counts = np.bincount(decoded.labels[index], minlength=len(decoded.classes))

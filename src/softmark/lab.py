@@ -23,6 +23,7 @@ from softmark.store import Stage, Store, manifest, targets, write_json
 
 Config = dict[str, Any]
 MAKERS = ("softmark.stages",)
+CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def plan(config: Config) -> Plan:
     watermarked = drawn.trained(
         "watermarked", config["seed"], {"method": config["method"]}, (victim,)
     )
-    suspect = drawn.attacked("suspect", config["seed"], config["attack"], watermarked)
+    suspect = drawn.suspect(victim, watermarked)
     pools = {
         pool: drawn.innocents(pool, config["innocents"][pool])
         for pool in ("calibration", "evaluation")
@@ -91,9 +92,28 @@ class _Draft:
         base = {"model": self.config["model"], "recipe": self.config["recipe"]}
         return self.trained(role, seed, {**base, **own}, ())
 
-    def attacked(self, role: str, seed: int, attack: Config, target: Stage) -> Stage:
-        model = attack.get("network") or target.config.get("model") or self.config["model"]
-        return self.trained(role, seed, {"attack": attack, "model": model}, (target,))
+    def attacked(self, role: str, seed: int, attack: Config, *targets: Stage) -> Stage:
+        model = attack.get("network") or targets[0].config.get("model") or self.config["model"]
+        return self.trained(role, seed, {"attack": attack, "model": model}, targets)
+
+    def suspect(self, victim: Stage, watermarked: Stage) -> Stage:
+        """What the attack leaves; ``after``: of what another attack left before.
+
+        ``accomplices``: messages of other customers, whose models the thief holds as well.
+        """
+        attack, method, seed = (self.config[name] for name in ("attack", "method", "seed"))
+        first = attack.get("after")
+        attack = {key: value for key, value in attack.items() if key != "after"}
+        holds = [watermarked]
+        for message in attack.get("accomplices") or ():
+            if message == method.get("message"):
+                raise InputError(f"attack.accomplices names {message!r}, the marked model's own")
+            # A method without messages gives each customer the same model.
+            own = {**method, "message": message} if "message" in method else method
+            holds.append(self.trained("watermarked", seed, {"method": own}, (victim,)))
+        if first:
+            holds = [self.attacked("suspect", seed, first, *holds)]
+        return self.attacked("suspect", seed, attack, *holds)
 
     def innocents(self, pool: str, count: int) -> tuple[Stage, ...]:
         """``count`` models of ``innocents.kinds`` in turn; an attack is made on the one before.
@@ -116,7 +136,10 @@ class _Draft:
                 made.append(self.attacked(role, number, config, teacher))
                 continue
             recipe = {**self.config["recipe"], **kind.pop("recipe", {})}
-            model = {**self.config["model"], **kind.pop("model", {})}
+            network = kind.pop("network", None)
+            model = (
+                self.config["innocents"]["networks"][network] if network else self.config["model"]
+            )
             teacher = self.classifier(role, number, {**kind, "recipe": recipe, "model": model})
             made.append(teacher)
         return tuple(made)
@@ -171,12 +194,15 @@ def make_stage(
     stages.seed_torch(told["seed"], role)
     if not parents:
         return stages.train_classifier(folder, told, roles, fit)
-    parent = stages.load_model(
-        store_of(config).folder(parents[0]), parents[0].config.get("model", config["model"]), roles
-    )
+    models = [
+        stages.load_model(
+            store_of(config).folder(parent), parent.config.get("model", config["model"]), roles
+        )
+        for parent in parents
+    ]
     if kind == "watermarked":
-        return stages.embed(folder, told, roles, fit, parent)
-    return stages.attack(folder, told, roles, fit, parent)
+        return stages.embed(folder, told, roles, fit, models[0])
+    return stages.attack(folder, told, roles, fit, models)
 
 
 def store_of(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:
@@ -233,9 +259,8 @@ def _check(config: Config) -> None:
         make(config[name])
     set_threads(config["trainer"]["threads"])
     choose_device(config["trainer"]["accelerator"])
-    verifier, judged = config["verifier"], len(roles_of(config).judge)
-    if verifier["probes"] > judged:
-        raise InputError(f"verifier.probes={verifier['probes']}: the judge has {judged} samples")
+    verifier = config["verifier"]
+    roles_of(config).probes(verifier["inputs"], verifier["probes"])
 
 
 def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
@@ -277,47 +302,71 @@ def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=64)
+def _suspect(folder: Path, model: str, roles: Roles):
+    """The model in ``folder``, kept with its answers: every cell asks the same innocents."""
+    from softmark.attacks.attack import Suspect
+    from softmark.stages import load_model
+
+    return Suspect(load_model(folder, json.loads(model), roles))
+
+
 def judge(cell: Plan, store: Store) -> dict[str, Any]:
     """The verdict on the suspect, its innocents judged with the same key and probes."""
-    from softmark.attacks.attack import Suspect
-    from softmark.stages import load_key, load_model, make
-    from softmark.training import predict, utility
+    from softmark.stages import load_key, make
+    from softmark.training import utility
 
     config, roles = cell.config, roles_of(cell.config)
     method, verifier = make(config["method"]), make(config["verifier"])
-    probes = roles.judge[: verifier.probes]
+    probes = roles.probes(verifier.inputs, verifier.probes)
 
-    def load(stage: Stage) -> Suspect:
+    def load(stage: Stage):
         model = stage.config.get("model", config["model"])
-        return Suspect(load_model(store.folder(stage), model, roles))
+        return _suspect(store.folder(stage), json.dumps(model), roles)
 
     key = load_key(store.folder(cell.watermarked), config["method"])
     commitment = key.check(roles.judge) if key else None
     suspect = load(cell.suspect)
-    pools = [
-        # A method without a mark has nothing to ask the innocents.
-        [method.evidence(load(stage), key, probes) for stage in pool if key]
-        for pool in (cell.calibration, cell.evaluation)
-    ]
-    verdict = verifier.judge(method.evidence(suspect, key, probes), *pools)
+    # A method without a mark has nothing to ask the innocents.
+    calibration, evaluation = (
+        [load(stage) for stage in pool if key] for pool in (cell.calibration, cell.evaluation)
+    )
+
+    def evidence(models: list, count: int) -> list:
+        return [method.evidence(model, key, probes[:count]) for model in models]
+
+    def asked(count: int):
+        return evidence([suspect], count)[0], evidence(calibration, count)
+
+    def identify(model):
+        accused = method.accuse(model, key, probes, verifier.messages) if key else {}
+        return verifier.identify(accused)
+
+    verdict = asdict(verifier.judge(*asked(len(probes)), evidence(evaluation, len(probes))))
+    counts = [count for count in CURVE if count < len(probes)]
+    curve = {str(count): verifier.p_value(*asked(count)) for count in counts}
+    named = identify(suspect)
     worth = {
-        name: utility(predict(model.network, roles.judge.images), roles.judge.labels)
-        for name, model in (
-            ("victim", load(cell.victim)),
-            ("watermarked", load(cell.watermarked)),
-            ("suspect", suspect),
+        name: utility(load(stage).answers(roles.judge), roles.judge.labels)
+        for name, stage in (
+            ("victim", cell.victim),
+            ("watermarked", cell.watermarked),
+            ("suspect", cell.suspect),
         )
     }
     flat = {f"{name}_{what}": v for name, row in worth.items() for what, v in row.items()}
-    notes = manifest(store.folder(cell.suspect))["notes"]
-    costs = {s.role: manifest(store.folder(s))["seconds"] for s in cell.verdict.parents}
-    told = asdict(verdict)
-    told["reason"] = told.pop("why") or None
+    verdict["reason"] = verdict.pop("why") or None
     return {
         **flat,
-        **told,
+        **verdict,
         "probes": len(probes),
-        "queries": notes["queries"],
+        "p_by_probes": {**curve, str(len(probes)): verdict["p_value"]},
+        "identified": named.name if named else None,
+        "identification": named and named.p_values,
+        "innocents_identified": sum(bool(i and i.name) for i in map(identify, evaluation)),
+        "queries": manifest(store.folder(cell.suspect))["notes"]["queries"],
         "commitment": commitment,
-        "stage_seconds": costs,
+        "stage_seconds": {
+            stage.role: manifest(store.folder(stage))["seconds"] for stage in cell.verdict.parents
+        },
     }

@@ -24,12 +24,13 @@ from softmark.training import Classifier, Fit, load_network, save_network
 
 MODEL = "model.safetensors"
 KEY = "key.safetensors"
+PLANNED = ("name", "after", "accomplices")
 
 
 def make(node: dict[str, Any]) -> Any:
     """The object of a config node. An ``InputError`` of its class comes out as such."""
     try:
-        return instantiate(_nameless(node), _convert_="all")
+        return instantiate(_for_its_class(node), _convert_="all")
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -39,16 +40,16 @@ def make(node: dict[str, Any]) -> Any:
         raise
 
 
-def _nameless(node: Any) -> Any:
-    """``node`` without the ``name`` of each object: it is for records, no class takes it."""
+def _for_its_class(node: Any) -> Any:
+    """``node`` without what records and plans read of each object: no class takes it."""
     if isinstance(node, list):
-        return [_nameless(value) for value in node]
+        return [_for_its_class(value) for value in node]
     if not isinstance(node, dict):
         return node
     return {
-        key: _nameless(value)
+        key: _for_its_class(value)
         for key, value in node.items()
-        if key != "name" or "_target_" not in node
+        if key not in PLANNED or "_target_" not in node
     }
 
 
@@ -100,12 +101,13 @@ def embed(
 
 
 def attack(
-    folder: Path, config: dict[str, Any], roles: Roles, fit: Fit, target: nn.Module
+    folder: Path, config: dict[str, Any], roles: Roles, fit: Fit, targets: list[nn.Module]
 ) -> dict[str, Any]:
     """A suspect: the attack gets what its access allows, and the attacker's data."""
     thief = make(config["attack"])
-    met = expose(copy.deepcopy(target), thief.access, len(roles.classes))
-    suspect = thief.apply(met, roles.attacker, fit)
+    met = [expose(copy.deepcopy(model), thief.access, len(roles.classes)) for model in targets]
+    colluding = config["attack"].get("accomplices") is not None
+    suspect = thief.apply(met if colluding else met[0], roles.attacker, fit)
     save_network(suspect.network, folder / MODEL)
     return {"queries": suspect.queries}
 

@@ -31,7 +31,7 @@ from softmark.errors import InputError
 # What judges a model must not decide where the model lies: these are left out of the address of a
 # stage that trains, by module and by the name of a method.
 JUDGING_MODULES = frozenset({"softmark.verification"})
-JUDGING_FUNCTIONS = frozenset({"evidence", "nulls"})
+JUDGING_FUNCTIONS = frozenset({"evidence", "nulls", "exact", "accuse"})
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def print_verdict(record: Record, brief: bool) -> None:
         (f"p-value ({record.get('probes')} probes)", number(record["p_value"])),
         ("  its null", f"{record['null']} ({tests})" if tests else MISSING),
         ("verdict", claim(record)),
+        *_identification(record),
         ("innocents falsely claimed", false_claims(record)),
         ("cost", f"{record['seconds']:.1f} s, {source}; {record.get('queries', 0)} queries"),
         ("record", str(record.get("path", ""))),
@@ -72,6 +73,15 @@ def print_verdict(record: Record, brief: bool) -> None:
     for name, value in rows:
         table.add_row(name, value)
     console().print(table)
+
+
+def _identification(record: Record) -> list[tuple[str, str]]:
+    """Whose mark it is, where messages were registered."""
+    p_values = record.get("identification")
+    if not p_values:
+        return []
+    of = f"p {number(min(p_values.values()))}, corrected for {len(p_values)} messages"
+    return [("carries the message", f"{record['identified'] or 'none proven'} ({of})")]
 
 
 def false_claims(record: Record) -> str:
@@ -108,6 +118,8 @@ def sweep_table(rows: Iterable[Row], varied: Sequence[str]) -> Table:
     seeds = max((len(row.records) for row in rows), default=1)
     several = seeds > 1
     spread = ("p median", "p worst", "claims") if several else ("p", "claimed")
+    if any(record and record.get("identification") for row in rows for record in row.records):
+        spread += ("names",)
     columns = ("victim", "marked", "suspect", "mark acc.", *spread)
     table = Table(
         title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if several else None,
@@ -119,7 +131,9 @@ def sweep_table(rows: Iterable[Row], varied: Sequence[str]) -> Table:
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.name, *_cells(row.records, several, len(columns)))
+        figures = _cells(row.records, several, len(columns) - ("names" in columns))
+        names = [_names(row.records)] if "names" in columns else []
+        table.add_row(*row.name, *figures, *names)
     return table
 
 
@@ -144,6 +158,17 @@ def _cells(records: Sequence[Record | None], several: bool, width: int) -> list[
     if several:
         return [*figures, number(statistics.median(p)), number(max(p)), f"{claims} of {len(done)}"]
     return [*figures, number(p[0]), "yes" if claims else "no"]
+
+
+def _names(records: Sequence[Record | None]) -> str:
+    """The messages that the verdicts name, with their number where seeds differ."""
+    named = [
+        record["identified"] or "none" for record in records if record and "identified" in record
+    ]
+    counts = {name: named.count(name) for name in dict.fromkeys(named)}
+    if len(counts) == 1:
+        return named[0]
+    return ", ".join(f"{name} ({count})" for name, count in counts.items()) or MISSING
 
 
 def console() -> Console:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -176,6 +176,18 @@ class Evidence:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Identification:
+    """Which registered message a suspect carries: ``name``, or None where none is proven.
+
+    ``p_value``: of the likeliest message, and ``p_values`` of each, corrected for their number.
+    """
+
+    name: str | None
+    p_value: float
+    p_values: dict[str, float]
+
+
 NO_MARK = Evidence(torch.empty(0), (), "no mark to judge")
 
 
@@ -214,18 +226,27 @@ def honest_answers(answers: Tensor, classes: int) -> str:
 class Verifier:
     """The one judge of all methods.
 
-    ``probes``: inputs asked. ``levels``: the p-value that each null must reach for a claim.
-    ``false_flags``: of the single-probe threshold, on calibration innocents. ``confidence``: of
-    upper bounds. ``keys_tried``: keys, salts or customers tried on this suspect; p is multiplied.
+    ``probes``: how many inputs are asked, of the kind ``inputs`` (``data.Roles.probes``).
+    ``messages``: those that the owner registered, of which the verdict may name one. ``levels``:
+    the p-value that each null must reach for a claim. ``false_flags``: of the single-probe
+    threshold, on calibration innocents. ``confidence``: of upper bounds. ``keys_tried``: keys,
+    salts or customers tried on this suspect; p is multiplied.
     """
 
     probes: int
+    inputs: str
+    messages: list[str]
     levels: dict[str, float]
     false_flags: float
     confidence: float
     keys_tried: int
 
     def __post_init__(self) -> None:
+        for message in self.messages:
+            if not message:
+                raise InputError("verifier.messages: an empty message names nobody")
+            if self.messages.count(message) > 1:
+                raise InputError(f"verifier.messages: {message!r} is registered twice")
         for name in ("probes", "keys_tried"):
             if getattr(self, name) < 1:
                 raise InputError(f"verifier.{name}={getattr(self, name)}: at least 1")
@@ -252,7 +273,7 @@ class Verifier:
         )
         return Verdict(
             score=evidence.tests[0].score,
-            p_value=max(tests.values()),
+            p_value=self.p_value(evidence, calibration),
             null="+".join(tests),
             claimed=self._claims(tests),
             tests=tests,
@@ -263,6 +284,24 @@ class Verifier:
             false_claims_upper=upper_bound(sum(claims), len(claims), 0.95) if claims else None,
             why=evidence.why,
         )
+
+    def p_value(self, evidence: Evidence, calibration: Sequence[Evidence]) -> float | None:
+        """The weakest test's p-value; None without a test."""
+        return max(self._p_values(evidence, calibration).values()) if evidence.tests else None
+
+    def identify(self, tests: Mapping[str, Null]) -> Identification | None:
+        """Names the message whose test is the strongest, if it reaches its level; None for no test.
+
+        ``tests``: the exact test of each registered message. p is multiplied by their number, so
+        that an innocent is named with no more than the level's probability.
+        """
+        if not tests:
+            return None
+        tried = len(tests) * self.keys_tried
+        p_values = {name: min(1.0, tried * test.p_value((), 0.0)) for name, test in tests.items()}
+        name = min(p_values, key=p_values.__getitem__)
+        proven = p_values[name] <= self.levels[tests[name].name]
+        return Identification(name if proven else None, p_values[name], p_values)
 
     def _p_values(self, evidence: Evidence, calibration: Sequence[Evidence]) -> dict[str, float]:
         others = [[other.tests[i] for other in calibration] for i in range(len(evidence.tests))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -38,6 +38,13 @@ class Suspect:
 
     network: nn.Module
     queries: int = 0
+    _answers: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def answers(self, probes: Samples) -> Tensor:
+        """Its probabilities (N, K); the same probes are asked once, however many keys are tried."""
+        if probes.fingerprint not in self._answers:
+            self._answers[probes.fingerprint] = predict(self.network, probes.images)
+        return self._answers[probes.fingerprint]
 
 
 class Attack:
@@ -47,7 +54,10 @@ class Attack:
     knows: ClassVar[Literal["nothing", "method"]] = "nothing"
 
     def apply(self, target: Any, data: Samples, fit: Fit) -> Suspect:
-        """``target``: a network of the thief's own to change (weights), or else a ``Query``."""
+        """``target``: a network of the thief's own to change (weights), or else a ``Query``.
+
+        A list of them, one a customer, where the attack's config names ``accomplices``.
+        """
         raise NotImplementedError
 
 

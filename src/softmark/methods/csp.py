@@ -8,8 +8,6 @@ tested exactly, since under "this suspect knows nothing of the key" the signs ar
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 from collections.abc import Mapping
 
@@ -18,26 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.data import Samples
-from softmark.methods.soft_labels import SoftLabels, alignment, log_of, templates, unit_tail
+from softmark.methods.soft_labels import (
+    SoftLabels,
+    alignment,
+    keyed_stream,
+    log_of,
+    templates,
+    unit_tail,
+)
 from softmark.methods.watermark import Key
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification import Signs
 
 
-def sign_matrix(secret: bytes, message: bytes, salt: bytes, classes: int) -> Tensor:
-    """The key's signs: (K, K) in {-1, +1}, 0 on the diagonal.
-
-    The first K (K - 1) bits, row by row, of HMAC-SHA256(secret, counter, salt, message) for the
-    counters 0, 1, ...
-    """
-    wanted = classes * (classes - 1)
-    stream = b"".join(
-        hmac.new(secret, block.to_bytes(8, "big") + salt + message, hashlib.sha256).digest()
-        for block in range(math.ceil(wanted / 256))
-    )
+def sign_matrix(stream: bytes, classes: int) -> Tensor:
+    """The key's signs, its first K (K - 1) bits row by row: (K, K), -1 or 1, 0 on the diagonal."""
     bits = torch.tensor([byte >> shift & 1 for byte in stream for shift in range(7, -1, -1)])
     signs = torch.zeros(classes, classes)
-    signs[~torch.eye(classes, dtype=torch.bool)] = 2.0 * bits[:wanted] - 1
+    there = ~torch.eye(classes, dtype=torch.bool)
+    signs[there] = 2.0 * bits[: int(there.sum())] - 1
     return signs
 
 
@@ -71,8 +68,8 @@ class Marking(Classifier):
 
 class CSP(SoftLabels):
     def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-        drawn = (bytes(key[name].tolist()) for name in ("secret", "message", "salt"))
-        return {"pattern": sign_matrix(*drawn, classes)}
+        stream = keyed_stream(key, math.ceil(classes * (classes - 1) / 8))
+        return {"pattern": sign_matrix(stream, classes)}
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -80,13 +77,15 @@ class CSP(SoftLabels):
         marking = self.marking(network=network, recipe=self.recipe, pattern=key.pattern)
         return fit(marking, data, "marking")
 
+    def exact(self, answers: Tensor, key: Mapping[str, Tensor]) -> Signs:
+        there = key["pattern"] != 0
+        return Signs(tail_sums(answers, key["baseline"])[there], key["pattern"][there])
+
     def nulls(self, answers: Tensor, scores: Tensor, key: Key) -> tuple[tuple[Signs], str]:
-        weights = tail_sums(answers, key.baseline)
-        there = key.pattern != 0
         classes = len(key.pattern)
         bits = classes * (classes - 1)
         few = f"{classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        signs = Signs(weights[there], key.pattern[there])
+        signs = self.exact(answers, key.tensors())
         return (signs,), few if 2.0**-bits > 1e-6 else ""
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+import hmac
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,12 +24,25 @@ from torch.nn import functional as F
 from softmark.attacks.attack import Attack, Suspect, expose
 from softmark.data import Samples
 from softmark.errors import InputError
-from softmark.methods.watermark import Key, Watermark
+from softmark.methods.watermark import Key, Watermark, as_bytes
 from softmark.training import Classifier, Fit, Recipe, fresh, predict
 from softmark.verification import Evidence, Null, honest_answers
 
 FLOOR = 1e-12  # what a probability of 0 counts as
 FLAT = 1e-4  # a tail whose log-probabilities spread less than this has no direction
+
+
+def keyed_stream(key: Mapping[str, Tensor], size: int) -> bytes:
+    """``size`` bytes that only the secret decides, others for each salt and message.
+
+    HMAC-SHA256(secret, counter, salt, message) for the counters 0, 1, ...
+    """
+    secret, salt, message = (bytes(key[name].tolist()) for name in ("secret", "salt", "message"))
+    blocks = (
+        hmac.new(secret, block.to_bytes(8, "big") + salt + message, hashlib.sha256).digest()
+        for block in range(math.ceil(size / 32))
+    )
+    return b"".join(blocks)[:size]
 
 
 def log_tail(log_p: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -273,8 +289,26 @@ class SoftLabels(Watermark):
     def load_key(self, path: Path) -> Key:
         return Key.load(path, self._detector)
 
+    def exact(self, answers: Tensor, key: Mapping[str, Tensor]) -> Null:
+        """The test whose null no model enters: answers (N, K) against a key's tensors."""
+        raise NotImplementedError
+
+    def accuse(
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
+    ) -> dict[str, Null]:
+        answers, tensors = suspect.answers(probes), key.tensors()
+        classes = len(key.pattern)
+        if classes < 3 or honest_answers(answers, classes):
+            return {}
+        tests = {}
+        for message in messages:
+            registered = tensors | {"message": as_bytes(message)}
+            registered |= self.pattern(registered, classes)
+            tests[message] = self.exact(answers, registered)
+        return tests
+
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        answers = predict(suspect.network, probes.images)
+        answers = suspect.answers(probes)
         classes = len(key.pattern)
         if why := honest_answers(answers, classes):
             return Evidence(torch.empty(0), (), why)

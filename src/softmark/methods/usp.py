@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ from softmark.data import Samples
 from softmark.methods.soft_labels import (
     Detector,
     SoftLabels,
+    keyed_stream,
     log_of,
     shuffle_tails,
     templates,
@@ -28,19 +31,23 @@ from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification import Direction, Flags
 
 
-def draw_direction(classes: int) -> Tensor:
-    """u, uniform among the zero-sum directions of R^K, with entries of mean square 1: (K,)."""
-    u = torch.randn(classes)
+def direction(stream: bytes) -> Tensor:
+    """u, uniform among the zero-sum directions of R^K, with entries of mean square 1: (K,).
+
+    ``stream``: 8 uniform bytes an entry, made normal by the inverse of the normal's distribution.
+    """
+    uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
+    u = torch.from_numpy(special.ndtri(uniform))
     u = u - u.mean()
-    return u / u.norm() * classes**0.5
+    return (u / u.norm() * len(u) ** 0.5).float()
 
 
-def one_pattern(direction: Tensor) -> Tensor:
-    """``direction`` as the pattern of every class: (K, K), centred on each tail."""
-    classes = len(direction)
+def one_pattern(u: Tensor) -> Tensor:
+    """``u`` (K,) as the pattern of every class: (K, K), centred on each tail."""
+    classes = len(u)
     tail = 1 - torch.eye(classes)
-    mean = (direction * tail).sum(1, keepdim=True) / (classes - 1)
-    return (direction - mean) * tail
+    mean = (u * tail).sum(1, keepdim=True) / (classes - 1)
+    return (u - mean) * tail
 
 
 class Marking(Classifier):
@@ -94,8 +101,8 @@ class Marking(Classifier):
 
 class USP(SoftLabels):
     def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-        direction = draw_direction(classes)
-        return {"direction": direction, "pattern": one_pattern(direction)}
+        u = direction(keyed_stream(key, 8 * classes))
+        return {"direction": u, "pattern": one_pattern(u)}
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -109,10 +116,19 @@ class USP(SoftLabels):
         )
         return fit(marking, data, "marking")
 
+    def exact(self, answers: Tensor, key: Mapping[str, Tensor]) -> Direction:
+        """The mean tail, without what any model of the task shows, against the keyed direction.
+
+        The part along the unmarked victim's mean tail is projected out of both: it depends on no
+        key, and ``u`` without it is still uniform, in one dimension less.
+        """
+        tail, _ = unit_tail(log_of(answers))
+        usual = F.normalize(key["baseline"].mean(0), dim=0)
+        mean, u = (v - (v @ usual) * usual for v in (tail.mean(0), key["direction"]))
+        return Direction(float(F.cosine_similarity(mean, u, dim=0)), len(u) - 2)
+
     def nulls(
         self, answers: Tensor, scores: Tensor, key: Key
     ) -> tuple[tuple[Flags, Direction], str]:
-        tail, _ = unit_tail(log_of(answers))
-        cosine = F.cosine_similarity(tail.mean(0), key.direction, dim=0)
-        direction = Direction(float(cosine), len(key.direction) - 1)
-        return (Flags(int((scores > 0).sum()), len(scores)), direction), ""
+        flags = Flags(int((scores > 0).sum()), len(scores))
+        return (flags, self.exact(answers, key.tensors())), ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -14,7 +14,7 @@ from softmark.attacks.attack import Suspect
 from softmark.data import Samples
 from softmark.errors import InputError
 from softmark.training import Fit, read_tensors
-from softmark.verification import Evidence
+from softmark.verification import Evidence, Null
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -34,6 +34,20 @@ class Watermark:
     def evidence(self, suspect: Suspect, key: Key | None, probes: Samples) -> Evidence:
         """What the suspect's answers to ``probes`` show of ``key``."""
         raise NotImplementedError
+
+    def accuse(
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
+    ) -> dict[str, Null]:
+        """An exact test of each message that the owner of ``key`` may have registered.
+
+        Empty for a method whose marks carry no message.
+        """
+        return {}
+
+
+def as_bytes(text: str) -> Tensor:
+    """UTF-8, uint8 (N,)."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 class Key(nn.Module):
@@ -66,9 +80,13 @@ class Key(nn.Module):
         return {
             "secret": torch.randint(256, (SECRET_BYTES,), dtype=torch.uint8),
             "salt": torch.randint(256, (SALT_BYTES,), dtype=torch.uint8),
-            "message": torch.tensor(list(message.encode()), dtype=torch.uint8),
+            "message": as_bytes(message),
             "commitment": torch.zeros(32, dtype=torch.uint8),
         }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What ``draw`` and the method put in, by name."""
+        return dict(self.named_buffers(recurse=False))
 
     def digest(self, probes: Samples) -> bytes:
         """SHA-256 of secret, message, salt and probes, each with its length before it."""

@@ -1,0 +1,58 @@
+"""Collusion: customers who hold differently marked copies of one model average them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softmark.attacks.attack import Attack, Query, Suspect
+from softmark.attacks.distill import Distill
+from softmark.data import Samples
+from softmark.training import Fit, as_input
+
+
+class AverageWeights(Attack):
+    """The mean of the customers' weights; BatchNorm's statistics are taken anew on their data."""
+
+    access = "weights"
+
+    def apply(self, target: list[nn.Module], data: Samples, fit: Fit) -> Suspect:
+        states = [network.state_dict() for network in target]
+        mean = {
+            name: torch.stack([state[name] for state in states]).float().mean(0).to(first.dtype)
+            for name, first in states[0].items()
+        }
+        target[0].load_state_dict(mean)
+        return Suspect(renew_statistics(target[0], data))
+
+
+def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:
+    """BatchNorm's running mean and variance as the plain mean over batches of ``data``."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for a cumulative mean
+    network.train()
+    with torch.no_grad():
+        for images in data.images.split(500):
+            network(as_input(images))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return network.eval()
+
+
+class AverageAnswers(Attack):
+    """A student distilled from the mean of the customers' answers to the thief's own pictures."""
+
+    access = "probabilities"
+
+    def __init__(self, distill: Distill):
+        self.distill = distill
+
+    def apply(self, target: list[Query], data: Samples, fit: Fit) -> Suspect:
+        def answer(images: Tensor) -> Tensor:
+            return torch.stack([query(images) for query in target]).mean(0)
+
+        suspect = self.distill.apply(Query(answer, target[0].classes), data, fit)
+        return Suspect(suspect.network, sum(query.count for query in target))
