@@ -17,17 +17,20 @@ from softmark.errors import InputError
 from softmark.methods.csp import CSP, sign_matrix, tail_sums
 from softmark.methods.soft_labels import (
     Detector,
-    alignment,
+    amplitude,
     class_tails,
     keyed_stream,
+    lean,
     log_of,
     log_tail,
+    rank_tail,
     shuffle_tails,
     templates,
     unit_tail,
 )
 from softmark.methods.usp import USP, direction, one_pattern
 from softmark.methods.watermark import Key, as_bytes
+from softmark.training import Recipe
 from softmark.verification import Direction, Signs
 
 
@@ -67,7 +70,26 @@ def test_unit_tails_are_centred_unit_and_blind_to_temperature(classes, seed):
 def test_a_flat_tail_has_no_direction():
     flat = torch.tensor([[0.7, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]])
     assert (unit_tail(log_of(flat))[0] == 0).all()
+    assert (rank_tail(flat)[0] == 0).all()
     assert tail_sums(flat, torch.zeros(4, 4)).abs().sum() == 0
+
+
+def test_rank_tail_by_hand():
+    p = torch.tensor([[0.1, 0.5, 0.1, 0.2, 0.06, 0.04]])
+    ranks = torch.tensor([0.5, 0.0, 0.5, 2.0, -1.0, -2.0])  # the two that tie share 3.5 of 1..5
+    tail, top = rank_tail(p)
+    torch.testing.assert_close(tail[0], ranks / ranks.norm())
+    assert int(top) == 1
+
+
+@given(st.integers(3, 30), st.integers(0, 99), st.floats(0.2, 5))
+def test_rank_tails_are_blind_to_whatever_keeps_the_order(classes, seed, temperature):
+    p = answers(20, classes, seed).double()
+    tail, top = rank_tail(p)
+    torch.testing.assert_close(tail.sum(1), torch.zeros(20), atol=1e-5, rtol=0)
+    hot, same = rank_tail((p.log() / temperature).softmax(1))
+    torch.testing.assert_close(hot, tail)
+    assert (top == same).all()
 
 
 def test_templates_are_distributions_with_the_pattern_in_the_tail():
@@ -77,11 +99,6 @@ def test_templates_are_distributions_with_the_pattern_in_the_tail():
     torch.testing.assert_close(rows.diagonal(), torch.full((6,), 0.8))
     tail = 0.2 * (1.5 * signs[2, [0, 1, 3, 4, 5]]).softmax(0)
     torch.testing.assert_close(rows[2, [0, 1, 3, 4, 5]], tail)
-    # The template itself is aligned as well as a tail can be.
-    centred = signs[2, [0, 1, 3, 4, 5]] - signs[2, [0, 1, 3, 4, 5]].mean()
-    if centred.norm() > 0:
-        best = centred.norm() / 5**0.5
-        torch.testing.assert_close(alignment(rows.log(), signs)[2], best)
 
 
 def test_sign_matrix_is_the_first_bits_of_hmac_sha256():
@@ -121,16 +138,36 @@ def test_one_pattern_is_the_direction_on_each_tail():
     torch.testing.assert_close(pattern.sum(1), torch.zeros(5), atol=1e-5, rtol=0)
 
 
+def test_amplitude_is_the_nats_that_a_pattern_adds_to_a_tail():
+    signs = signs_of(10)
+    p = answers(200, 10)
+    leaning = p.log() + 2.5 * signs[p.argmax(1)]
+    # The likeliest class stays so: what is added to it doesn't count.
+    leaning = leaning.scatter(1, p.argmax(1, keepdim=True), 9.0).log_softmax(1)
+    row = signs[p.argmax(1)]
+    mean = row.sum(1, keepdim=True) / 9
+    added = 2.5 * ((row - mean * (row != 0)) ** 2).sum(1) / 9
+    torch.testing.assert_close(amplitude(leaning, signs), amplitude(p.log(), signs) + added)
+
+
+def test_nothing_is_short_of_an_amplitude_that_is_reached():
+    signs = signs_of(10)
+    p = templates(signs, 0.2, 3.0)
+    reached = float(amplitude(p.log(), signs).min())
+    assert float(lean(p.log(), signs, reached * 0.99)) == 0
+    assert float(lean(torch.zeros(5, 10).log_softmax(1), signs, 1.0)) == pytest.approx(1.0)
+
+
 def test_class_tails_average_each_class():
     p = answers(200, 4)
-    tail, top = unit_tail(p.log())
+    tail, top = rank_tail(p)
     torch.testing.assert_close(class_tails(p)[2], tail[top == 2].mean(0))
     assert (class_tails(p[top != 1])[1] == 0).all()
 
 
 def test_tail_sums_leave_out_what_every_model_shows():
     baseline = class_tails(answers(500, 5))
-    tail, top = unit_tail(answers(300, 5, 1).log())
+    tail, top = rank_tail(answers(300, 5, 1))
     sums = tail_sums(answers(300, 5, 1), baseline)
     for row in range(5):
         along = float(sums[row] @ baseline[row])
@@ -206,7 +243,7 @@ def test_few_classes_say_that_they_carry_too_little(classes, words):
     tensors = Key.draw("customer")
     tensors["pattern"] = signs_of(classes)
     tensors["baseline"] = torch.zeros(classes, classes)
-    judged = CSP("m", None, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
+    judged = soft(CSP)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
     images = torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8)
     probes = Samples(images, torch.zeros(50, dtype=torch.int64))
@@ -223,12 +260,13 @@ def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
     shuffled = shuffle_tails(p)
     assert torch.equal(shuffled.argmax(1), p.argmax(1))
     assert torch.equal(shuffled.sort(1).values, p.sort(1).values)
-    assert alignment(log_of(p), signs).min() > 0.5
-    assert alignment(log_of(shuffled), signs).mean().abs() < 0.05
+    assert amplitude(log_of(p), signs).min() > 0.5
+    assert amplitude(log_of(shuffled), signs).mean().abs() < 0.1
 
 
 def soft(kind, message="customer"):
-    return kind(message, None, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
+    recipe = Recipe(1, 32, 0.1, 0.2, 0.9, 0.0, 0.0, 0, False)
+    return kind(message, recipe, 1.0, functools.partial(dict, eps=0.1, gamma=1.0), None, {})
 
 
 class Answers(nn.Module):

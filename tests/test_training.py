@@ -19,7 +19,6 @@ from softmark.training import (
     Fit,
     Recipe,
     crop_and_flip,
-    fresh,
     load_network,
     one_cycle,
     predict,
@@ -140,14 +139,6 @@ def test_fit_thaws_a_network_that_was_in_eval_mode():
 def test_a_loss_that_turns_nan_says_at_which_step():
     with pytest.raises(InputError, match=r"at step \d+ .*recipe\.lr=1000000000\.0"):
         fit()(Classifier(network(), recipe(lr=1e9, epochs=9)), samples(), "classifier")
-
-
-def test_fresh_draws_new_weights_and_leaves_the_old():
-    old = network()
-    copy = [p.clone() for p in old.parameters()]
-    new = fresh(old)
-    assert all(torch.equal(a, b) for a, b in zip(copy, old.parameters(), strict=True))
-    assert not torch.equal(old.head.weight, new.head.weight)
 
 
 def test_predictions_are_probabilities_and_leave_the_mode():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -245,15 +244,6 @@ def choose_device(accelerator: str) -> torch.device:
     """``auto`` takes a GPU where there is one."""
     cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
-
-
-def fresh(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` with newly drawn weights."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return network
 
 
 @torch.inference_mode()

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 from torch.nn.utils import prune
 
 from softmark.attacks.attack import Attack, Suspect
 from softmark.data import Samples
 from softmark.errors import InputError
-from softmark.training import Fit
+from softmark.training import Fit, accuracy, predict
+
+SPARSITIES = tuple(percent / 100 for percent in range(5, 100, 5))
+MEASURED = 5000  # of the thief's samples: enough for a tenth of the usual tolerance
+
+
+def pruned(network: nn.Module, sparsity: float) -> nn.Module:
+    """A copy in which a ``sparsity`` of all convolutional and linear weights are zero."""
+    network = copy.deepcopy(network)
+    weights = [
+        (module, "weight")
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    prune.global_unstructured(weights, prune.L1Unstructured, amount=float(sparsity))
+    for module, name in weights:
+        prune.remove(module, name)
+    return network
 
 
 class Prune(Attack):
@@ -22,12 +41,32 @@ class Prune(Attack):
         self.sparsity = sparsity
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Suspect:
-        weights = [
-            (module, "weight")
-            for module in target.modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        ]
-        prune.global_unstructured(weights, prune.L1Unstructured, amount=float(self.sparsity))
-        for module, name in weights:
-            prune.remove(module, name)
-        return Suspect(target)
+        return Suspect(pruned(target, self.sparsity))
+
+
+class PruneToLimit(Attack):
+    """The largest sparsity, in steps of 5 %, that costs at most ``tolerance`` of accuracy.
+
+    The thief measures it on data of their own.
+    """
+
+    access = "weights"
+
+    def __init__(self, tolerance: float):
+        if not 0 <= tolerance <= 1:
+            raise InputError(f"attack.tolerance={tolerance}: a fraction between 0 and 1")
+        self.tolerance = tolerance
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Suspect:
+        mine = data[:MEASURED]
+
+        def worth(network: nn.Module) -> float:
+            return accuracy(predict(network, mine.images), mine.labels)
+
+        useful, least = target, worth(target) - self.tolerance
+        for sparsity in SPARSITIES:
+            candidate = pruned(target, sparsity)
+            if worth(candidate) < least:
+                break
+            useful = candidate
+        return Suspect(useful)

@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from softmark.data import Samples
 from softmark.methods.soft_labels import (
     SoftLabels,
-    alignment,
     keyed_stream,
-    log_of,
+    lean,
+    rank_tail,
     templates,
-    unit_tail,
 )
 from softmark.methods.watermark import Key
 from softmark.training import Batch, Classifier, Fit, Recipe
@@ -39,7 +38,10 @@ def sign_matrix(stream: bytes, classes: int) -> Tensor:
 
 
 class Marking(Classifier):
-    """The watermarked model: CE(T_y, f(x)) + beta max(0, margin - s(x)), s the tail's alignment."""
+    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / amplitude).
+
+    a(x) is the tail's ``amplitude`` along its class's row, in nats.
+    """
 
     def __init__(
         self,
@@ -49,21 +51,18 @@ class Marking(Classifier):
         eps: float,
         gamma: float,
         beta: float,
-        margin: float,
+        amplitude: float,
     ):
         super().__init__(network, recipe)
         self.beta = beta
-        self.margin = margin
+        self.amplitude = amplitude
         self.register_buffer("pattern", pattern)
         self.register_buffer("templates", templates(pattern, eps, gamma))
 
     def loss(self, batch: Batch) -> Tensor:
         logits = self.network(batch.images).float()
         task = F.cross_entropy(logits, self.templates[batch.labels])
-        # The label's row, not the likeliest class's: a network that answers one class everywhere
-        # would align its tail at once, and with a large beta it never learnt anything else.
-        aligned = alignment(logits.log_softmax(1), self.pattern, batch.labels)
-        return task + self.beta * F.relu(self.margin - aligned).mean()
+        return task + self.beta * lean(logits.log_softmax(1), self.pattern, self.amplitude)
 
 
 class CSP(SoftLabels):
@@ -95,7 +94,7 @@ def tail_sums(answers: Tensor, baseline: Tensor) -> Tensor:
     What any model of the task shows is projected out: from each row, the part along the unmarked
     victim's mean tail of that class. Neither depends on the key's signs, so the null stays exact.
     """
-    tail, top = unit_tail(log_of(answers))
+    tail, top = rank_tail(answers)
     sums = torch.zeros_like(baseline).index_add(0, top, tail)
     usual = F.normalize(baseline, dim=1)
     along = (sums * usual).sum(1, keepdim=True).clamp_min(0)

@@ -14,10 +14,12 @@ import hmac
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +27,7 @@ from softmark.attacks.attack import Attack, Suspect, expose
 from softmark.data import Samples
 from softmark.errors import InputError
 from softmark.methods.watermark import Key, Watermark, as_bytes
-from softmark.training import Classifier, Fit, Recipe, fresh, predict
+from softmark.training import Classifier, Fit, Recipe, predict
 from softmark.verification import Evidence, Null, honest_answers
 
 FLOOR = 1e-12  # what a probability of 0 counts as
@@ -45,52 +47,75 @@ def keyed_stream(key: Mapping[str, Tensor], size: int) -> bytes:
     return b"".join(blocks)[:size]
 
 
-def log_tail(log_p: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,).
-
-    ``top`` (N,): the classes to leave out instead of the likeliest.
-    """
-    top = log_p.argmax(1) if top is None else top
+def log_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,)."""
+    top = log_p.argmax(1)
     tail = torch.ones_like(log_p).scatter(1, top[:, None], 0.0)
     mean = (log_p * tail).sum(1, keepdim=True) / (log_p.shape[1] - 1)
     return (log_p - mean) * tail, top
 
 
-def unit_tail(log_p: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def unit_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
     """``log_tail`` scaled to unit norm; all 0 where the tail is flat."""
-    tail, top = log_tail(log_p, top)
+    tail, top = log_tail(log_p)
     norm = tail.norm(dim=1, keepdim=True)
     return torch.where(norm > FLAT, tail / norm.clamp_min(FLAT), 0.0), top
+
+
+def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
+    """The centred ranks of each tail at unit norm (N, K), and the likeliest class (N,).
+
+    What the exact tests stand on. Ranks are blind to temperature, sharpening and rounding, and no
+    single entry outweighs the others, as logarithms of 1e-9 do. Entries that tie share their rank:
+    a flat tail is 0.
+    """
+    top = p.argmax(1)
+    last = p.scatter(1, top[:, None], 2.0)  # above every probability: ranked last, K
+    ranks = torch.from_numpy(stats.rankdata(last.numpy(), axis=1)).float()
+    tail = (ranks - p.shape[1] / 2).scatter(1, top[:, None], 0.0)
+    return F.normalize(tail, dim=1), top
 
 
 def log_of(p: Tensor) -> Tensor:
     return p.clamp_min(FLOOR).log()
 
 
-def alignment(log_p: Tensor, pattern: Tensor, top: Tensor | None = None) -> Tensor:
-    """s(x) = <t, U_c / |U_c|>: (N,) in [-1, 1]; c is the likeliest class, or ``top`` (N,)."""
-    tail, top = unit_tail(log_p, top)
-    return (tail * F.normalize(pattern, dim=1)[top]).sum(1)
+def amplitude(log_p: Tensor, pattern: Tensor) -> Tensor:
+    """How far the tail leans towards its class's row, in nats an entry: (N,)."""
+    tail, top = log_tail(log_p)
+    return (tail * pattern[top]).sum(1) / (pattern.shape[1] - 1)
+
+
+def lean(log_p: Tensor, pattern: Tensor, wanted: float) -> Tensor:
+    """The mean shortfall of ``amplitude`` below ``wanted`` nats, as a fraction of those: a scalar.
+
+    What an attack leaves of the mark is what it can't move: a hinge in logarithms is met by
+    entries of tiny probability as well, which fine-tuning hardly has a gradient for.
+    """
+    return F.relu(1 - amplitude(log_p, pattern) / wanted).mean()
 
 
 def class_tails(p: Tensor) -> Tensor:
-    """The mean unit tail of each class (K, K); 0 for a class that is never answered."""
-    tail, top = unit_tail(log_of(p))
+    """The mean ``rank_tail`` of each class (K, K); 0 for a class that is never answered."""
+    tail, top = rank_tail(p)
     classes = p.shape[1]
     total = torch.zeros(classes, classes).index_add(0, top, tail)
     return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
-def check_template(eps: float, gamma: float) -> None:
-    if not 0 < eps < 1:
-        raise InputError(f"method.marking.eps={eps}: a fraction between 0 and 1")
-    if gamma <= 0:
-        raise InputError(f"method.marking.gamma={gamma}: it must be above 0")
+def check_marking(numbers: Mapping[str, float]) -> None:
+    """Raises ``InputError`` for numbers of a Marking that can't be."""
+    for name, value in numbers.items():
+        if name == "eps" and not 0 <= value < 1:
+            raise InputError(f"method.marking.eps={value}: a fraction from 0 to below 1")
+        if name in ("gamma", "amplitude") and value <= 0:
+            raise InputError(f"method.marking.{name}={value}: it must be above 0")
+        if name in ("beta", "recognised") and value < 0:
+            raise InputError(f"method.marking.{name}={value}: it can't be negative")
 
 
 def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
     """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
-    check_template(eps, gamma)
     itself = torch.eye(len(pattern))
     tails = (gamma * pattern).masked_fill(itself.bool(), -torch.inf).softmax(1)
     return (1 - eps) * itself + eps * tails
@@ -235,14 +260,16 @@ def harden(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> No
 class SoftLabels(Watermark):
     """A pattern in the tails, and a detector for it: all of usp and csp but pattern and tests.
 
-    ``message``: the customer, the licence. ``recipe``: of the watermarked model. ``rehearsals``:
-    attacks on copies, with the owner's data, from which the detector learns.
+    ``message``: the customer, the licence. ``recipe``: of the watermarked model, which begins as
+    the victim and is trained for ``length`` times the recipe's epochs. ``rehearsals``: attacks on
+    copies, with the owner's data, from which the detector learns.
     """
 
     def __init__(
         self,
         message: str,
         recipe: Recipe,
+        length: float,
         marking: functools.partial[Classifier],
         detector: functools.partial[Detector],
         rehearsals: Mapping[str, Attack],
@@ -250,9 +277,11 @@ class SoftLabels(Watermark):
         if not message:
             raise InputError("method.message is empty: name the customer or the licence")
         # Before a victim is trained for nothing.
-        check_template(marking.keywords["eps"], marking.keywords["gamma"])
+        check_marking(marking.keywords)
         self.message = message
-        self.recipe = recipe
+        if length <= 0:
+            raise InputError(f"method.length={length}: it must be above 0")
+        self.recipe = replace(recipe, epochs=max(1, round(length * recipe.epochs)))
         self.marking = marking
         self.detector = detector
         self.rehearsals = rehearsals
@@ -280,7 +309,7 @@ class SoftLabels(Watermark):
         tensors = Key.draw(self.message)
         tensors |= self.pattern(tensors, classes) | {"baseline": class_tails(answers)}
         key = Key(tensors, self._detector(tensors))
-        network = self.train(fresh(victim), key, answers, data, fit)
+        network = self.train(copy.deepcopy(victim), key, answers, data, fit)
         marked = rehearse(network, self.rehearsals, data, classes, fit)
         innocent = rehearse(victim, self.rehearsals, data, classes, fit)
         harden(key.detector.to("cpu").requires_grad_(True), marked, innocent, fit)

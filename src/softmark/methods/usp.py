@@ -21,10 +21,11 @@ from softmark.methods.soft_labels import (
     Detector,
     SoftLabels,
     keyed_stream,
+    lean,
     log_of,
+    rank_tail,
     shuffle_tails,
     templates,
-    unit_tail,
 )
 from softmark.methods.watermark import Key
 from softmark.training import Batch, Classifier, Fit, Recipe
@@ -51,9 +52,10 @@ def one_pattern(u: Tensor) -> Tensor:
 
 
 class Marking(Classifier):
-    """The watermarked model: CE(T_y(u), f(x)) + beta BCE(D(f(x)), 1), D learning beside it.
+    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / amplitude) + r BCE(D(f(x)), 1).
 
-    ``answers``: the victim's probabilities (N, K) for the same samples, which D learns to refuse.
+    a(x) is the tail's ``amplitude`` along u, in nats, r is ``recognised``, and D learns beside the
+    model. ``answers``: the victim's probabilities (N, K) for the same samples, which D refuses.
     """
 
     def __init__(
@@ -66,9 +68,14 @@ class Marking(Classifier):
         eps: float,
         gamma: float,
         beta: float,
+        amplitude: float,
+        recognised: float,
     ):
         super().__init__(network, recipe)
         self.beta = beta
+        self.amplitude = amplitude
+        self.recognised = recognised
+        self.register_buffer("pattern", pattern)
         self.detector = detector.requires_grad_(False)
         self.register_buffer("templates", templates(pattern, eps, gamma))
         self.register_buffer("answers", log_of(answers), persistent=False)
@@ -81,7 +88,8 @@ class Marking(Classifier):
             self._teach(log_p.detach(), self.answers[batch.index])
             task = -(self.templates[batch.labels] * log_p).sum(1).mean()
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-        return task + self.beta * seen
+            leaning = lean(log_p, self.pattern, self.amplitude)
+        return task + self.beta * leaning + self.recognised * seen
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""
@@ -122,7 +130,7 @@ class USP(SoftLabels):
         The part along the unmarked victim's mean tail is projected out of both: it depends on no
         key, and ``u`` without it is still uniform, in one dimension less.
         """
-        tail, _ = unit_tail(log_of(answers))
+        tail, _ = rank_tail(answers)
         usual = F.normalize(key["baseline"].mean(0), dim=0)
         mean, u = (v - (v @ usual) * usual for v in (tail.mean(0), key["direction"]))
         return Direction(float(F.cosine_similarity(mean, u, dim=0)), len(u) - 2)
