@@ -472,3 +472,13 @@ def test_unknown_probes_and_too_many_are_refused():
         roles.probes("pictures", 5)
     with pytest.raises(InputError, match=r"verifier\.probes=1000: the judge has"):
         roles.probes("samples", 1000)
+
+
+def test_a_limit_moves_nothing_from_one_role_to_another():
+    decoded = numbered([100] * 4)
+    whole = parts(data.share(decoded, SHARES))
+    half = parts(data.share(decoded, replace(SHARES, limit=120)))
+    for role in ("owner", "attacker"):
+        assert len(half[role]) == 60
+        assert set(half[role]) < set(whole[role])
+    assert half["judge"] == whole["judge"]

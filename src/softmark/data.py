@@ -153,8 +153,11 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
         mixed, count = shuffled(everything, 0), round(shares.judge * len(everything))
         judge, train = mixed[:count], mixed[count:]
     judge = shuffled(judge, 1)[: shares.judge_limit]
-    train = shuffled(train, 2)[: shares.limit]
-    count = round(shares.owner * len(train))
+    train = shuffled(train, 2)
+    kept = min(shares.limit or len(train), len(train))
+    count = round(shares.owner * kept)
+    # From both ends: a limit moves nothing from the owner's part to the attacker's.
+    train = np.concatenate([train[:count], train[len(train) - (kept - count) :]])
     if shares.tuning:
         judge, train = np.split(shuffled(train[:count], 4), [count // 5])
         count = round(shares.owner * len(train))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -112,63 +112,118 @@ def mean(values: Sequence[float | None]) -> str:
     return f"{statistics.fmean(there):.2f} ± {half:.2f}"
 
 
-def sweep_table(rows: Iterable[Row], varied: Sequence[str]) -> Table:
+Column = Callable[[Sequence[Record]], str]
+
+
+def _share(name: str) -> Column:
+    return lambda done: mean([record[name] for record in done])
+
+
+def _cost(done: Sequence[Record]) -> str:
+    """Points of accuracy that the mark costs: the victim's less the watermarked model's."""
+    return mean([record["victim_accuracy"] - record["watermarked_accuracy"] for record in done])
+
+
+def _suspect(done: Sequence[Record]) -> str:
+    """With a dagger where it is on average more than 5 points worse than the watermarked model."""
+    lost = [record["watermarked_accuracy"] - record["suspect_accuracy"] for record in done]
+    return _share("suspect_accuracy")(done) + (" †" if statistics.fmean(lost) > 0.05 else "")
+
+
+def _p(summary: Callable[[Iterable[float]], float]) -> Column:
+    def column(done: Sequence[Record]) -> str:
+        p = [record["p_value"] for record in done if record["p_value"] is not None]
+        return number(summary(p)) if p else MISSING
+
+    return column
+
+
+def _claims(done: Sequence[Record]) -> str:
+    if all(record["p_value"] is None for record in done):
+        return MISSING
+    claims = sum(record["claimed"] for record in done)
+    if len(done) == 1:
+        return "yes" if claims else "no"
+    return f"{claims} of {len(done)}"
+
+
+def _false(done: Sequence[Record]) -> str:
+    return f"{sum(r['false_claims'] for r in done)} of {sum(r['innocents'] for r in done)}"
+
+
+def _names(done: Sequence[Record]) -> str:
+    """The messages that the verdicts name, with their number where seeds differ."""
+    named = [record.get("identified") or "none" for record in done]
+    counts = {name: named.count(name) for name in dict.fromkeys(named)}
+    if len(counts) == 1:
+        return named[0]
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+COLUMNS: dict[str, Column] = {
+    "victim": _share("victim_accuracy"),
+    "marked": _share("watermarked_accuracy"),
+    "cost": _cost,
+    "suspect": _suspect,
+    "mark acc.": _share("watermark_accuracy"),
+    "of 10": _share("watermark_accuracy_of_10"),
+    "p": _p(max),
+    "p median": _p(statistics.median),
+    "p worst": _p(max),
+    "claimed": _claims,
+    "claims": _claims,
+    "names": _names,
+    "false claims": _false,
+}
+
+
+def columns(rows: Sequence[Row], *, brief: bool) -> list[str]:
+    """Which of ``COLUMNS`` say something of these rows; ``brief``: those that fit a terminal."""
+    records = [record for row in rows for record in row.records if record]
+    several = max((len(row.records) for row in rows), default=1) > 1
+    left_out = {"p", "claimed"} if several else {"p median", "p worst", "claims"}
+    if not any(record.get("identification") for record in records):
+        left_out |= {"names"}
+    left_out |= {"cost", "of 10", "false claims"} if brief else {"marked"}
+    return [name for name in COLUMNS if name not in left_out]
+
+
+def cells(row: Row, names: Sequence[str]) -> list[str]:
+    """The figures of one row, over its finished cells."""
+    done = [record for record in row.records if record and record["status"] == "done"]
+    if not done:
+        return ["failed" if any(row.records) else MISSING] + [""] * (len(names) - 1)
+    return [COLUMNS[name](done) for name in names]
+
+
+def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     """One row for all seeds of a cell: accuracies in percent, p as median and worst."""
-    rows = list(rows)
     seeds = max((len(row.records) for row in rows), default=1)
-    several = seeds > 1
-    spread = ("p median", "p worst", "claims") if several else ("p", "claimed")
-    if any(record and record.get("identification") for row in rows for record in row.records):
-        spread += ("names",)
-    columns = ("victim", "marked", "suspect", "mark acc.", *spread)
     table = Table(
-        title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if several else None,
-        caption=_nulls(rows),
+        title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if seeds > 1 else None,
+        caption=_notes(rows),
         caption_justify="left",
     )
     for name in varied:
         table.add_column(name.rpartition(".")[2], no_wrap=True)
-    for name in columns:
+    names = columns(rows, brief=True)
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        figures = _cells(row.records, several, len(columns) - ("names" in columns))
-        names = [_names(row.records)] if "names" in columns else []
-        table.add_row(*row.name, *figures, *names)
+        figures = cells(row, names)
+        styled = [Text(figure, "bold red") if figure == "failed" else figure for figure in figures]
+        table.add_row(*row.name, *styled)
     return table
 
 
-def _nulls(rows: Iterable[Row]) -> str:
-    """What the p-values stand on, for each method."""
-    there = [record for row in rows for record in row.records if record and record["null"]]
-    named = {record["method"]: record["null"] for record in there}
-    return "; ".join(f"p of {method} stands on {null}" for method, null in named.items())
-
-
-def _cells(records: Sequence[Record | None], several: bool, width: int) -> list[str | Text]:
-    done = [record for record in records if record and record["status"] == "done"]
-    if not done:
-        mark = Text("failed", "bold red") if any(records) else MISSING
-        return [mark] + [""] * (width - 1)
-    names = ("victim_accuracy", "watermarked_accuracy", "suspect_accuracy", "watermark_accuracy")
-    figures = [mean([record[name] for record in done]) for name in names]
-    p = [record["p_value"] for record in done if record["p_value"] is not None]
-    if not p:
-        return [*figures, *[MISSING] * (width - len(figures))]
-    claims = sum(record["claimed"] for record in done)
-    if several:
-        return [*figures, number(statistics.median(p)), number(max(p)), f"{claims} of {len(done)}"]
-    return [*figures, number(p[0]), "yes" if claims else "no"]
-
-
-def _names(records: Sequence[Record | None]) -> str:
-    """The messages that the verdicts name, with their number where seeds differ."""
-    named = [
-        record["identified"] or "none" for record in records if record and "identified" in record
-    ]
-    counts = {name: named.count(name) for name in dict.fromkeys(named)}
-    if len(counts) == 1:
-        return named[0]
-    return ", ".join(f"{name} ({count})" for name, count in counts.items()) or MISSING
+def _notes(rows: Iterable[Row]) -> str:
+    """What the p-values stand on, for each method, and what the dagger means."""
+    done = [r for row in rows for r in row.records if r and r["status"] == "done"]
+    named = {record["method"]: record["null"] for record in done if record["null"]}
+    notes = [f"p of {method} stands on {null}" for method, null in named.items()]
+    if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
+        notes.append("† more than 5 points worse than the watermarked model")
+    return "; ".join(notes)
 
 
 def console() -> Console:
@@ -185,13 +240,13 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            cells = expected(config)
-            rows, varied, trouble = gather(cells)
+            sweep = expected(config)
+            rows, varied, trouble = gather(sweep)
         except InputError as error:
             sys.exit(f"error: {error}")
         console().print(sweep_table(rows, varied))
         if trouble:
-            report(f"{len(trouble)} of {len(cells)} cells failed or are missing:")
+            report(f"{len(trouble)} of {len(sweep)} cells failed or are missing:")
             for line in trouble:
                 report(f"  {line}")
             # An exception here would only be a warning to Hydra; this is none.
@@ -200,11 +255,15 @@ class SweepTable(Callback):
 
 def expected(config: DictConfig) -> list[list[str]]:
     """The overrides of each cell of the sweep, in Hydra's order."""
+    params = config.hydra.sweeper.get("params") or {}
+    return spread(list(config.hydra.overrides.task), params)
+
+
+def spread(given: list[str], params: Mapping[str, Any]) -> list[list[str]]:
+    """The cells that Hydra's basic sweeper makes of ``given`` and of a table's ``params``."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    params = config.hydra.sweeper.get("params") or {}
-    given = list(config.hydra.overrides.task)
     named = {line.split("=", 1)[0].lstrip("+~") for line in given}
     lines = [f"{key}={value}" for key, value in params.items() if key not in named] + given
     parsed = OverridesParser.create().parse_overrides(lines)
@@ -213,28 +272,22 @@ def expected(config: DictConfig) -> list[list[str]]:
 
 def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
     """The rows of the table, the names of what varies, and a line for each cell without result."""
-    from hydra import compose
-
-    from softmark.lab import plan, read_record
-
     groups: dict[tuple[str, ...], list[Record | None]] = {}
     trouble: list[str] = []
     settings = [dict(line.split("=", 1) for line in cell) for cell in cells]
     varied = [
         key
-        for key in ("method", "attack", *settings[0])
+        for key in settings[0]
         if key != "seed" and len({setting.get(key) for setting in settings}) > 1
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
     for cell, setting in zip(cells, settings, strict=True):
-        record: Record | None = None
         name = [setting.get(key, MISSING) for key in varied]
+        record: Record | None = None
         try:
-            config = compose("config", cell)
-            for place, key in enumerate(varied[:2]):
-                name[place] = config[key].name
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            record = read_record(Path(plan(plain).record))
+            config = _config(tuple(line for line in cell if not line.startswith("seed=")))
+            name[:2] = [config[key]["name"] for key in varied[:2]]
+            record = _record({**config, "seed": int(setting.get("seed", config["seed"]))})
             if record is None or record["status"] == "failed":
                 reason = record["reason"] if record else "missing"
                 trouble.append(f"{' '.join(cell)}: {reason}")
@@ -243,3 +296,18 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
         groups.setdefault(tuple(name), []).append(record)
     rows = [Row(name, tuple(records)) for name, records in groups.items()]
     return rows, varied, trouble
+
+
+@functools.lru_cache(maxsize=1024)
+def _config(cell: tuple[str, ...]) -> dict[str, Any]:
+    """Composing takes a tenth of a second: once for all seeds."""
+    from hydra import compose
+
+    config = compose("config", list(cell))
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def _record(config: dict[str, Any]) -> Record | None:
+    from softmark.lab import plan, read_record
+
+    return read_record(plan(config).record)
