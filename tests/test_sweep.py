@@ -69,6 +69,60 @@ def test_seeds_are_summed_up(swept):
     assert made(result) == ["suspect", "victim", "watermarked"]
 
 
+def report(*arguments: str, folder: Path, into: Path) -> subprocess.CompletedProcess:
+    code = (
+        "import sys, runpy; sys.argv = ['report.py', *sys.argv[1:]]\n"
+        "runpy.run_path('scripts/report.py', run_name='__main__')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments, f"output_dir={folder}", "--to", str(into)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
+    folder, _ = swept
+    result = report("robust", *SENTENCE[1:], folder=folder, into=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    table = (tmp_path / "robust.md").read_text()
+    assert len([line for line in table.splitlines() if line.startswith(("| usp", "| csp"))]) == 6
+    assert "python run.py -m method=usp,csp attack=finetune,prune,distill" in table
+    assert "torch" in table.splitlines()[-1]
+    assert len((tmp_path / "robust.csv").read_text().splitlines()) == 7
+    for picture in ("robust-probes.svg", "robust-tradeoff.svg"):
+        assert (tmp_path / picture).read_text().rstrip().endswith("</svg>")
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    report("robust", *SENTENCE[1:], folder=folder, into=tmp_path)
+    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_report_shows_what_is_missing_and_refuses_what_is_wrong(swept, tmp_path):
+    folder, _ = swept
+    some = report(
+        "t", "method=csp", "attack=prune,none", "scale=smoke", folder=folder, into=tmp_path
+    )
+    assert some.returncode == 0
+    assert "attack=none" in some.stderr
+    assert "| csp | none | — |" in (tmp_path / "t.md").read_text()
+    none = report("t", "method=csp", "seed=77", "scale=smoke", folder=folder, into=tmp_path)
+    assert none.returncode == 1
+    assert "error: no record of these cells" in none.stderr
+    wrong = report("t", "method=cspp", folder=folder, into=tmp_path)
+    assert wrong.returncode == 1
+    assert "cspp" in wrong.stderr
+    assert "Traceback" not in wrong.stderr + none.stderr
+    file = tmp_path / "file"
+    file.write_text("")
+    unwritable = report("t", *SENTENCE[1:], folder=folder, into=file)
+    assert unwritable.returncode == 1
+    assert "--to DIR" in unwritable.stderr
+
+
 def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):
     folder, _ = swept
     sweep = ["-m", "method=csp", "attack=prune", "attack.sparsity=1.5,0.5", "scale=smoke"]

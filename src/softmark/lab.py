@@ -10,7 +10,9 @@ import datetime
 import functools
 import importlib.metadata
 import json
+import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -298,8 +300,33 @@ def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
             for name in ("softmark", "torch", "pytorch-lightning", "hydra-core")
         }
         | {"python": platform.python_version()},
+        "commit": commit(),
+        "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the code that runs, with a + where it was changed since; None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    with contextlib.suppress(OSError):
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        return told.stdout.strip() or None
+    return None
+
+
+@functools.cache
+def machine() -> str:
+    """The processor's name, its cores, and the GPU."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {name}{gpu}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -360,6 +387,7 @@ def judge(cell: Plan, store: Store) -> dict[str, Any]:
         **flat,
         **verdict,
         "probes": len(probes),
+        "levels": verifier.levels,
         "p_by_probes": {**curve, str(len(probes)): verdict["p_value"]},
         "identified": named.name if named else None,
         "identification": named and named.p_values,

@@ -226,6 +226,41 @@ def _notes(rows: Iterable[Row]) -> str:
     return "; ".join(notes)
 
 
+def markdown(
+    command: str, head: Sequence[str], body: Sequence[Sequence[str]], rows: Sequence[Row]
+) -> str:
+    """A table with what is needed to make it again."""
+    done = [record for row in rows for record in row.records if record]
+    seeds = max(len(row.records) for row in rows)
+    interval = f"Mean and 95 % interval over {seeds} seeds. " if seeds > 1 else ""
+    lines = [
+        f"    {command}",
+        "",
+        f"Accuracies and costs in %. {interval}{_notes(rows)}.".replace("..", "."),
+        "",
+        *("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)),
+        "",
+        made_with(done),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def made_with(records: Sequence[Record]) -> str:
+    """Versions, machine and dates of the records, each that occurs."""
+    versions = {", ".join(f"{k} {v}" for k, v in record["versions"].items()) for record in records}
+    machines = {record.get("machine", "") for record in records} - {""}
+    commits = {record.get("commit", "") for record in records} - {""}
+    dates = sorted(record["date"][:10] for record in records)
+    days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    named = f"commit {', '.join(sorted(commits))}" if commits else ""
+    return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
+
+
+def level(record: Record) -> float:
+    """The largest p-value with which a claim of this record's method can be made."""
+    return max(record["levels"][name] for name in record["tests"])
+
+
 def console() -> Console:
     """Where results go: as wide as the terminal, and wide enough for any table in a file."""
     return Console(width=None if sys.stdout.isatty() else 120)

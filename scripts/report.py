@@ -1,0 +1,84 @@
+"""Tables and pictures of a sweep, from its records alone: nothing is trained, torch isn't needed.
+
+    python scripts/report.py NAME method=usp,csp attack=none,distill 'seed=range(0,5)'
+
+The overrides are those that run.py -m was given; a cell that this version of the code hasn't run is
+missing. Writes NAME.md, NAME.csv, NAME-probes and NAME-tradeoff (SVG and PNG) into --to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import sys
+from pathlib import Path
+
+from hydra import initialize_config_dir
+
+from softmark import tables
+from softmark.errors import InputError
+from softmark.overrides import check
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="of the files")
+    parser.add_argument("overrides", nargs="*", help="as given to run.py -m")
+    parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
+    told = parser.parse_intermixed_args()
+    if "=" in told.name:
+        parser.error(f"the first word names the files; {told.name!r} is an override")
+    try:
+        check(["-m", *told.overrides])
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            rows, varied, trouble = tables.gather(tables.spread(told.overrides, {}))
+            done = [record for row in rows for record in row.records if record]
+            if not done:
+                raise InputError(
+                    "no record of these cells: run.py -m with the same overrides makes them"
+                )
+            written = publish(told, rows, varied)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    for path in written:
+        print(path)
+    for line in trouble:
+        print(f"missing or failed: {line}", file=sys.stderr)
+
+
+def publish(told: argparse.Namespace, rows: list[tables.Row], varied: list[str]) -> list[Path]:
+    from softmark import figures
+
+    names = tables.columns(rows, brief=False)
+    head = [key.rpartition(".")[2] for key in varied] + names
+    body = [[*row.name, *tables.cells(row, names)] for row in rows]
+    done = [record for row in rows for record in row.records if record]
+    stem = told.to / told.name
+    try:
+        told.to.mkdir(parents=True, exist_ok=True)
+        with stem.with_suffix(".csv").open("w", newline="") as file:
+            csv.writer(file).writerows([head, *body])
+        pictures = []
+        if all(record.get("p_by_probes") for record in done if record["p_value"] is not None):
+            levels = {r["method"]: tables.level(r) for r in done if r["p_value"] is not None}
+            pictures.append(("probes", figures.p_over_probes(rows, levels)))
+        pictures.append(("tradeoff", figures.tradeoff(rows)))
+        paths = [
+            path
+            for name, figure in pictures
+            for path in figures.save(figure, stem.with_name(f"{told.name}-{name}"))
+        ]
+        command = shlex.join(["python", "run.py", "-m", *told.overrides])
+        stem.with_suffix(".md").write_text(tables.markdown(command, head, body, rows))
+    except OSError as error:
+        raise InputError(f"{told.to}: {error.strerror}; --to DIR writes elsewhere") from error
+    return [stem.with_suffix(".md"), stem.with_suffix(".csv"), *paths]
+
+
+if __name__ == "__main__":
+    main()
