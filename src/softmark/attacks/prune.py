@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 from torch.nn.utils import prune
 
@@ -18,7 +19,8 @@ MEASURED = 5000  # of the thief's samples: enough for a tenth of the usual toler
 
 def pruned(network: nn.Module, sparsity: float) -> nn.Module:
     """A copy in which a ``sparsity`` of all convolutional and linear weights are zero."""
-    network = copy.deepcopy(network)
+    # torch's pruning can't read weights that lie channels last, as a training leaves them.
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     weights = [
         (module, "weight")
         for module in network.modules()
