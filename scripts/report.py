@@ -1,8 +1,9 @@
 """Tables and pictures of a sweep, from its records alone: nothing is trained, torch isn't needed.
 
-    python scripts/report.py NAME method=usp,csp attack=none,distill 'seed=range(0,5)'
+    python scripts/report.py table=robustness
+    python scripts/report.py --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
 
-The overrides are those that run.py -m was given; a cell that this version of the code hasn't run is
+The overrides are those that run.py was given; a cell that this version of the code hasn't run is
 missing. Writes NAME.md, NAME.csv, NAME-probes and NAME-tradeoff (SVG and PNG) into --to.
 """
 
@@ -13,8 +14,9 @@ import csv
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 
 from softmark import tables
 from softmark.errors import InputError
@@ -27,16 +29,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", help="of the files")
-    parser.add_argument("overrides", nargs="*", help="as given to run.py -m")
+    parser.add_argument("overrides", nargs="*", help="as given to run.py")
+    parser.add_argument("--name", help="of the files; the table's, where none is given")
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
     told = parser.parse_intermixed_args()
-    if "=" in told.name:
-        parser.error(f"the first word names the files; {told.name!r} is an override")
     try:
         check(["-m", *told.overrides])
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            rows, varied, trouble = tables.gather(tables.spread(told.overrides, {}))
+            name, params = table_of(told.overrides)
+            told.name = told.name or name
+            if not told.name:
+                raise InputError("--name NAME of the files is needed where no table=NAME is given")
+            rows, varied, trouble = tables.gather(tables.spread(told.overrides, params))
             done = [record for row in rows for record in row.records if record]
             if not done:
                 raise InputError(
@@ -49,6 +53,14 @@ def main() -> None:
         print(path)
     for line in trouble:
         print(f"missing or failed: {line}", file=sys.stderr)
+
+
+def table_of(overrides: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """The name of the chosen table and what it sweeps over."""
+    chosen = [line for line in overrides if line.startswith("table=")]
+    config = compose("config", chosen, return_hydra_config=True)
+    params = config.hydra.sweeper.get("params")
+    return (config.get("table") or {}).get("name"), params or {}
 
 
 def publish(told: argparse.Namespace, rows: list[tables.Row], varied: list[str]) -> list[Path]:
@@ -73,7 +85,8 @@ def publish(told: argparse.Namespace, rows: list[tables.Row], varied: list[str])
             for name, figure in pictures
             for path in figures.save(figure, stem.with_name(f"{told.name}-{name}"))
         ]
-        command = shlex.join(["python", "run.py", "-m", *told.overrides])
+        sweep = [] if any(line.startswith("table=") for line in told.overrides) else ["-m"]
+        command = shlex.join(["python", "run.py", *sweep, *told.overrides])
         stem.with_suffix(".md").write_text(tables.markdown(command, head, body, rows))
     except OSError as error:
         raise InputError(f"{told.to}: {error.strerror}; --to DIR writes elsewhere") from error

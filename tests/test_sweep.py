@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
+from softmark.tables import spread
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
 
@@ -86,7 +88,7 @@ def report(*arguments: str, folder: Path, into: Path) -> subprocess.CompletedPro
 
 def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     folder, _ = swept
-    result = report("robust", *SENTENCE[1:], folder=folder, into=tmp_path)
+    result = report("--name=robust", *SENTENCE[1:], folder=folder, into=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     table = (tmp_path / "robust.md").read_text()
@@ -97,30 +99,78 @@ def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     for picture in ("robust-probes.svg", "robust-tradeoff.svg"):
         assert (tmp_path / picture).read_text().rstrip().endswith("</svg>")
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    report("robust", *SENTENCE[1:], folder=folder, into=tmp_path)
+    report("--name=robust", *SENTENCE[1:], folder=folder, into=tmp_path)
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_a_report_shows_what_is_missing_and_refuses_what_is_wrong(swept, tmp_path):
     folder, _ = swept
     some = report(
-        "t", "method=csp", "attack=prune,none", "scale=smoke", folder=folder, into=tmp_path
+        "--name=t", "method=csp", "attack=prune,none", "scale=smoke", folder=folder, into=tmp_path
     )
     assert some.returncode == 0
     assert "attack=none" in some.stderr
     assert "| csp | none | — |" in (tmp_path / "t.md").read_text()
-    none = report("t", "method=csp", "seed=77", "scale=smoke", folder=folder, into=tmp_path)
+    none = report("--name=t", "method=csp", "seed=77", "scale=smoke", folder=folder, into=tmp_path)
     assert none.returncode == 1
     assert "error: no record of these cells" in none.stderr
-    wrong = report("t", "method=cspp", folder=folder, into=tmp_path)
+    wrong = report("--name=t", "method=cspp", folder=folder, into=tmp_path)
     assert wrong.returncode == 1
     assert "cspp" in wrong.stderr
     assert "Traceback" not in wrong.stderr + none.stderr
+    unnamed = report("method=csp", folder=folder, into=tmp_path)
+    assert "--name NAME" in unnamed.stderr
     file = tmp_path / "file"
     file.write_text("")
-    unwritable = report("t", *SENTENCE[1:], folder=folder, into=file)
+    unwritable = report("--name=t", *SENTENCE[1:], folder=folder, into=file)
     assert unwritable.returncode == 1
     assert "--to DIR" in unwritable.stderr
+
+
+TABLES = sorted(path.stem for path in (ROOT / "conf/table").glob("*.yaml"))
+
+
+def test_a_table_is_one_sweep_and_can_be_narrowed(swept, tmp_path):
+    folder, _ = swept
+    narrow = ["table=robustness", "method=csp", "attack=finetune,prune", "seed=0", "scale=smoke"]
+    result = run(*narrow, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert made(result) == []
+    rows = [line.split()[1:4:2] for line in result.stdout.splitlines() if line.startswith("│")]
+    assert rows == [["csp", "finetune"], ["csp", "prune"]]
+    reported = report(*narrow, folder=folder, into=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "python run.py table=robustness" in (tmp_path / "robustness.md").read_text()
+
+
+def test_a_number_of_a_table_can_be_narrowed_too(swept):
+    folder, _ = swept
+    sweep = ["table=prune", "method=csp", "attack.sparsity=0.5", "seed=0", "scale=smoke"]
+    result = run(*sweep, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("│ csp") == 1
+
+
+def test_an_unknown_table_is_refused_with_the_list(tmp_path):
+    for result in (
+        run("table=roobust", folder=tmp_path),
+        report("table=roobust", folder=tmp_path, into=tmp_path),
+    ):
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert "roobust" in result.stderr
+        assert all(name in result.stderr for name in TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_cell_of_a_table_has_a_config(name):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        told = compose("config", [f"table={name}"], return_hydra_config=True)
+        assert told.table.name == name
+        cells = spread([f"table={name}"], told.hydra.sweeper.params)
+        assert len({tuple(cell) for cell in cells}) == len(cells) >= 5
+        for cell in (cells[0], cells[-1]):
+            compose("config", cell)
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):

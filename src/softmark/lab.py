@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from softmark.data import Roles, Shares, fingerprint, name_of, open_data
+from softmark.data import Roles, Samples, Shares, fingerprint, name_of, open_data
 from softmark.errors import InputError
 from softmark.store import Stage, Store, manifest, targets, write_json
 
@@ -309,7 +309,11 @@ def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
 @functools.cache
 def commit() -> str | None:
     """The commit of the code that runs, with a + where it was changed since; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    checkout = Path(__file__).parents[2]
+    # Installed elsewhere, git would tell the commit of whatever project lies around it.
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+"]
     with contextlib.suppress(OSError):
         told = subprocess.run(command, capture_output=True, text=True, check=False)
         return told.stdout.strip() or None
@@ -359,19 +363,21 @@ def judge(cell: Plan, store: Store) -> dict[str, Any]:
         [load(stage) for stage in pool if key] for pool in (cell.calibration, cell.evaluation)
     )
 
-    def evidence(models: list, count: int) -> list:
-        return [method.evidence(model, key, probes[:count]) for model in models]
+    def evidence(models: list, asked: Samples) -> list:
+        return [method.evidence(model, key, asked) for model in models]
 
-    def asked(count: int):
-        return evidence([suspect], count)[0], evidence(calibration, count)
+    def p_value(asked: Samples) -> float | None:
+        return verifier.p_value(*evidence([suspect], asked), evidence(calibration, asked))
 
     def identify(model):
         accused = method.accuse(model, key, probes, verifier.messages) if key else {}
         return verifier.identify(accused)
 
-    verdict = asdict(verifier.judge(*asked(len(probes)), evidence(evaluation, len(probes))))
-    counts = [count for count in CURVE if count < len(probes)]
-    curve = {str(count): verifier.p_value(*asked(count)) for count in counts}
+    (found,) = evidence([suspect], probes)
+    verdict = asdict(
+        verifier.judge(found, evidence(calibration, probes), evidence(evaluation, probes))
+    )
+    curve = {str(count): p_value(probes[:count]) for count in CURVE if count < len(probes)}
     named = identify(suspect)
     worth = {
         name: utility(load(stage).answers(roles.judge), roles.judge.labels)

@@ -30,9 +30,10 @@ def check(arguments: list[str]) -> None:
     told = get_args_parser().parse_known_args(arguments)[0]
     if told.help or told.hydra_help or told.shell_completion:
         return
-    parsed = [_parse(line) for line in told.overrides]
+    tabled = any(line.startswith("table=") for line in told.overrides)
+    parsed = [_parse(line) for line in [*_swept(told.overrides), *told.overrides]]
     for override in parsed:
-        if override.is_sweep_override() and not told.multirun:
+        if override.is_sweep_override() and not (told.multirun or tabled):
             raise InputError(f"{override.input_line} is a sweep of several values: add -m")
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
@@ -46,6 +47,17 @@ def check(arguments: list[str]) -> None:
                     _check_choices([*first[:place], text, *first[place + 1 :]])
                 else:
                     _check_value(override, base)
+
+
+def _swept(given: list[str]) -> list[str]:
+    """What a chosen table sweeps over, but for the keys that ``given`` narrows."""
+    names = [line.removeprefix("table=") for line in given if line.startswith("table=")]
+    path = CONF / "table" / f"{names[-1]}.yaml" if names else None
+    if path is None or not path.is_file():
+        return []
+    params = OmegaConf.load(path).hydra.sweeper.params
+    narrowed = {line.split("=", 1)[0] for line in given}
+    return [f"{key}={value}" for key, value in params.items() if key not in narrowed]
 
 
 def _parse(line: str) -> Override:
