@@ -22,6 +22,7 @@ from softmark import tables
 from softmark.errors import InputError
 from softmark.overrides import check
 
+UNHASHED = ("output_dir=", "logger", "trainer")  # where it ran and was watched
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -63,30 +64,30 @@ def table_of(overrides: list[str]) -> tuple[str | None, dict[str, Any]]:
     return (config.get("table") or {}).get("name"), params or {}
 
 
+def public(override: str) -> str:
+    """``override`` without a folder of this machine."""
+    return "data.path=DIR" if override.startswith("data.path=") else override
+
+
 def publish(told: argparse.Namespace, rows: list[tables.Row], varied: list[str]) -> list[Path]:
     from softmark import figures
 
     names = tables.columns(rows, brief=False)
     head = [key.rpartition(".")[2] for key in varied] + names
     body = [[*row.name, *tables.cells(row, names)] for row in rows]
-    done = [record for row in rows for record in row.records if record]
     stem = told.to / told.name
     try:
         told.to.mkdir(parents=True, exist_ok=True)
         with stem.with_suffix(".csv").open("w", newline="") as file:
             csv.writer(file).writerows([head, *body])
-        pictures = []
-        if all(record.get("p_by_probes") for record in done if record["p_value"] is not None):
-            levels = {r["method"]: tables.level(r) for r in done if r["p_value"] is not None}
-            pictures.append(("probes", figures.p_over_probes(rows, levels)))
-        pictures.append(("tradeoff", figures.tradeoff(rows)))
         paths = [
             path
-            for name, figure in pictures
+            for name, figure in figures.pictures(rows).items()
             for path in figures.save(figure, stem.with_name(f"{told.name}-{name}"))
         ]
+        elsewhere = [line for line in told.overrides if not line.startswith(UNHASHED)]
         sweep = [] if any(line.startswith("table=") for line in told.overrides) else ["-m"]
-        command = shlex.join(["python", "run.py", *sweep, *told.overrides])
+        command = shlex.join(["python", "run.py", *sweep, *map(public, elsewhere)])
         stem.with_suffix(".md").write_text(tables.markdown(command, head, body, rows))
     except OSError as error:
         raise InputError(f"{told.to}: {error.strerror}; --to DIR writes elsewhere") from error

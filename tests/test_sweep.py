@@ -118,6 +118,11 @@ def test_a_report_shows_what_is_missing_and_refuses_what_is_wrong(swept, tmp_pat
     assert wrong.returncode == 1
     assert "cspp" in wrong.stderr
     assert "Traceback" not in wrong.stderr + none.stderr
+    nothing = ["method=none", "attack=none", "scale=smoke"]
+    assert run(*nothing, folder=folder).returncode == 0
+    unmarked = report("--name=unmarked", *nothing, folder=folder, into=tmp_path)
+    assert unmarked.returncode == 0, unmarked.stderr
+    assert sorted(path.suffix for path in tmp_path.glob("unmarked*")) == [".csv", ".md"]
     unnamed = report("method=csp", folder=folder, into=tmp_path)
     assert "--name NAME" in unnamed.stderr
     file = tmp_path / "file"

@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from softmark.tables import Record, Row
+from softmark.tables import Record, Row, level
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -40,7 +40,8 @@ def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each method that has p-values."""
     methods: dict[str, list[Row]] = {}
     for row in rows:
-        if any(record["p_value"] is not None for record in _done(row)):
+        # A cell whose verdict had nothing to go by has no curve.
+        if _done(row) and all(record["p_value"] is not None for record in _done(row)):
             methods.setdefault(_done(row)[0]["method"], []).append(row)
     return methods
 
@@ -53,11 +54,15 @@ def _style(place: int) -> dict:
     }
 
 
-def p_over_probes(rows: Sequence[Row], level: dict[str, float]) -> plt.Figure:
-    """The median p-value over the seeds against the number of probes, a panel for each method.
+def pictures(rows: Sequence[Row]) -> dict[str, plt.Figure]:
+    """All that the rows have something to show for, by name; none without a p-value."""
+    if not _methods(rows):
+        return {}
+    return {"probes": p_over_probes(rows), "tradeoff": tradeoff(rows)}
 
-    ``level``: the p-value that a claim of each method needs.
-    """
+
+def p_over_probes(rows: Sequence[Row]) -> plt.Figure:
+    """The median p-value over the seeds against the number of probes, a panel for each method."""
     methods = _methods(rows)
     figure, panels = plt.subplots(
         1, len(methods), figsize=(4.6 * len(methods), 3.8), squeeze=False, sharey=True
@@ -68,10 +73,11 @@ def p_over_probes(rows: Sequence[Row], level: dict[str, float]) -> plt.Figure:
             counts = sorted(map(int, curves[0]))
             median = [statistics.median(curve[str(count)] for curve in curves) for count in counts]
             panel.plot(counts, median, label=" ".join(row.name[1:]), ms=4, lw=1.2, **_style(place))
-        panel.axhline(level[method], color="0.3", lw=0.8)
+        needed = level(_done(own[0])[0])
+        panel.axhline(needed, color="0.3", lw=0.8)
         panel.annotate(
-            f"claimed below {level[method]:.0e}",
-            (1, level[method]),
+            f"claimed below {needed:.0e}",
+            (1, needed),
             textcoords="offset points",
             xytext=(0, 3),
             color="0.3",
