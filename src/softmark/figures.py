@@ -51,6 +51,7 @@ def _style(place: int) -> dict:
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[place // len(COLOURS) % len(DASHES)],
+        "fillstyle": "none" if place >= len(COLOURS) else "full",
     }
 
 
@@ -77,9 +78,11 @@ def p_over_probes(rows: Sequence[Row]) -> plt.Figure:
         panel.axhline(needed, color="0.3", lw=0.8)
         panel.annotate(
             f"claimed below {needed:.0e}",
-            (1, needed),
+            (0.99, needed),
+            xycoords=panel.get_yaxis_transform(),
             textcoords="offset points",
             xytext=(0, 3),
+            ha="right",
             color="0.3",
             fontsize=8,
         )
