@@ -360,3 +360,10 @@ def test_a_suspect_is_asked_the_same_probes_once():
     assert torch.equal(suspect.answers(probes), suspect.answers(again))
     suspect.answers(probes[:3])
     assert asked == [8, 3]
+
+
+def test_a_key_whose_secret_was_emptied_is_refused(key, probes):
+    key.commit(probes)
+    key.secret = torch.empty(0, dtype=torch.uint8)
+    with pytest.raises(InputError, match="commitment"):
+        key.check(probes)
