@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from softmark.tables import Record, Row, level
+from softmark.tables import Row, level
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -32,17 +32,13 @@ plt.rcParams.update(
 )
 
 
-def _done(row: Row) -> list[Record]:
-    return [record for record in row.records if record and record["status"] == "done"]
-
-
 def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each method that has p-values."""
     methods: dict[str, list[Row]] = {}
     for row in rows:
         # A cell whose verdict had nothing to go by has no curve.
-        if _done(row) and all(record["p_value"] is not None for record in _done(row)):
-            methods.setdefault(_done(row)[0]["method"], []).append(row)
+        if row.done and all(record["p_value"] is not None for record in row.done):
+            methods.setdefault(row.done[0]["method"], []).append(row)
     return methods
 
 
@@ -70,11 +66,11 @@ def p_over_probes(rows: Sequence[Row]) -> plt.Figure:
     )
     for panel, (method, own) in zip(panels[0], methods.items(), strict=True):
         for place, row in enumerate(own):
-            curves = [record["p_by_probes"] for record in _done(row)]
+            curves = [record["p_by_probes"] for record in row.done]
             counts = sorted(map(int, curves[0]))
             median = [statistics.median(curve[str(count)] for curve in curves) for count in counts]
             panel.plot(counts, median, label=" ".join(row.name[1:]), ms=4, lw=1.2, **_style(place))
-        needed = level(_done(own[0])[0])
+        needed = level(own[0].done[0])
         panel.axhline(needed, color="0.3", lw=0.8)
         panel.annotate(
             f"claimed below {needed:.0e}",
@@ -123,12 +119,12 @@ def tradeoff(rows: Sequence[Row]) -> plt.Figure:
 
 
 def _cost(row: Row) -> float:
-    done = _done(row)
+    done = row.done
     return 100 * statistics.fmean(r["victim_accuracy"] - r["watermarked_accuracy"] for r in done)
 
 
 def _accuracy(row: Row) -> float:
-    known = [record["watermark_accuracy"] for record in _done(row)]
+    known = [record["watermark_accuracy"] for record in row.done]
     return 100 * statistics.fmean(known) if None not in known else math.nan
 
 

@@ -98,6 +98,10 @@ class Row:
     name: tuple[str, ...]
     records: tuple[Record | None, ...]
 
+    @property
+    def done(self) -> list[Record]:
+        return [record for record in self.records if record and record["status"] == "done"]
+
 
 def mean(values: Sequence[float | None]) -> str:
     """Percent: mean and the half-width of its 95 % interval (Student's t) over the seeds."""
@@ -190,10 +194,9 @@ def columns(rows: Sequence[Row], *, brief: bool) -> list[str]:
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
     """The figures of one row, over its finished cells."""
-    done = [record for record in row.records if record and record["status"] == "done"]
-    if not done:
+    if not row.done:
         return ["failed" if any(row.records) else MISSING] + [""] * (len(names) - 1)
-    return [COLUMNS[name](done) for name in names]
+    return [COLUMNS[name](row.done) for name in names]
 
 
 def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
@@ -218,7 +221,7 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
 
 def _notes(rows: Iterable[Row]) -> str:
     """What the p-values stand on, for each method, and what the dagger means."""
-    done = [r for row in rows for r in row.records if r and r["status"] == "done"]
+    done = [record for row in rows for record in row.done]
     named = {record["method"]: record["null"] for record in done if record["null"]}
     notes = [f"p of {method} stands on {null}" for method, null in named.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
@@ -230,7 +233,7 @@ def markdown(
     command: str, head: Sequence[str], body: Sequence[Sequence[str]], rows: Sequence[Row]
 ) -> str:
     """A table with what is needed to make it again."""
-    done = [record for row in rows for record in row.records if record]
+    records = [record for row in rows for record in row.records if record]
     seeds = max(len(row.records) for row in rows)
     interval = f"Mean and 95 % interval over {seeds} seeds. " if seeds > 1 else ""
     lines = [
@@ -240,7 +243,7 @@ def markdown(
         "",
         *("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)),
         "",
-        made_with(done),
+        made_with(records),
     ]
     return "\n".join(lines) + "\n"
 

@@ -273,7 +273,7 @@ class Verifier:
         )
         return Verdict(
             score=evidence.tests[0].score,
-            p_value=self.p_value(evidence, calibration),
+            p_value=max(tests.values()),
             null="+".join(tests),
             claimed=self._claims(tests),
             tests=tests,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from softmark.attacks.attack import Attack, Query, Suspect
 from softmark.attacks.distill import Distill
@@ -28,17 +29,7 @@ class AverageWeights(Attack):
 
 def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:
     """BatchNorm's running mean and variance as the plain mean over batches of ``data``."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative mean
-    network.train()
-    with torch.no_grad():
-        for images in data.images.split(500):
-            network(as_input(images))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    update_bn(map(as_input, data.images.split(500)), network)
     return network.eval()
 
 
