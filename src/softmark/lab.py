@@ -25,6 +25,8 @@ from softmark.store import Stage, Store, manifest, targets, write_json
 
 Config = dict[str, Any]
 MAKERS = ("softmark.stages",)
+# Where a cell runs and how it is watched: never part of what it is.
+ELSEWHERE = ("output_dir", "trainer", "logger", "table")
 CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
 
 
@@ -293,6 +295,7 @@ def _describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
             "evaluation": [stage.address for stage in cell.evaluation],
         },
         "overrides": overrides,
+        "config": {key: value for key, value in config.items() if key not in ELSEWHERE},
         "precision": cell.victim.config["precision"],
         "threads": config["trainer"]["threads"],
         "versions": {
