@@ -4,26 +4,24 @@
     python scripts/report.py --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
 
 The overrides are those that run.py was given; a cell that this version of the code hasn't run is
-missing. Writes NAME.md, NAME.csv, NAME-probes and NAME-tradeoff (SVG and PNG) into --to.
+missing. Writes NAME.md, NAME.tex, NAME.csv (one line a cell) and pictures (SVG and PNG) into --to.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
 from softmark import tables
 from softmark.errors import InputError
-from softmark.overrides import check
+from softmark.overrides import CONF, check, with_table
+from softmark.publish import Sheet, latex, markdown, write_cells
 
 UNHASHED = ("output_dir=", "logger", "trainer")  # where it ran and was watched
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def main() -> None:
@@ -35,19 +33,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
     told = parser.parse_intermixed_args()
     try:
-        check(["-m", *told.overrides])
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            name, params = table_of(told.overrides)
-            told.name = told.name or name
-            if not told.name:
-                raise InputError("--name NAME of the files is needed where no table=NAME is given")
-            rows, varied, trouble = tables.gather(tables.spread(told.overrides, params))
-            done = [record for row in rows for record in row.records if record]
-            if not done:
-                raise InputError(
-                    "no record of these cells: run.py -m with the same overrides makes them"
-                )
-            written = publish(told, rows, varied)
+        sheet, trouble = read(told.overrides)
+        name = told.name or sheet.table.get("name")
+        if not name:
+            raise InputError("--name NAME of the files is needed where no table=NAME is given")
+        written = publish(sheet, told.to / name)
     except InputError as error:
         sys.exit(f"error: {error}")
     for path in written:
@@ -56,12 +46,18 @@ def main() -> None:
         print(f"missing or failed: {line}", file=sys.stderr)
 
 
-def table_of(overrides: list[str]) -> tuple[str | None, dict[str, Any]]:
-    """The name of the chosen table and what it sweeps over."""
-    chosen = [line for line in overrides if line.startswith("table=")]
-    config = compose("config", chosen, return_hydra_config=True)
-    params = config.hydra.sweeper.get("params")
-    return (config.get("table") or {}).get("name"), params or {}
+def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
+    """The sweep that run.py makes of ``overrides``, and a line for each cell without result."""
+    check(["-m", *overrides])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        table, _ = with_table(overrides)
+        rows, varied, trouble = tables.gather(tables.spread(overrides))
+    if not any(record for row in rows for record in row.records):
+        told = "no record of these cells: run.py -m with the same overrides makes them"
+        raise InputError("\n".join([told, *trouble[:5]]))
+    elsewhere = [public(line) for line in overrides if not line.startswith(UNHASHED)]
+    command = shlex.join(["python", "run.py", *([] if table else ["-m"]), *elsewhere])
+    return Sheet(command, table, rows, varied), trouble
 
 
 def public(override: str) -> str:
@@ -69,29 +65,21 @@ def public(override: str) -> str:
     return "data.path=DIR" if override.startswith("data.path=") else override
 
 
-def publish(told: argparse.Namespace, rows: list[tables.Row], varied: list[str]) -> list[Path]:
+def publish(sheet: Sheet, stem: Path) -> list[Path]:
+    """Writes every form of ``sheet`` beside ``stem``."""
     from softmark import figures
 
-    names = tables.columns(rows, brief=False)
-    head = [key.rpartition(".")[2] for key in varied] + names
-    body = [[*row.name, *tables.cells(row, names)] for row in rows]
-    stem = told.to / told.name
+    paths = [stem.with_name(f"{stem.name}.{form}") for form in ("md", "tex", "csv")]
     try:
-        told.to.mkdir(parents=True, exist_ok=True)
-        with stem.with_suffix(".csv").open("w", newline="") as file:
-            csv.writer(file).writerows([head, *body])
-        paths = [
-            path
-            for name, figure in figures.pictures(rows).items()
-            for path in figures.save(figure, stem.with_name(f"{told.name}-{name}"))
-        ]
-        elsewhere = [line for line in told.overrides if not line.startswith(UNHASHED)]
-        sweep = [] if any(line.startswith("table=") for line in told.overrides) else ["-m"]
-        command = shlex.join(["python", "run.py", *sweep, *map(public, elsewhere)])
-        stem.with_suffix(".md").write_text(tables.markdown(command, head, body, rows))
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(markdown(sheet), encoding="utf-8")
+        paths[1].write_text(latex(sheet), encoding="utf-8")
+        write_cells(sheet, paths[2])
+        for name, figure in figures.pictures(sheet.rows, sheet.varied).items():
+            paths += figures.save(figure, stem.with_name(f"{stem.name}-{name}"))
     except OSError as error:
-        raise InputError(f"{told.to}: {error.strerror}; --to DIR writes elsewhere") from error
-    return [stem.with_suffix(".md"), stem.with_suffix(".csv"), *paths]
+        raise InputError(f"{stem.parent}: {error.strerror}; --to DIR writes elsewhere") from error
+    return paths
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Pictures of a sweep, from its records: p over the number of probes, cost against survival."""
+"""Pictures of a sweep, from its records: which there are follows from what the sweep varies."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from softmark.tables import Row, level
+from softmark.tables import Row, interval, level, number
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -51,11 +52,87 @@ def _style(place: int) -> dict:
     }
 
 
-def pictures(rows: Sequence[Row]) -> dict[str, plt.Figure]:
-    """All that the rows have something to show for, by name; none without a p-value."""
-    if not _methods(rows):
+def pictures(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
+    """All that the rows have something to show for, by name; none without a p-value.
+
+    ``varied``: the keys whose values are the rows' names.
+    """
+    shown = [row for own in _methods(rows).values() for row in own]
+    if not shown:
         return {}
-    return {"probes": p_over_probes(rows), "tradeoff": tradeoff(rows)}
+    if place := _numeric(shown, varied):
+        return {"curve": curve(shown, varied, place)}
+    found = {"probes": p_over_probes(shown)}
+    if len({row.name[1:] for row in shown}) > 1:
+        found["tradeoff"] = tradeoff(shown)
+    if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
+        found["heatmap"] = heatmap(shown)
+    return found
+
+
+def _numeric(rows: Sequence[Row], varied: Sequence[str]) -> int | None:
+    """The place of the first number of the attack that varies, as an axis of a curve."""
+    for place, key in enumerate(varied):
+        if key.startswith("attack."):
+            with contextlib.suppress(ValueError):
+                if len({float(row.name[place]) for row in rows}) > 1:
+                    return place
+    return None
+
+
+def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
+    """Watermark accuracy, and below it the suspect's accuracy, over a number of the attack.
+
+    One line for each other setting, with the 95 % interval over the seeds as a band.
+    """
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: float(row.name[place])):
+        lines.setdefault((*row.name[:place], *row.name[place + 1 :]), []).append(row)
+    figure, panels = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
+    told = {"watermark_accuracy": "watermark accuracy in %", "suspect_accuracy": "accuracy in %"}
+    for panel, (field, label) in zip(panels, told.items(), strict=True):
+        panel.set_ylabel(label)
+        for line, (name, own) in enumerate(lines.items()):
+            x = [float(row.name[place]) for row in own]
+            known = [interval([record[field] for record in row.done]) for row in own]
+            style = _style(line)
+            panel.plot(x, [m for m, _ in known], label=" ".join(name), ms=4, lw=1.2, **style)
+            low, high = ([m + sign * h for m, h in known] for sign in (-1, 1))
+            panel.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    steps = sorted({float(row.name[place]) for row in rows})
+    if steps[0] > 0 and steps[-1] / steps[0] > 10:
+        panels[1].set_xscale("log")
+        panels[1].set_xticks(steps, [f"{step:g}" for step in steps])
+        panels[1].minorticks_off()
+    panels[1].set_xlabel(varied[place].rpartition(".")[2].replace("_", " "))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def heatmap(rows: Sequence[Row]) -> plt.Figure:
+    """Watermark accuracy of each method under each attack, with its worst p-value and claims."""
+    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    table = [[math.nan] * len(methods) for _ in attacks]
+    size = (2.4 + 1.5 * len(methods), 0.9 + 0.42 * len(attacks))
+    figure, axis = plt.subplots(figsize=size)
+    for row in rows:
+        table[attacks.index(row.name[1])][methods.index(row.name[0])] = _accuracy(row)
+    shades = axis.imshow(table, cmap="cividis", vmin=50, vmax=100, aspect="auto")
+    for row in rows:
+        y, x = attacks.index(row.name[1]), methods.index(row.name[0])
+        claims = sum(record["claimed"] for record in row.done)
+        worst = max(record["p_value"] for record in row.done)
+        claimed = "claimed" if claims == len(row.done) else f"claimed {claims}/{len(row.done)}"
+        text = f"{table[y][x]:.1f}\np {number(worst)}, {claimed}"
+        ink = "w" if table[y][x] < 78 else "k"
+        axis.text(x, y, text, ha="center", va="center", fontsize=7, color=ink)
+    axis.set_xticks(range(len(methods)), methods)
+    axis.set_yticks(range(len(attacks)), attacks)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    figure.colorbar(shades, label="watermark accuracy in %", shrink=0.8)
+    return figure
 
 
 def p_over_probes(rows: Sequence[Row]) -> plt.Figure:

@@ -55,6 +55,8 @@ def plan(config: Config) -> Plan:
         "watermarked", config["seed"], {"method": config["method"]}, (victim,)
     )
     suspect = drawn.suspect(victim, watermarked)
+    if config["attack"].get("forged"):
+        watermarked = drawn.forged(watermarked)
     pools = {
         pool: drawn.innocents(pool, config["innocents"][pool])
         for pool in ("calibration", "evaluation")
@@ -118,6 +120,14 @@ class _Draft:
         if first:
             holds = [self.attacked("suspect", seed, first, *holds)]
         return self.attacked("suspect", seed, attack, *holds)
+
+    def forged(self, watermarked: Stage) -> Stage:
+        """What a thief of ``watermarked`` lays before the judge: that model and a key of their own.
+
+        It takes the owner's place in the verdict, so that a claim is a forgery.
+        """
+        claim = {"method": self.config["method"], "attack": self.config["attack"]}
+        return self.trained("forged", self.config["seed"], claim, (watermarked,))
 
     def innocents(self, pool: str, count: int) -> tuple[Stage, ...]:
         """``count`` models of ``innocents.kinds`` in turn; an attack is made on the one before.
@@ -206,6 +216,10 @@ def make_stage(
     ]
     if kind == "watermarked":
         return stages.embed(folder, told, roles, fit, models[0])
+    if kind == "forged":
+        from softmark.attacks.forge import claim
+
+        return claim(folder, told, roles, fit, models[0])
     return stages.attack(folder, told, roles, fit, models)
 
 

@@ -30,10 +30,10 @@ def check(arguments: list[str]) -> None:
     told = get_args_parser().parse_known_args(arguments)[0]
     if told.help or told.hydra_help or told.shell_completion:
         return
-    tabled = any(line.startswith("table=") for line in told.overrides)
-    parsed = [_parse(line) for line in [*_swept(told.overrides), *told.overrides]]
+    table, lines = with_table(told.overrides)
+    parsed = [_parse(line) for line in lines]
     for override in parsed:
-        if override.is_sweep_override() and not (told.multirun or tabled):
+        if override.is_sweep_override() and not (told.multirun or table):
             raise InputError(f"{override.input_line} is a sweep of several values: add -m")
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
@@ -49,15 +49,20 @@ def check(arguments: list[str]) -> None:
                     _check_value(override, base)
 
 
-def _swept(given: list[str]) -> list[str]:
-    """What a chosen table sweeps over, but for the keys that ``given`` narrows."""
-    names = [line.removeprefix("table=") for line in given if line.startswith("table=")]
-    path = CONF / "table" / f"{names[-1]}.yaml" if names else None
-    if path is None or not path.is_file():
-        return []
-    params = OmegaConf.load(path).hydra.sweeper.params
-    narrowed = {line.split("=", 1)[0] for line in given}
-    return [f"{key}={value}" for key, value in params.items() if key not in narrowed]
+def with_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The chosen table, and what it sweeps over, but for what ``given`` narrows, before ``given``.
+
+    Nothing and ``given`` where no table is chosen. Raises ``InputError`` for one that isn't there.
+    """
+    chosen = [_parse(line) for line in given if line.startswith("table=")]
+    if not chosen:
+        return {}, given
+    _check_group(chosen[-1])
+    told = OmegaConf.load(CONF / "table" / f"{chosen[-1].value()}.yaml")
+    narrowed = {line.split("=", 1)[0].lstrip("+~") for line in given}
+    params = OmegaConf.to_container(told.hydra.sweeper.params)
+    swept = [f"{key}={value}" for key, value in params.items() if key not in narrowed]
+    return OmegaConf.to_container(told.table), [*swept, *given]
 
 
 def _parse(line: str) -> Override:

@@ -57,7 +57,7 @@ class Stage:
             "role": self.role,
             "config": self.config,
             "code": code_hash(self.code, judges=self.judges),
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+            "versions": _versions(),
             "parents": [parent.address for parent in self.parents],
         }
         text = json.dumps(identity, sort_keys=True, allow_nan=False)
@@ -74,7 +74,12 @@ _UNWRITABLE = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
-_VERSIONED = ("torch", "pytorch-lightning")
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of the libraries that decide a result; finding them takes longer than hashing a stage."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
 
 
 def code_hash(roots: Iterable[str], *, judges: bool) -> str:

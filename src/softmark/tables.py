@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -17,9 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from softmark.errors import InputError
+from softmark.overrides import with_table
 
 Record = dict[str, Any]
 MISSING = "—"
+USELESS = 0.05  # the loss of accuracy beyond which a suspect is no longer worth stealing
 
 
 def report(line: str) -> None:
@@ -93,27 +98,34 @@ def false_claims(record: Record) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells that differ in their seed only."""
+    """The cells that differ in their seed only; ``stale``: how many only older code has made."""
 
     name: tuple[str, ...]
     records: tuple[Record | None, ...]
+    stale: int = 0
 
     @property
     def done(self) -> list[Record]:
         return [record for record in self.records if record and record["status"] == "done"]
 
 
-def mean(values: Sequence[float | None]) -> str:
-    """Percent: mean and the half-width of its 95 % interval (Student's t) over the seeds."""
+def interval(values: Sequence[float | None]) -> tuple[float, float]:
+    """Percent: mean and the half-width of its 95 % interval (Student's t); nan where unknown."""
     there = [100 * value for value in values if value is not None]
-    if not there:
-        return MISSING
-    if len(there) == 1:
-        return f"{there[0]:.2f}"
+    if len(there) < 2:
+        return (there[0] if there else math.nan), math.nan
     from scipy.stats import t
 
     half = t.ppf(0.975, len(there) - 1) * statistics.stdev(there) / math.sqrt(len(there))
-    return f"{statistics.fmean(there):.2f} ± {half:.2f}"
+    return statistics.fmean(there), float(half)
+
+
+def mean(values: Sequence[float | None]) -> str:
+    """``interval`` as a person writes it."""
+    middle, half = interval(values)
+    if math.isnan(middle):
+        return MISSING
+    return f"{middle:.2f}" if math.isnan(half) else f"{middle:.2f} ± {half:.2f}"
 
 
 Column = Callable[[Sequence[Record]], str]
@@ -131,7 +143,7 @@ def _cost(done: Sequence[Record]) -> str:
 def _suspect(done: Sequence[Record]) -> str:
     """With a dagger where it is on average more than 5 points worse than the watermarked model."""
     lost = [record["watermarked_accuracy"] - record["suspect_accuracy"] for record in done]
-    return _share("suspect_accuracy")(done) + (" †" if statistics.fmean(lost) > 0.05 else "")
+    return _share("suspect_accuracy")(done) + (" †" if statistics.fmean(lost) > USELESS else "")
 
 
 def _p(summary: Callable[[Iterable[float]], float]) -> Column:
@@ -174,6 +186,7 @@ COLUMNS: dict[str, Column] = {
     "p": _p(max),
     "p median": _p(statistics.median),
     "p worst": _p(max),
+    "p least": _p(min),
     "claimed": _claims,
     "claims": _claims,
     "names": _names,
@@ -185,17 +198,18 @@ def columns(rows: Sequence[Row], *, brief: bool) -> list[str]:
     """Which of ``COLUMNS`` say something of these rows; ``brief``: those that fit a terminal."""
     records = [record for row in rows for record in row.records if record]
     several = max((len(row.records) for row in rows), default=1) > 1
-    left_out = {"p", "claimed"} if several else {"p median", "p worst", "claims"}
+    left_out = {"p", "claimed"} if several else {"p median", "p worst", "p least", "claims"}
     if not any(record.get("identification") for record in records):
         left_out |= {"names"}
-    left_out |= {"cost", "of 10", "false claims"} if brief else {"marked"}
+    left_out |= {"cost", "of 10", "p least", "false claims"} if brief else {"marked"}
     return [name for name in COLUMNS if name not in left_out]
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
     """The figures of one row, over its finished cells."""
     if not row.done:
-        return ["failed" if any(row.records) else MISSING] + [""] * (len(names) - 1)
+        word = "failed" if any(row.records) else "stale" if row.stale else MISSING
+        return [word] + [""] * (len(names) - 1)
     return [COLUMNS[name](row.done) for name in names]
 
 
@@ -204,7 +218,7 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     seeds = max((len(row.records) for row in rows), default=1)
     table = Table(
         title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if seeds > 1 else None,
-        caption=_notes(rows),
+        caption="; ".join(notes(rows)),
         caption_justify="left",
     )
     for name in varied:
@@ -214,49 +228,48 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         figures = cells(row, names)
-        styled = [Text(figure, "bold red") if figure == "failed" else figure for figure in figures]
+        bad = ("failed", "stale")
+        styled = [Text(figure, "bold red") if figure in bad else figure for figure in figures]
         table.add_row(*row.name, *styled)
     return table
 
 
-def _notes(rows: Iterable[Row]) -> str:
-    """What the p-values stand on, for each method, and what the dagger means."""
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the figures must know: nulls, marks, and what isn't whole."""
     done = [record for row in rows for record in row.done]
     named = {record["method"]: record["null"] for record in done if record["null"]}
-    notes = [f"p of {method} stands on {null}" for method, null in named.items()]
+    told = [f"p of {method} stands on {null}" for method, null in named.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
-        notes.append("† more than 5 points worse than the watermarked model")
-    return "; ".join(notes)
+        told.append("† more than 5 points worse than the watermarked model")
+    told += _weakest(rows)
+    for row in rows:
+        if 0 < len(row.done) < len(row.records):
+            told.append(f"{' '.join(row.name)}: {len(row.done)} of {len(row.records)} cells")
+    reasons = [r["reason"] for row in rows for r in row.records if r and r["status"] == "failed"]
+    told += [f"failed: {reason}" for reason in dict.fromkeys(reasons)]
+    if stale := sum(row.stale for row in rows):
+        told.append(f"{stale} cells were last made by older code: not shown, to be run again")
+    return told
 
 
-def markdown(
-    command: str, head: Sequence[str], body: Sequence[Sequence[str]], rows: Sequence[Row]
-) -> str:
-    """A table with what is needed to make it again."""
-    records = [record for row in rows for record in row.records if record]
-    seeds = max(len(row.records) for row in rows)
-    interval = f"Mean and 95 % interval over {seeds} seeds. " if seeds > 1 else ""
-    lines = [
-        f"    {command}",
-        "",
-        f"Accuracies and costs in %. {interval}{_notes(rows)}.".replace("..", "."),
-        "",
-        *("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)),
-        "",
-        made_with(records),
+def _weakest(rows: Sequence[Row]) -> list[str]:
+    """The attack that leaves each method least, where there are several to choose from.
+
+    A suspect that the attack cost more than 5 points is no longer worth having: it doesn't count.
+    """
+    left: dict[str, dict[str, float]] = {}
+    for row in rows:
+        mark = interval([record["watermark_accuracy"] for record in row.done])[0]
+        lost = [r["watermarked_accuracy"] - r["suspect_accuracy"] for r in row.done]
+        if not math.isnan(mark) and statistics.fmean(lost) <= USELESS:
+            left.setdefault(row.name[0], {})[" ".join(row.name[1:])] = mark
+    worst = {method: min(marks, key=marks.__getitem__) for method, marks in left.items()}
+    return [
+        f"the worst of {len(left[method])} attacks on {method} is {attack} "
+        f"({left[method][attack]:.1f} %)"
+        for method, attack in worst.items()
+        if len(left[method]) > 2
     ]
-    return "\n".join(lines) + "\n"
-
-
-def made_with(records: Sequence[Record]) -> str:
-    """Versions, machine and dates of the records, each that occurs."""
-    versions = {", ".join(f"{k} {v}" for k, v in record["versions"].items()) for record in records}
-    machines = {record.get("machine", "") for record in records} - {""}
-    commits = {record.get("commit", "") for record in records} - {""}
-    dates = sorted(record["date"][:10] for record in records)
-    days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    named = f"commit {', '.join(sorted(commits))}" if commits else ""
-    return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
 
 
 def level(record: Record) -> float:
@@ -278,7 +291,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            sweep = expected(config)
+            sweep = spread(list(config.hydra.overrides.task))
             rows, varied, trouble = gather(sweep)
         except InputError as error:
             sys.exit(f"error: {error}")
@@ -291,26 +304,19 @@ class SweepTable(Callback):
             sys.exit(1)
 
 
-def expected(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of the sweep, in Hydra's order."""
-    params = config.hydra.sweeper.get("params") or {}
-    return spread(list(config.hydra.overrides.task), params)
-
-
-def spread(given: list[str], params: Mapping[str, Any]) -> list[list[str]]:
-    """The cells that Hydra's basic sweeper makes of ``given`` and of a table's ``params``."""
+def spread(given: list[str]) -> list[list[str]]:
+    """The cells that Hydra's basic sweeper makes of ``given``: the overrides of each, in order."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    named = {line.split("=", 1)[0].lstrip("+~") for line in given}
-    lines = [f"{key}={value}" for key, value in params.items() if key not in named] + given
+    _, lines = with_table(given)
     parsed = OverridesParser.create().parse_overrides(lines)
     return [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
 
 
 def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
     """The rows of the table, the names of what varies, and a line for each cell without result."""
-    groups: dict[tuple[str, ...], list[Record | None]] = {}
+    groups: dict[tuple[str, ...], list[tuple[Record | None, bool]]] = {}
     trouble: list[str] = []
     settings = [dict(line.split("=", 1) for line in cell) for cell in cells]
     varied = [
@@ -319,21 +325,48 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
         if key != "seed" and len({setting.get(key) for setting in settings}) > 1
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
+    older = functools.cache(_configs_of_records)
     for cell, setting in zip(cells, settings, strict=True):
         name = [setting.get(key, MISSING) for key in varied]
         record: Record | None = None
+        stale = False
         try:
             config = _config(tuple(line for line in cell if not line.startswith("seed=")))
             name[:2] = [config[key]["name"] for key in varied[:2]]
-            record = _record({**config, "seed": int(setting.get("seed", config["seed"]))})
-            if record is None or record["status"] == "failed":
-                reason = record["reason"] if record else "missing"
-                trouble.append(f"{' '.join(cell)}: {reason}")
+            config = {**config, "seed": int(setting.get("seed", config["seed"]))}
+            record = _record(config)
+            if record is None:
+                stale = _identity(config) in older(config["output_dir"])
+                trouble.append(f"{' '.join(cell)}: {'made by older code' if stale else 'missing'}")
+            elif record["status"] == "failed":
+                trouble.append(f"{' '.join(cell)}: {record['reason']}")
         except InputError as error:
             trouble.append(f"{' '.join(cell)}: {error}")
-        groups.setdefault(tuple(name), []).append(record)
-    rows = [Row(name, tuple(records)) for name, records in groups.items()]
+        groups.setdefault(tuple(name), []).append((record, stale))
+    rows = [
+        Row(name, tuple(record for record, _ in found), sum(stale for _, stale in found))
+        for name, found in groups.items()
+    ]
     return rows, varied, trouble
+
+
+def _identity(config: dict[str, Any]) -> str:
+    """What a cell is, whatever code runs it."""
+    from softmark.lab import ELSEWHERE
+
+    own = {key: value for key, value in config.items() if key not in ELSEWHERE}
+    return json.dumps(own, sort_keys=True)
+
+
+def _configs_of_records(folder: str) -> set[str]:
+    """The cells of all records, of this and of older code. One that is broken tells of none."""
+    from softmark.lab import read_record
+
+    found = set()
+    for path in (Path(folder) / "records").glob("*.json"):
+        with contextlib.suppress(InputError):
+            found.add(_identity((read_record(path) or {}).get("config", {})))
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

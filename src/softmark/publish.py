@@ -1,0 +1,127 @@
+"""A sweep's table as files: Markdown, LaTeX, and the figures of each cell as CSV."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softmark.tables import MISSING, Row, cells, columns, notes
+
+# What the CSV tells of each cell, in the record's own units: accuracies as fractions of 1.
+FIELDS = (
+    "status", "victim_accuracy", "watermarked_accuracy", "suspect_accuracy", "watermark_accuracy",
+    "watermark_accuracy_of_10", "p_value", "null", "claimed", "identified", "false_claims",
+    "innocents", "queries", "seconds", "address", "commit", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sweep to publish: ``command`` makes it, ``table`` is its node in conf/table, or empty."""
+
+    command: str
+    table: dict[str, Any]
+    rows: list[Row]
+    varied: list[str]
+
+    @property
+    def head(self) -> list[str]:
+        names = columns(self.rows, brief=False)
+        return [key.rpartition(".")[2] for key in self.varied] + names
+
+    @property
+    def body(self) -> list[list[str]]:
+        """One line a row, and last what the paper states of these figures, where it does."""
+        names = columns(self.rows, brief=False)
+        lines = [[*row.name, *cells(row, names)] for row in self.rows]
+        if reported := self.table.get("reported"):
+            blank = [""] * (len(self.varied) - 1)
+            told = [f"{reported[name]:.2f}" if name in reported else "" for name in names]
+            lines.append(["reported", *blank, *told])
+        return lines
+
+    @property
+    def caption(self) -> str:
+        seeds = max(len(row.records) for row in self.rows)
+        told = [self.table.get("title", ""), "Accuracies and costs in %"]
+        told += [f"Mean and 95 % interval over {seeds} seeds"] if seeds > 1 else []
+        if self.table.get("reported"):
+            told.append("*reported*: the figures of the paper's abstract")
+        return " ".join(f"{line}." for line in (*told, "; ".join(notes(self.rows))) if line)
+
+    @property
+    def origin(self) -> str:
+        """Versions, machine and dates of the records, each that occurs."""
+        records = [record for row in self.rows for record in row.records if record]
+        versions = {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records}
+        machines = {record.get("machine", "") for record in records} - {""}
+        commits = sorted({record.get("commit") or "" for record in records} - {""})
+        dates = sorted(record["date"][:10] for record in records)
+        days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+        named = f"commit {', '.join(commits)}" if commits else ""
+        return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
+
+
+def markdown(sheet: Sheet) -> str:
+    """The table with what is needed to make it again."""
+    rule = ["---"] * len(sheet.head)
+    table = ["| " + " | ".join(line) + " |" for line in (sheet.head, rule, *sheet.body)]
+    parts = [f"    {sheet.command}", sheet.caption, "\n".join(table), sheet.origin]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(sheet: Sheet) -> str:
+    """A ``table`` for a paper; it needs the package booktabs."""
+    figures = len(sheet.head) - len(sheet.varied)
+    lines = [" & ".join(map(tex, line)) + r" \\" for line in (sheet.head, *sheet.body)]
+    if sheet.table.get("reported"):
+        lines.insert(-1, r"\midrule")
+    return "\n".join(
+        [
+            *(f"% {line}" for line in (sheet.command, sheet.origin)),
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{tex(sheet.caption)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(sheet.varied)}{'r' * figures}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "†": r"$\dagger$", MISSING: "---", "<": r"\textless{}", ">": r"\textgreater{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d(?:\.\d)?)e([+-]\d+)(?!\w)")
+_EMPHASIS = re.compile(r"\*(\w+)\*")
+
+
+def tex(text: str) -> str:
+    """``text`` for LaTeX: its own signs made harmless, 2.0e-05 as a power of 10."""
+    safe = "".join(_TEX.get(sign, sign) for sign in text)
+    minus = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", safe)
+    powers = _SCIENTIFIC.sub(lambda m: rf"${m[1]}\times10^{{{int(m[2])}}}$", minus)
+    return _EMPHASIS.sub(r"\\emph{\1}", powers)
+
+
+def write_cells(sheet: Sheet, path: Path) -> None:
+    """One line for each cell that has a record, with the plain numbers that the table sums up."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*sheet.varied, "seed", *FIELDS])
+        for row in sheet.rows:
+            for record in filter(None, row.records):
+                told: Sequence[Any] = [record.get(name) for name in FIELDS]
+                writer.writerow([*row.name, record["seed"], *told])
