@@ -5,6 +5,7 @@
 Only Hydra is imported here: ``--help`` and a mistyped override answer at once.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -24,24 +25,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def cell(config: DictConfig) -> None:
-    from softmark.lab import run_cell
+    from softmark.lab import make_only, run_cell
+    from softmark.sweep import above_the_line
     from softmark.tables import print_verdict, report
 
     job = HydraConfig.get()
     sweeping = job.mode == RunMode.MULTIRUN
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        record = run_cell(plain, list(job.overrides.task), report)
-    except Exception as error:
-        # Its record says why it failed; the other cells of a sweep go on.
-        if isinstance(error, InputError):
-            report(f"error: {error}")
-        else:
-            traceback.print_exc()
-        if not sweeping:
-            raise SystemExit(2) from None
-    else:
-        print_verdict(record, brief=sweeping)
+    with above_the_line() if sweeping else contextlib.nullcontext():
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            if plain["only"]:
+                make_only(plain, plain["only"], report)
+            else:
+                record = run_cell(plain, list(job.overrides.task), report)
+                print_verdict(record, brief=sweeping)
+        except Exception as error:
+            # Its record says why it failed; the other cells of a sweep go on.
+            if isinstance(error, InputError):
+                report(f"error: {error}")
+            else:
+                traceback.print_exc()
+            if not sweeping:
+                raise SystemExit(2) from None
 
 
 def main() -> None:

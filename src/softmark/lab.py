@@ -26,7 +26,7 @@ from softmark.store import Stage, Store, manifest, targets, write_json
 Config = dict[str, Any]
 MAKERS = ("softmark.stages",)
 # Where a cell runs and how it is watched: never part of what it is.
-ELSEWHERE = ("output_dir", "trainer", "logger", "table")
+ELSEWHERE = ("output_dir", "trainer", "logger", "table", "only")
 CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
 
 
@@ -221,6 +221,24 @@ def make_stage(
 
         return claim(folder, told, roles, fit, models[0])
     return stages.attack(folder, told, roles, fit, models)
+
+
+def make_only(config: Config, wanted: str, report: Callable[[str], None]) -> None:
+    """Makes the stage ``ROLE/ADDRESS`` of the cell ``config``, unless a parent of it is missing.
+
+    A parent that couldn't be made has failed in a wave before; each cell that needs it says why.
+    """
+    todo = list(plan(config).verdict.parents)
+    store = store_of(config, report)
+    while todo:
+        stage = todo.pop()
+        todo += stage.parents
+        if f"{stage.role}/{stage.address}" == wanted:
+            _check(config)
+            if all(map(store.has, stage.parents)):
+                store.once(stage)
+            return
+    raise InputError(f"only={wanted}: the cell has no such stage")
 
 
 def store_of(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:

@@ -168,6 +168,10 @@ class Store:
     def folder(self, stage: Stage) -> Path:
         return self.root / stage.role.split("/")[0] / stage.address
 
+    def has(self, stage: Stage) -> bool:
+        """Whether ``stage`` is there with every file as it was written."""
+        return _whole(self.folder(stage))
+
     def once(self, stage: Stage) -> Path:
         """The folder of ``stage``, made now if it isn't there, its parents first."""
         folder = self.folder(stage)

@@ -331,9 +331,8 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
         record: Record | None = None
         stale = False
         try:
-            config = _config(tuple(line for line in cell if not line.startswith("seed=")))
+            config = composed(cell)
             name[:2] = [config[key]["name"] for key in varied[:2]]
-            config = {**config, "seed": int(setting.get("seed", config["seed"]))}
             record = _record(config)
             if record is None:
                 stale = _identity(config) in older(config["output_dir"])
@@ -367,6 +366,13 @@ def _configs_of_records(folder: str) -> set[str]:
         with contextlib.suppress(InputError):
             found.add(_identity((read_record(path) or {}).get("config", {})))
     return found
+
+
+def composed(cell: list[str]) -> dict[str, Any]:
+    """The config of the overrides of one cell, without interpolations."""
+    config = _config(tuple(line for line in cell if not line.startswith("seed=")))
+    seeds = [line.removeprefix("seed=") for line in cell if line.startswith("seed=")]
+    return {**config, "seed": int(seeds[-1])} if seeds else config
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,0 +1,246 @@
+"""A sweep: its cells, the stages that they share, and the waves in which workers make them.
+
+Whatever launcher Hydra was given gets the stages first, each once and parents before children, and
+the cells last. So no worker waits for a stage that another one makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from softmark.errors import InputError
+from softmark.lab import Plan, plan, read_record, store_of
+from softmark.store import Stage, Store, manifest
+from softmark.tables import composed, report, spread
+
+__all__ = ["Sweep", "spread"]
+Job = list[str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing for a worker: the overrides of its job, and what exists when it is done."""
+
+    job: Job
+    result: Path
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Another one as soon as the result was written anew; no clock is trusted."""
+        try:
+            told = self.result.stat()
+        except FileNotFoundError:
+            return None
+        return told.st_ino, told.st_mtime_ns
+
+
+class Sweep:
+    """``cells``: the overrides of each. What is done already isn't done again."""
+
+    def __init__(self, cells: list[Job]):
+        self.stages: dict[str, tuple[Stage, Job]] = {}
+        self.tasks: list[Task] = []
+        self.unplanned: list[Job] = []
+        self.done = 0
+        self.store: Store | None = None
+        for job in cells:
+            try:
+                self._add(job, plan(composed(job)))
+            except InputError:
+                # The cell itself will say what is wrong.
+                self.unplanned.append(job)
+
+    def _add(self, job: Job, cell: Plan) -> None:
+        self.store = store_of(cell.config)
+        try:
+            record = read_record(cell.record)
+        except InputError:
+            record = None
+        if record and record["status"] == "done":
+            self.done += 1
+            return
+        self.tasks.append(Task(job, cell.record))
+        for stage in cell.verdict.parents:
+            self._need(stage, job)
+
+    def _need(self, stage: Stage, job: Job) -> None:
+        if stage.address in self.stages or self.store.has(stage):
+            return
+        self.stages[stage.address] = (stage, job)
+        for parent in stage.parents:
+            self._need(parent, job)
+
+    def waves(self) -> list[list[Task]]:
+        """The missing stages, those without missing parents first."""
+        depth: dict[str, int] = {}
+
+        def deep(stage: Stage) -> int:
+            if stage.address not in depth:
+                above = [deep(parent) for parent in stage.parents if parent.address in self.stages]
+                depth[stage.address] = 1 + max(above, default=-1)
+            return depth[stage.address]
+
+        found: dict[int, list[Task]] = {}
+        for stage, job in self.stages.values():
+            task = Task([*job, f"only={stage.role}/{stage.address}"], self.store.folder(stage))
+            found.setdefault(deep(stage), []).append(task)
+        return [found[level] for level in sorted(found)]
+
+    def run(self, launcher: Any, at_once: int | None) -> list[Any]:
+        """Launches what is missing; ``at_once``: so many jobs a launch at most, None for all."""
+        report(self.outlook())
+        alone = "basic" in type(launcher).__module__
+        cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
+        # One worker never waits for another: it makes each stage when a cell needs it.
+        waves = [cells] if alone else [*self.waves(), cells]
+        number = 0
+        with Watch(self).shown():
+            for wave in filter(None, waves):
+                size = at_once or len(wave)
+                for start in range(0, len(wave), size):
+                    number = launch(launcher, wave[start : start + size], number)
+        return []
+
+    def outlook(self) -> str:
+        roles = Counter(stage.role.split("/")[0] for stage, _ in self.stages.values())
+        stages = ", ".join(f"{count} {role}" for role, count in roles.items()) or "none"
+        cells = len(self.tasks) + len(self.unplanned)
+        return f"{cells} cells to judge, {self.done} done before; stages to make: {stages}"
+
+
+def launch(launcher: Any, tasks: list[Task], number: int) -> int:
+    """Launches ``tasks`` until each is done; the number of the next job.
+
+    Some launchers lose all jobs with one worker. What is missing is launched again, last first, so
+    that a job which kills its worker doesn't keep those after it from their turn; no more once a
+    launch got nothing done.
+    """
+    while tasks:
+        before = [task.stamp() for task in tasks]
+        number += len(tasks)
+        try:
+            launcher.launch([task.job for task in tasks], initial_job_idx=number - len(tasks))
+            return number
+        except Exception as error:
+            left = [task for task, old in zip(tasks, before, strict=True) if task.stamp() == old]
+            report(f"a worker was lost ({type(error).__name__}): {len(left)} jobs are not done")
+            if len(left) == len(tasks):
+                return number
+            tasks = left[::-1]
+    return number
+
+
+class Above:
+    """stderr above a live line: whatever is written takes the line's place, until it is renewed.
+
+    It says that it is no terminal, so that nothing else draws a bar of its own there.
+    """
+
+    def __init__(self, screen: TextIO):
+        self.screen = screen
+        self.whole = True  # whether the cursor stands where a line begins
+        self.lock = threading.RLock()
+
+    def write(self, text: str) -> int:
+        with self.lock:
+            self.screen.write(f"\r\033[K{text}" if self.whole else text)
+            self.whole = text.endswith("\n")
+        return len(text)
+
+    def draw(self, line: str) -> None:
+        with self.lock:
+            if self.whole:
+                self.screen.write(f"\r\033[K{line}")
+                self.screen.flush()
+
+    def flush(self) -> None:
+        self.screen.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def above_the_line() -> Iterator[Above | None]:
+    """Puts stderr above a live line; None, and nothing changes, where it is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with contextlib.redirect_stderr(Above(sys.stderr)) as stderr:
+        yield stderr
+
+
+class Watch:
+    """On a terminal, one line about the whole sweep, renewed each second."""
+
+    def __init__(self, sweep: Sweep):
+        self.sweep = sweep
+        self.started = time.monotonic()
+        self.before = {task.result: task.stamp() for task in sweep.tasks}
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        over = threading.Event()
+        with above_the_line() as stderr:
+            if stderr is None:
+                yield
+                return
+
+            def renew() -> None:
+                while not over.wait(1):
+                    stderr.draw(self.line())
+
+            thread = threading.Thread(target=renew, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()
+                stderr.draw("")
+
+    def line(self) -> str:
+        """Cells done and failed, stages made and in the making, and about how long it will take."""
+        folders = {self.sweep.store.folder(s): s.role for s, _ in self.sweep.stages.values()}
+        made = [folder for folder in folders if folder.exists()]
+        making = sum(folder.with_suffix(".making").exists() for folder in folders)
+        judged = [t for t in self.sweep.tasks if t.stamp() != self.before[t.result]]
+        failed = sum(_failed(task.result) for task in judged)
+        parts = [
+            f"cells {len(judged)}/{len(self.sweep.tasks)}" + (f" ({failed} failed)" * bool(failed)),
+            f"stages {len(made)}/{len(folders)}, {making} in the making",
+            self._left(folders, made),
+        ]
+        return " · ".join(filter(None, parts))
+
+    def _left(self, folders: dict[Path, str], made: list[Path]) -> str:
+        """From the seconds that each role has taken so far; nothing before there are any."""
+        taken: dict[str, list[float]] = {}
+        for folder in made:
+            taken.setdefault(folders[folder].split("/")[0], []).append(manifest(folder)["seconds"])
+        spent = [second for seconds in taken.values() for second in seconds]
+        if not spent or len(made) == len(folders):
+            return ""
+        usual = {role: sum(seconds) / len(seconds) for role, seconds in taken.items()}
+        mean = sum(spent) / len(spent)
+        waiting = [role.split("/")[0] for folder, role in folders.items() if folder not in made]
+        work = sum(usual.get(role, mean) for role in waiting)
+        # Several workers make more than a second's work in a second.
+        left = work * (time.monotonic() - self.started) / sum(spent)
+        minutes, seconds = divmod(round(left), 60)
+        return f"about {minutes}:{seconds:02d} left"
+
+
+def _failed(record: Path) -> bool:
+    try:
+        return (read_record(record) or {}).get("status") == "failed"
+    except InputError:
+        return False
