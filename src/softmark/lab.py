@@ -223,22 +223,24 @@ def make_stage(
     return stages.attack(folder, told, roles, fit, models)
 
 
-def make_only(config: Config, wanted: str, report: Callable[[str], None]) -> None:
-    """Makes the stage ``ROLE/ADDRESS`` of the cell ``config``, unless a parent of it is missing.
+def make_only(config: Config, wanted: list[str], report: Callable[[str], None]) -> None:
+    """Makes the stages ROLE/ADDRESS of the cell ``config``, but for those that miss a parent.
 
     A parent that couldn't be made has failed in a wave before; each cell that needs it says why.
     """
-    todo = list(plan(config).verdict.parents)
     store = store_of(config, report)
+    todo = list(plan(config).verdict.parents)
+    found = {}
     while todo:
         stage = todo.pop()
+        found[f"{stage.role}/{stage.address}"] = stage
         todo += stage.parents
-        if f"{stage.role}/{stage.address}" == wanted:
-            _check(config)
-            if all(map(store.has, stage.parents)):
-                store.once(stage)
-            return
-    raise InputError(f"only={wanted}: the cell has no such stage")
+    if strange := set(wanted) - set(found):
+        raise InputError(f"only={sorted(strange)}: the cell has no such stage")
+    _check(config)
+    for name in wanted:
+        if all(map(store.has, found[name].parents)):
+            store.once(found[name])
 
 
 def store_of(config: Config, report: Callable[[str], None] = lambda line: None) -> Store:

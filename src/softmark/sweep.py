@@ -7,6 +7,7 @@ the cells last. So no worker waits for a stage that another one makes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -47,6 +48,8 @@ class Sweep:
 
     def __init__(self, cells: list[Job]):
         self.stages: dict[str, tuple[Stage, Job]] = {}
+        self.needed: Counter[str] = Counter()  # by how many cells
+        self.there: set[str] = set()
         self.tasks: list[Task] = []
         self.unplanned: list[Job] = []
         self.done = 0
@@ -68,18 +71,25 @@ class Sweep:
             self.done += 1
             return
         self.tasks.append(Task(job, cell.record))
-        for stage in cell.verdict.parents:
-            self._need(stage, job)
+        todo, seen = list(cell.verdict.parents), set()
+        while todo:
+            stage = todo.pop()
+            if stage.address in seen or stage.address in self.there:
+                continue
+            seen.add(stage.address)
+            if stage.address not in self.stages and self.store.has(stage):
+                self.there.add(stage.address)
+                continue
+            self.stages.setdefault(stage.address, (stage, job))
+            todo += stage.parents
+        self.needed.update(seen)
 
-    def _need(self, stage: Stage, job: Job) -> None:
-        if stage.address in self.stages or self.store.has(stage):
-            return
-        self.stages[stage.address] = (stage, job)
-        for parent in stage.parents:
-            self._need(parent, job)
+    def waves(self, workers: int | None) -> list[list[Task]]:
+        """The missing stages that several cells share, those without missing parents first.
 
-    def waves(self) -> list[list[Task]]:
-        """The missing stages, those without missing parents first."""
+        What one cell alone needs, it makes itself: another job would only cost the time to start.
+        With a number of ``workers``, a wave is cut into not many more jobs than those.
+        """
         depth: dict[str, int] = {}
 
         def deep(stage: Stage) -> int:
@@ -88,11 +98,26 @@ class Sweep:
                 depth[stage.address] = 1 + max(above, default=-1)
             return depth[stage.address]
 
-        found: dict[int, list[Task]] = {}
+        found: dict[int, dict[str, list[Stage]]] = {}
         for stage, job in self.stages.values():
-            task = Task([*job, f"only={stage.role}/{stage.address}"], self.store.folder(stage))
-            found.setdefault(deep(stage), []).append(task)
-        return [found[level] for level in sorted(found)]
+            if self.needed[stage.address] > 1 or len(self.tasks) == 1:
+                found.setdefault(deep(stage), {}).setdefault("\n".join(job), []).append(stage)
+        waves = []
+        for level in sorted(found):
+            total = sum(map(len, found[level].values()))
+            size = math.ceil(total / workers) if workers else 1
+            waves.append(
+                [
+                    self._task(job.split("\n"), stages[start : start + size])
+                    for job, stages in found[level].items()
+                    for start in range(0, len(stages), size)
+                ]
+            )
+        return waves
+
+    def _task(self, job: Job, stages: list[Stage]) -> Task:
+        names = ",".join(f"{stage.role}/{stage.address}" for stage in stages)
+        return Task([*job, f"only=[{names}]"], self.store.folder(stages[-1]))
 
     def run(self, launcher: Any, at_once: int | None) -> list[Any]:
         """Launches what is missing; ``at_once``: so many jobs a launch at most, None for all."""
@@ -100,7 +125,7 @@ class Sweep:
         alone = "basic" in type(launcher).__module__
         cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
         # One worker never waits for another: it makes each stage when a cell needs it.
-        waves = [cells] if alone else [*self.waves(), cells]
+        waves = [cells] if alone else [*self.waves(at_once), cells]
         number = 0
         with Watch(self).shown():
             for wave in filter(None, waves):
@@ -120,10 +145,11 @@ def launch(launcher: Any, tasks: list[Task], number: int) -> int:
     """Launches ``tasks`` until each is done; the number of the next job.
 
     Some launchers lose all jobs with one worker. What is missing is launched again, last first, so
-    that a job which kills its worker doesn't keep those after it from their turn; no more once a
-    launch got nothing done.
+    that a job which kills its worker doesn't keep those after it from their turn; no more once two
+    launches in a row got nothing done.
     """
-    while tasks:
+    fruitless = 0
+    while tasks and fruitless < 2:
         before = [task.stamp() for task in tasks]
         number += len(tasks)
         try:
@@ -132,8 +158,7 @@ def launch(launcher: Any, tasks: list[Task], number: int) -> int:
         except Exception as error:
             left = [task for task, old in zip(tasks, before, strict=True) if task.stamp() == old]
             report(f"a worker was lost ({type(error).__name__}): {len(left)} jobs are not done")
-            if len(left) == len(tasks):
-                return number
+            fruitless = fruitless + 1 if len(left) == len(tasks) else 0
             tasks = left[::-1]
     return number
 
