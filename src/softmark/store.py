@@ -57,7 +57,7 @@ class Stage:
             "role": self.role,
             "config": self.config,
             "code": code_hash(self.code, judges=self.judges),
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+            "versions": {name: _version(name) for name in _VERSIONED},
             "parents": [parent.address for parent in self.parents],
         }
         text = json.dumps(identity, sort_keys=True, allow_nan=False)
@@ -75,6 +75,12 @@ _UNWRITABLE = {
     errno.EEXIST,
 }
 _VERSIONED = ("torch", "pytorch-lightning")
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Read from disk once: asked anew for each stage, it is nine tenths of a cell's addresses."""
+    return importlib.metadata.version(package)
 
 
 def code_hash(roots: Iterable[str], *, judges: bool) -> str:
