@@ -2,9 +2,11 @@
 
     python scripts/report.py table=robustness
     python scripts/report.py --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
+    python scripts/report.py --page [table=NAME]
 
 The overrides are those that run.py was given; a cell that this version of the code hasn't run is
-missing. Writes NAME.md, NAME.csv, NAME-probes and NAME-tradeoff (SVG and PNG) into --to.
+missing. Writes NAME.md, NAME.csv, NAME-probes and NAME-tradeoff (SVG and PNG) into --to; with
+--page one self-contained NAME.html instead, or all.html of all records in output_dir.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as given to run.py")
     parser.add_argument("--name", help="of the files; the table's, where none is given")
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
+    parser.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
     told = parser.parse_intermixed_args()
     try:
         check(["-m", *told.overrides])
         with initialize_config_dir(str(CONF), version_base="1.3"):
             name, params = table_of(told.overrides)
             told.name = told.name or name
+            if told.page:
+                return page(told, params)
             if not told.name:
                 raise InputError("--name NAME of the files is needed where no table=NAME is given")
             rows, varied, trouble = tables.gather(tables.spread(told.overrides, params))
@@ -52,6 +57,30 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for path in written:
         print(path)
+    for line in trouble:
+        print(f"missing or failed: {line}", file=sys.stderr)
+
+
+def page(told: argparse.Namespace, params: dict[str, Any]) -> None:
+    """Writes one HTML page: of the sweep, or of all records where it has no name."""
+    from softmark import page as pages
+
+    elsewhere = [line for line in told.overrides if not line.startswith(UNHASHED)]
+    folder = [line for line in told.overrides if line.startswith("output_dir=")]
+    output = Path(compose("config", folder).output_dir)
+    if told.name:
+        rows, varied, trouble = tables.gather(tables.spread(told.overrides, params))
+        if not any(record for row in rows for record in row.records):
+            raise InputError("no record of these cells: run.py with the same overrides makes them")
+        sweep = [] if any(line.startswith("table=") for line in told.overrides) else ["-m"]
+        command = shlex.join(["python", "run.py", *sweep, *map(public, elsewhere)])
+        section = pages.Section(told.name, rows, varied, command, trouble=trouble)
+        text = pages.of_sweep(section, output)
+    elif elsewhere:
+        raise InputError("--name NAME of the page is needed beside overrides; without any, of all")
+    else:
+        text, trouble = pages.of_all(output)
+    print(pages.write(text, told.to / f"{told.name or 'all'}.html"))
     for line in trouble:
         print(f"missing or failed: {line}", file=sys.stderr)
 

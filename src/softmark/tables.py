@@ -204,7 +204,7 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     seeds = max((len(row.records) for row in rows), default=1)
     table = Table(
         title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if seeds > 1 else None,
-        caption=_notes(rows),
+        caption=notes(rows),
         caption_justify="left",
     )
     for name in varied:
@@ -219,14 +219,14 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     return table
 
 
-def _notes(rows: Iterable[Row]) -> str:
+def notes(rows: Iterable[Row]) -> str:
     """What the p-values stand on, for each method, and what the dagger means."""
     done = [record for row in rows for record in row.done]
     named = {record["method"]: record["null"] for record in done if record["null"]}
-    notes = [f"p of {method} stands on {null}" for method, null in named.items()]
+    found = [f"p of {method} stands on {null}" for method, null in named.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
-        notes.append("† more than 5 points worse than the watermarked model")
-    return "; ".join(notes)
+        found.append("† more than 5 points worse than the watermarked model")
+    return "; ".join(found)
 
 
 def markdown(
@@ -239,7 +239,7 @@ def markdown(
     lines = [
         f"    {command}",
         "",
-        f"Accuracies and costs in %. {interval}{_notes(rows)}.".replace("..", "."),
+        f"Accuracies and costs in %. {interval}{notes(rows)}.".replace("..", "."),
         "",
         *("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)),
         "",
