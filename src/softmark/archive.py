@@ -138,17 +138,22 @@ def flat(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _varied(facts: list[dict[str, str]], told: Iterable[str]) -> list[str]:
-    """Of ``told`` what differs, then as many other keys as it takes to tell all rows apart."""
+    """As many keys as it takes to tell all rows apart: first of ``told``, then of the others.
+
+    What always goes together with a key before it makes no column: the row's cells tell it.
+    """
 
     def names(keys: list[str]) -> int:
         return len({tuple(fact.get(key) for key in keys) for fact in facts})
 
-    varied = ["method", "attack", *(key for key in told if names([key]) > 1)]
-    others = {key for fact in facts for key in fact} - set(varied)
-    # The outermost key tells most: recipe.lr before attack.recipe.lr.
-    for key in sorted(others, key=lambda key: (key.count("."), len(key), key)):
-        if names(varied) == len(facts):
-            break
+    def width(key: str) -> int:
+        return max(len(fact.get(key, "")) for fact in facts)
+
+    varied = ["method", "attack"]
+    others = {key for fact in facts for key in fact} - set(told)
+    # Short values read best; of the others the outermost: recipe.lr before attack.recipe.lr.
+    outermost = sorted(others, key=lambda key: (key.count("."), len(key), key))
+    for key in [*sorted(told, key=width), *outermost]:
         if names([*varied, key]) > names(varied):
             varied.append(key)
     return varied

@@ -20,8 +20,9 @@ from softmark.tables import MISSING, Record, Row, number, percent
 
 ROLES = ("victim", "watermarked", "suspect")
 POINTS = 200  # of one curve: more than a small picture can show
-# A path of this machine in the middle of a text; neither a/b nor https://.
-PATH = re.compile(r"(?<![\w./])~?/(?!/)[^\s'\",;:()\[\]]+")
+REST = r"[^\s'\",;:()\[\]<>]"  # how a path in the middle of a text goes on
+# A path of this machine; neither a/b nor https:// nor </b>.
+PATH = re.compile(rf"(?<![\w./<])~?/(?!/){REST}+")
 Hide = Callable[[str], str]
 
 
@@ -42,13 +43,13 @@ def hider(records: Iterable[Record], output: Path) -> Hide:
 
     The folders are named one by one since a space in them would end a path.
     """
-    found = {str(output.resolve())}
+    found = {str(output), str(output.resolve())}
     for record in records:
         lines = [line.partition("=")[::2] for line in record.get("overrides", ())]
         pairs = [*lines, *flat(record.get("config") or {})]
         found |= {value.strip("'\"") for key, value in pairs if private(key, value)}
     folders = sorted((folder for folder in found if "/" in folder), key=len, reverse=True)
-    known = re.compile("|".join(map(re.escape, folders)))
+    known = re.compile(f"(?:{'|'.join(map(re.escape, folders))}){REST}*")
     return lambda text: PATH.sub("DIR", known.sub("DIR", str(text)))
 
 
@@ -84,9 +85,7 @@ class Dossiers:
 
     def _cell(self, record: Record) -> dict[str, Any]:
         stages = record.get("stages") or {}
-        own = {
-            role: stages[role] for role in ("victim", "watermarked", "suspect") if role in stages
-        }
+        own = {role: stages[role] for role in ROLES if role in stages}
         for role, address in own.items():
             if address not in self.curves:
                 self.curves[address] = _curves(self.store / role / address)
@@ -126,39 +125,43 @@ def _verdict(record: Record) -> str:
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
-    """Verdict, worth and cost, each line with its name; without what the record doesn't have."""
-    tests = record.get("tests") or {}
-    curve = record.get("p_by_probes") or {}
-    took = record.get("stage_seconds") or {}
-    made = f"{len(took)} stages, {sum(took.values()):.1f} s to make all" if took else ""
-    own = [f"{r} {took[r]:.1f} s" for r in ROLES if r in took]
-    seconds = f"{record['seconds']:.1f} s with what had to be made" if "seconds" in record else ""
+    """Verdict, worth and cost, each line with its name; empty where the record has none."""
     queries = f"{record['queries']} queries" if record.get("queries") is not None else ""
-    shares = {
-        "accuracy of the victim": "victim_accuracy",
-        "watermarked": "watermarked_accuracy",
-        "suspect": "suspect_accuracy",
-        "watermark accuracy, one probe": "watermark_accuracy",
-        "ten probes together": "watermark_accuracy_of_10",
-    }
+    seconds = f"{record['seconds']:.1f} s with what had to be made" if "seconds" in record else ""
     if record["status"] == "failed":
         return [("reason", str(record["reason"])), ("cost", seconds), *_origin(record)]
+    tests = (record.get("tests") or {}).items()
+    curve = (record.get("p_by_probes") or {}).items()
+    mark = [
+        f"{percent(record[name])} for {probes}"
+        for name, probes in (
+            ("watermark_accuracy", "one probe"),
+            ("watermark_accuracy_of_10", "ten together"),
+        )
+        if record[name] is not None
+    ]
     return [
         ("verdict", tables.claim(record)),
         ("p-value", f"{number(record['p_value'])} ({record.get('probes')} probes)"),
         ("its null", record["null"] or MISSING),
-        ("tests", ", ".join(f"{name} {number(p)}" for name, p in tests.items())),
-        ("p by probes", ", ".join(f"{number(p)} at {count}" for count, p in curve.items())),
-        ("carries the message", record["identified"] or "none proven")
-        if record.get("identification")
-        else ("", ""),
-        *((name, percent(record[key])) for name, key in shares.items()),
+        ("tests", ", ".join(f"{name} {number(p)}" for name, p in tests)),
+        ("p by probes", ", ".join(f"{number(p)} at {count}" for count, p in curve)),
+        *tables.identification(record),
+        ("accuracies", ", ".join(f"{r} {percent(record[f'{r}_accuracy'])}" for r in ROLES)),
+        ("watermark accuracy", ", ".join(mark) or MISSING),
         ("innocents falsely claimed", tables.false_claims(record)),
         ("cost", "; ".join(filter(None, [seconds, queries]))),
-        ("stages", "; ".join(filter(None, [made, *own]))),
+        ("stages", _stages(record.get("stage_seconds") or {})),
         ("commitment", record.get("commitment") or ""),
         *_origin(record),
     ]
+
+
+def _stages(seconds: dict[str, float]) -> str:
+    if not seconds:
+        return ""
+    own = "".join(f", {role} {seconds[role]:.1f} s" for role in ROLES if role in seconds)
+    return f"{len(seconds)} in {sum(seconds.values()):.1f} s{own}"
 
 
 def _origin(record: Record) -> list[tuple[str, str]]:

@@ -103,51 +103,56 @@ def render(title: str, sections: Sequence[Section], broken: Sequence[str], outpu
 def _section(section: Section, dossiers: Dossiers, hide: Hide) -> dict[str, Any]:
     """What the template shows of a section."""
     rows = section.rows
-    names = tables.columns(rows, brief=False)
-    records = [record for row in rows for record in row.records if record]
-    several = max(len(row.records) for row in rows) > 1
+    columns = tables.columns(rows, brief=False)
     notes: list[str] = []
-    body = []
-    for row in rows:
-        name = [
-            "DIR" if private(key, part) else hide(part)
-            for key, part in zip(section.varied, row.name, strict=True)
-        ]
-        failed = [record for record in row.records if record and record["status"] == "failed"]
-        first = len(notes) + 1
-        notes += [
-            f"{' '.join(name)}, seed {record['seed']} failed: {hide(record['reason'])}"
-            for record in failed
-        ]
-        done, all_ = len(row.done), len(row.records)
-        body.append(
-            {
-                "name": name,
-                "seeds": str(all_) if done == all_ else f"{done} of {all_}",
-                "figures": tables.cells(row, names),
-                "notes": range(first, len(notes) + 1),
-                "place": dossiers.add(name, row),
-            }
-        )
+    body = [_row(row, section.varied, columns, notes, dossiers, hide) for row in rows]
     last = [key.rpartition(".")[2] for key in section.varied]
     drawn = not section.stale and (section.command or len(rows) <= LEGIBLE)
     return {
         "title": hide(section.title),
-        "command": section.command,
+        "command": section.command and hide(section.command),
         "stale": section.stale,
         # Two keys may end in the same word.
         "varied": [
             key if last.count(end) > 1 else end
             for key, end in zip(section.varied, last, strict=True)
         ],
-        "columns": names,
-        "several": several,
+        "columns": columns,
+        "several": max(len(row.records) for row in rows) > 1,
         "rows": body,
         "notes": notes,
-        "trouble": [hide(line) for line in section.trouble],
+        "trouble": [hide(line).replace(" output_dir=DIR", "") for line in section.trouble],
         "legend": tables.notes(rows),
         "figures": _figures(rows) if drawn else [],
-        "made_with": tables.made_with(records),
+        "made_with": tables.made_with([r for row in rows for r in row.records if r]),
+    }
+
+
+def _row(
+    row: Row,
+    varied: Sequence[str],
+    columns: Sequence[str],
+    notes: list[str],
+    dossiers: Dossiers,
+    hide: Hide,
+) -> dict[str, Any]:
+    """One line of a table; why its cells failed is added to ``notes``, which it refers to."""
+    name = [
+        "DIR" if private(key, part) else hide(part)
+        for key, part in zip(varied, row.name, strict=True)
+    ]
+    first = len(notes) + 1
+    for record in row.records:
+        if record and record["status"] == "failed":
+            reason = hide(record["reason"])
+            notes.append(f"{' '.join(name)}, seed {record['seed']} failed: {reason}")
+    done, told = len(row.done), len(row.records)
+    return {
+        "name": name,
+        "seeds": str(told) if done == told else f"{done} of {told}",
+        "figures": tables.cells(row, columns),
+        "notes": range(first, len(notes) + 1),
+        "place": dossiers.add(name, row),
     }
 
 

@@ -65,7 +65,7 @@ def print_verdict(record: Record, brief: bool) -> None:
         (f"p-value ({record.get('probes')} probes)", number(record["p_value"])),
         ("  its null", f"{record['null']} ({tests})" if tests else MISSING),
         ("verdict", claim(record)),
-        *_identification(record),
+        *identification(record),
         ("innocents falsely claimed", false_claims(record)),
         ("cost", f"{record['seconds']:.1f} s, {source}; {record.get('queries', 0)} queries"),
         ("record", str(record.get("path", ""))),
@@ -75,7 +75,7 @@ def print_verdict(record: Record, brief: bool) -> None:
     console().print(table)
 
 
-def _identification(record: Record) -> list[tuple[str, str]]:
+def identification(record: Record) -> list[tuple[str, str]]:
     """Whose mark it is, where messages were registered."""
     p_values = record.get("identification")
     if not p_values:
