@@ -2,9 +2,11 @@
 
     python scripts/report.py table=robustness
     python scripts/report.py --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
+    python scripts/report.py --page [table=NAME]
 
 The overrides are those that run.py was given; a cell that this version of the code hasn't run is
-missing. Writes NAME.md, NAME.tex, NAME.csv (one line a cell) and pictures (SVG and PNG) into --to.
+missing. Writes NAME.md, NAME.tex, NAME.csv (one line a cell) and pictures (SVG and PNG) into --to;
+with --page one self-contained NAME.html instead, or all.html of all records in output_dir.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 
 from softmark import tables
+from softmark.dossier import public
 from softmark.errors import InputError
 from softmark.overrides import CONF, check, with_table
 from softmark.publish import Sheet, latex, markdown, write_cells
@@ -31,19 +34,46 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as given to run.py")
     parser.add_argument("--name", help="of the files; the table's, where none is given")
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
+    parser.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
     told = parser.parse_intermixed_args()
     try:
-        sheet, trouble = read(told.overrides)
-        name = told.name or sheet.table.get("name")
-        if not name:
-            raise InputError("--name NAME of the files is needed where no table=NAME is given")
-        written = publish(sheet, told.to / name)
+        written, trouble = page(told) if told.page else files(told)
     except InputError as error:
         sys.exit(f"error: {error}")
     for path in written:
         print(path)
     for line in trouble:
         print(f"missing or failed: {line}", file=sys.stderr)
+
+
+def name_of(told: argparse.Namespace) -> str:
+    name = told.name or with_table(told.overrides)[0].get("name")
+    if not name:
+        raise InputError("--name NAME of the files is needed where no table=NAME is given")
+    return name
+
+
+def files(told: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    name = name_of(told)
+    sheet, trouble = read(told.overrides)
+    return publish(sheet, told.to / name), trouble
+
+
+def page(told: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """One HTML page: of the sweep, or of all records where there is nothing but an output_dir."""
+    from softmark import page as pages
+
+    check(["-m", *told.overrides])
+    folders = [line for line in told.overrides if line.startswith("output_dir=")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        output = Path(compose("config", folders).output_dir)
+    if not told.name and folders == told.overrides:
+        text, broken = pages.of_all(output)
+        return [pages.write(text, told.to / "all.html")], broken
+    name = name_of(told)
+    sheet, trouble = read(told.overrides)
+    text = pages.of_sweep(name, sheet, trouble, output)
+    return [pages.write(text, told.to / f"{name}.html")], trouble
 
 
 def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
@@ -58,11 +88,6 @@ def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
     elsewhere = [public(line) for line in overrides if not line.startswith(UNHASHED)]
     command = shlex.join(["python", "run.py", *([] if table else ["-m"]), *elsewhere])
     return Sheet(command, table, rows, varied), trouble
-
-
-def public(override: str) -> str:
-    """``override`` without a folder of this machine."""
-    return "data.path=DIR" if override.startswith("data.path=") else override
 
 
 def publish(sheet: Sheet, stem: Path) -> list[Path]:

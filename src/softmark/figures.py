@@ -123,7 +123,8 @@ def heatmap(rows: Sequence[Row]) -> plt.Figure:
         y, x = attacks.index(row.name[1]), methods.index(row.name[0])
         claims = sum(record["claimed"] for record in row.done)
         worst = max(record["p_value"] for record in row.done)
-        claimed = "claimed" if claims == len(row.done) else f"claimed {claims}/{len(row.done)}"
+        some = f"claimed {claims} of {len(row.done)}" if claims else "not claimed"
+        claimed = "claimed" if claims == len(row.done) else some
         text = f"{table[y][x]:.1f}\np {number(worst)}, {claimed}"
         ink = "w" if table[y][x] < 78 else "k"
         axis.text(x, y, text, ha="center", va="center", fontsize=7, color=ink)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softmark.tables import MISSING, Row, cells, columns, notes
+from softmark.tables import MISSING, Row, cells, columns, gaps, made_with, notes
 
 # What the CSV tells of each cell, in the record's own units: accuracies as fractions of 1.
 FIELDS = (
@@ -38,10 +38,8 @@ class Sheet:
         """One line a row, and last what the paper states of these figures, where it does."""
         names = columns(self.rows, brief=False)
         lines = [[*row.name, *cells(row, names)] for row in self.rows]
-        if reported := self.table.get("reported"):
-            blank = [""] * (len(self.varied) - 1)
-            told = [f"{reported[name]:.2f}" if name in reported else "" for name in names]
-            lines.append(["reported", *blank, *told])
+        if told := reported(self.table.get("reported", {}), names):
+            lines.append(["reported", *[""] * (len(self.varied) - 1), *told])
         return lines
 
     @property
@@ -51,19 +49,17 @@ class Sheet:
         told += [f"Mean and 95 % interval over {seeds} seeds"] if seeds > 1 else []
         if self.table.get("reported"):
             told.append("*reported*: the figures of the paper's abstract")
-        return " ".join(f"{line}." for line in (*told, "; ".join(notes(self.rows))) if line)
+        told.append("; ".join([*notes(self.rows), *gaps(self.rows)]))
+        return " ".join(f"{line}." for line in told if line)
 
     @property
     def origin(self) -> str:
-        """Versions, machine and dates of the records, each that occurs."""
-        records = [record for row in self.rows for record in row.records if record]
-        versions = {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in records}
-        machines = {record.get("machine", "") for record in records} - {""}
-        commits = sorted({record.get("commit") or "" for record in records} - {""})
-        dates = sorted(record["date"][:10] for record in records)
-        days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-        named = f"commit {', '.join(commits)}" if commits else ""
-        return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
+        return made_with([record for row in self.rows for record in row.records if record])
+
+
+def reported(figures: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """What the paper states of the columns ``names``; nothing where it is silent."""
+    return [f"{figures[name]:.2f}" if name in figures else "" for name in names] if figures else []
 
 
 def markdown(sheet: Sheet) -> str:

@@ -70,7 +70,7 @@ def print_verdict(record: Record, brief: bool) -> None:
         (f"p-value ({record.get('probes')} probes)", number(record["p_value"])),
         ("  its null", f"{record['null']} ({tests})" if tests else MISSING),
         ("verdict", claim(record)),
-        *_identification(record),
+        *identification(record),
         ("innocents falsely claimed", false_claims(record)),
         ("cost", f"{record['seconds']:.1f} s, {source}; {record.get('queries', 0)} queries"),
         ("record", str(record.get("path", ""))),
@@ -80,7 +80,7 @@ def print_verdict(record: Record, brief: bool) -> None:
     console().print(table)
 
 
-def _identification(record: Record) -> list[tuple[str, str]]:
+def identification(record: Record) -> list[tuple[str, str]]:
     """Whose mark it is, where messages were registered."""
     p_values = record.get("identification")
     if not p_values:
@@ -218,7 +218,7 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     seeds = max((len(row.records) for row in rows), default=1)
     table = Table(
         title=f"accuracies in %: mean ± 95 % interval of {seeds} seeds" if seeds > 1 else None,
-        caption="; ".join(notes(rows)),
+        caption="; ".join([*notes(rows), *gaps(rows)]),
         caption_justify="left",
     )
     for name in varied:
@@ -235,21 +235,38 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures must know: nulls, marks, and what isn't whole."""
+    """What a reader of the figures must know: nulls, the dagger, and each method's worst attack."""
     done = [record for row in rows for record in row.done]
     named = {record["method"]: record["null"] for record in done if record["null"]}
     told = [f"p of {method} stands on {null}" for method, null in named.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
         told.append("† more than 5 points worse than the watermarked model")
-    told += _weakest(rows)
-    for row in rows:
-        if 0 < len(row.done) < len(row.records):
-            told.append(f"{' '.join(row.name)}: {len(row.done)} of {len(row.records)} cells")
+    return told + _weakest(rows)
+
+
+def gaps(rows: Sequence[Row]) -> list[str]:
+    """What isn't whole: rows without all their cells, why cells failed, what older code made."""
+    told = [
+        f"{' '.join(row.name)}: {len(row.done)} of {len(row.records)} cells"
+        for row in rows
+        if 0 < len(row.done) < len(row.records)
+    ]
     reasons = [r["reason"] for row in rows for r in row.records if r and r["status"] == "failed"]
     told += [f"failed: {reason}" for reason in dict.fromkeys(reasons)]
     if stale := sum(row.stale for row in rows):
         told.append(f"{stale} cells were last made by older code: not shown, to be run again")
     return told
+
+
+def made_with(records: Sequence[Record]) -> str:
+    """Versions, machine and dates of the records, each that occurs."""
+    versions = {", ".join(f"{k} {v}" for k, v in record["versions"].items()) for record in records}
+    machines = {record.get("machine") or "" for record in records} - {""}
+    commits = sorted({record.get("commit") or "" for record in records} - {""})
+    dates = sorted(record["date"][:10] for record in records)
+    days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    named = f"commit {', '.join(commits)}" if commits else ""
+    return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
 
 
 def _weakest(rows: Sequence[Row]) -> list[str]:

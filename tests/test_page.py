@@ -1,0 +1,436 @@
+"""The page: what its text says and hides, and how a browser shows it. Nothing is trained here."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from softmark import archive, page
+from softmark.errors import InputError
+from softmark.lab import plan
+from softmark.tables import Row
+
+CURVE = "epoch,loss,step\n0,1.23456789,8\n1,nan,17\n2,0.5,26\n"
+STAGES = ("victim", "watermarked", "suspect")
+
+
+@pytest.fixture
+def archived(cell, tmp_path):
+    """``archived("method=csp", seed=3, p_value=0.1)``: a record of that cell in ``tmp_path``."""
+
+    def make(*overrides: str, seed: int = 0, **changes) -> dict:
+        config = {**cell(*overrides), "seed": seed, "output_dir": str(tmp_path)}
+        made = plan(config)
+        lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
+        record = {**described(made, lines), **judged(seed), **changes}
+        write(tmp_path, record)
+        return record
+
+    return make
+
+
+def described(made, overrides: list[str]) -> dict:
+    """What ``lab`` writes of a cell before it has run."""
+    config = made.config
+    told = {key: config[key]["name"] for key in ("method", "attack", "data", "model", "scale")}
+    elsewhere = ("output_dir", "trainer", "logger", "table")
+    return {
+        **told,
+        "seed": config["seed"],
+        "address": made.verdict.address,
+        "path": str(made.record),
+        "stages": {
+            **{role: getattr(made, role).address for role in STAGES},
+            "calibration": [stage.address for stage in made.calibration],
+            "evaluation": [stage.address for stage in made.evaluation],
+        },
+        "overrides": overrides,
+        "config": {key: value for key, value in config.items() if key not in elsewhere},
+        "precision": "32-true",
+        "threads": 1,
+        "versions": {"softmark": "0.1.0", "torch": "2.13.0"},
+        "commit": "abc1234",
+        "machine": "2 cores of a test",
+        "date": "2026-01-02T03:04:05+00:00",
+    }
+
+
+def judged(seed: int) -> dict:
+    """A verdict; the figures depend on the seed, so that there is something to sort."""
+    return {
+        "victim_accuracy": 0.97,
+        "watermarked_accuracy": 0.96,
+        "suspect_accuracy": 0.95 - seed / 100,
+        "watermark_accuracy": 0.9 + seed / 1000,
+        "watermark_accuracy_of_10": 0.99,
+        "score": 1.0,
+        "p_value": 1e-7 * (1 + seed),
+        "null": "signs",
+        "claimed": True,
+        "tests": {"signs": 1e-7 * (1 + seed)},
+        "levels": {"signs": 1e-6, "flags": 1e-6, "direction": 1e-3},
+        "reason": None,
+        "false_claims": 0,
+        "innocents": 2,
+        "false_claims_upper": 0.776,
+        "probes": 50,
+        "p_by_probes": {"1": 0.4, "10": 1e-3, "50": 1e-7 * (1 + seed)},
+        "identified": None,
+        "identification": None,
+        "queries": 599,
+        "commitment": "c0ffee",
+        "stage_seconds": {"victim": 1.0, "watermarked": 2.0, "suspect": 3.0},
+        "seconds": 7.5,
+        "status": "done",
+    }
+
+
+def write(output: Path, record: dict) -> None:
+    path = output / "records" / f"{record['address']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def store(output: Path, record: dict, curve: str = CURVE) -> None:
+    for role in STAGES:
+        folder = output / "store" / role / record["stages"][role] / "curves" / "00-trained"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.csv").write_text(curve)
+
+
+def data_of(text: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The cells of each line of the page's tables."""
+    rows = re.findall(r"<tr data-place.*?</tr>", text, re.S)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells]
+
+
+def test_a_page_of_all_has_a_row_for_each_cell_and_no_figure_twice(archived, tmp_path):
+    for seed in range(3):
+        archived("attack=prune", "method=csp", seed=seed)
+        archived("attack=prune", "method=csp", "attack.sparsity=0.9", seed=seed)
+    archived("attack=distill", "method=usp")
+    text, broken = page.of_all(tmp_path)
+    assert broken == []
+    head = re.findall(r"<th scope=\"col\".*?<button[^>]*>(.*?)</button>", text)
+    assert head[:4] == ["method", "attack", "sparsity", "seeds"]
+    assert [line[:4] for line in lines_of(text)] == [
+        ["csp", "prune", "0.5", "3"],
+        ["csp", "prune", "0.9", "3"],
+        ["usp", "distill", "—", "1"],
+    ]
+    assert "94.00 ± 2.48" in lines_of(text)[0]
+    assert "stale" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S)
+    # Nothing is asked of a network.
+    assert not re.search(r'(src|href)="(?!data:|#)|@import|url\(', text)
+
+
+def test_markup_in_a_record_is_text(archived, tmp_path):
+    evil = "</script><script>alert('x')</script>&\"<!--"
+    record = archived("method=csp", "attack=prune", attack=evil, reason=evil, status="failed")
+    record["overrides"].append(f"attack.name={evil}")
+    record["config"]["attack"]["name"] = evil
+    write(tmp_path, record)
+    text, _ = page.of_all(tmp_path)
+    assert text.count("</script>") == 2
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "<!--" not in text
+    data = data_of(text)
+    assert ["attack.name", evil] in data["pairs"]
+    assert evil in data["rows"][0]["name"]
+
+
+def test_a_stale_record_has_a_section_of_its_own(archived, tmp_path):
+    archived("method=csp", "attack=prune", seed=0)
+    archived("method=csp", "attack=prune", seed=1, address="0" * 16)
+    archived("method=csp", "attack=prune", seed=2, address="1" * 16, config=None)
+    archived("method=csp", "attack=prune", seed=2, address="2" * 16, config=None)
+    text, _ = page.of_all(tmp_path)
+    first, second = re.findall(r"<section.*?</section>", text, re.S)
+    assert "stale" not in first
+    assert [line[:2] for line in lines_of(first)] == [["csp", "prune"]]
+    assert 'class="word">stale<' in second
+    # Two verdicts on one seed are never averaged.
+    assert len(lines_of(second)) == 3
+    assert "±" not in second.split("<table>")[1]
+
+
+def test_a_config_that_this_code_cannot_plan_is_stale_and_calls_nothing(archived, tmp_path):
+    marker = tmp_path / "called"
+    target = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path"}}
+    for source in (
+        {**target, "self": str(marker)},
+        {"_target_": "softmark.lab.subprocess.run", "args": ["touch", str(marker)]},
+        {"_target_": "softmark.lab.os.mkdir", "path": str(marker)},
+        {"_target_": "softmark.nowhere.Gone"},
+        {},
+    ):
+        record = archived("method=csp", "attack=prune")
+        record["config"]["data"]["source"] = source
+        assert not archive.current(record, tmp_path)
+        assert not marker.exists()
+
+
+def test_what_is_no_record_is_named_and_the_rest_is_shown(archived, tmp_path):
+    archived("method=csp", "attack=prune")
+    broken = {
+        "half": '{"status": "do',
+        "list": "[]",
+        "poor": '{"status": "done", "address": "poor"}',
+    }
+    for name, content in broken.items():
+        (tmp_path / "records" / f"{name}.json").write_text(content)
+    text, named = page.of_all(tmp_path)
+    assert sorted(line.partition(".")[0] for line in named) == sorted(broken)
+    assert all(f"<li>{name}.json" in text for name in broken)
+    assert len(lines_of(text)) == 1
+    assert str(tmp_path) not in text
+
+
+def test_missing_and_failed_cells_are_words_with_a_reason(archived, tmp_path):
+    def failed(seed: int) -> dict:
+        nothing = dict.fromkeys(name for name in judged(0) if name.endswith("accuracy"))
+        told = {"p_value": None, "null": None, "claimed": False, "status": "failed"}
+        return archived(
+            "method=csp", seed=seed, **nothing, **told, reason=f"disk {tmp_path}/x full"
+        )
+
+    done = archived("method=csp", seed=7)
+    rows = [
+        Row(("csp", "none"), (None, None)),
+        Row(("csp", "distill"), (failed(0), failed(1))),
+        Row(("csp", "prune"), (done, failed(2))),
+    ]
+    section = page.Section(
+        "some", rows, ["method", "attack"], "python run.py", trouble=["x: missing"]
+    )
+    text = page.render(section.title, [section], [], tmp_path)
+    none, gone, part = lines_of(text)
+    assert none[:4] == ["csp", "none", "0 of 2", "—"]
+    assert gone[:4] == ["csp", "distill", "0 of 212", "failed"]  # with two notes' numbers
+    assert part[2] == "1 of 23"
+    assert text.count("failed: disk DIR full") == 3
+    assert "x: missing" in text
+    assert data_of(text)["rows"][0]["cells"] == [None, None]
+
+
+def test_no_folder_of_this_machine_is_on_the_page(archived, tmp_path):
+    folder = "/home/someone/my patients/scans"
+    record = archived("method=csp", "attack=prune", status="failed")
+    record["overrides"] += [f"data.path={folder}", f"verifier.note={tmp_path}/a"]
+    record["config"]["data"] |= {"path": folder, "cache": "~/pictures/all"}
+    record["config"]["data"]["source"]["path"] = folder
+    record["reason"] = f"{folder}/1.png: no such file; see {tmp_path}/records or /var/log/x"
+    write(tmp_path, record)
+    text, _ = page.of_all(tmp_path)
+    for secret in ("someone", "patients", str(tmp_path), "~/pictures", "/var/log"):
+        assert secret not in text
+    data = data_of(text)
+    assert "data.path=DIR" in data["rows"][0]["cells"][0]["command"]
+    assert ["data.path", "DIR"] in data["pairs"]
+    assert ["data.source.path", "DIR"] in data["pairs"]
+
+
+def test_curves_are_read_once_a_stage_with_gaps_where_training_diverged(archived, tmp_path):
+    first = archived("method=csp", "attack=prune")
+    second = archived("method=csp", "attack=distill")
+    store(tmp_path, first)
+    data = data_of(page.of_all(tmp_path)[0])
+    assert first["stages"]["victim"] == second["stages"]["victim"]
+    curve = ["trained", "loss", [0, 1, 2], [1.235, None, 0.5]]
+    assert data["curves"][first["stages"]["victim"]] == [curve]
+    assert data["curves"][second["stages"]["suspect"]] is None
+    assert len(data["curves"]) == 4
+
+
+def test_five_hundred_records_are_a_small_page_soon(archived, tmp_path):
+    start = archived("method=csp", "attack=distill")
+    (tmp_path / "records" / f"{start['address']}.json").unlink()
+    curve = "epoch,loss,step\n" + "".join(f"{i},{1 / (i + 1)},{i * 8}\n" for i in range(60))
+    records = []
+    for place in range(20):
+        for seed in range(25):
+            mark = f"{place:02d}{seed:02d}"
+            stages = {**start["stages"], "suspect": mark.rjust(16, "a"), "victim": f"{seed:016d}"}
+            own = {"method": "ab"[place % 2], "attack": f"attack_{place // 2}", "seed": seed}
+            config = {
+                **start["config"],
+                "seed": seed,
+                "attack": {"name": own["attack"], "recipe": {}},
+            }
+            change = {"stages": stages, "config": config, "address": mark.rjust(16, "0")}
+            records.append({**start, **own, **judged(seed), **change})
+            write(tmp_path, records[-1])
+            store(tmp_path, records[-1], curve)
+    begin = time.perf_counter()
+    text, _ = page.of_all(tmp_path)
+    assert time.perf_counter() - begin < 60
+    assert len(lines_of(text)) == 20
+    assert len(text) < 3_000_000
+
+
+def report(*arguments: str) -> subprocess.CompletedProcess:
+    code = (
+        "import sys, runpy; sys.argv = ['report.py', *sys.argv[1:]]\n"
+        "runpy.run_path('scripts/report.py', run_name='__main__')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, "--page", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_writes_it_without_torch(archived, tmp_path):
+    archived("method=csp", "attack=prune", "scale=smoke")
+    (tmp_path / "records/half.json").write_text("{")
+    into = tmp_path / "pages"
+    folder = [f"output_dir={tmp_path}", "--to", str(into)]
+    result = report(*folder)
+    assert result.returncode == 0, result.stderr
+    assert "half.json" in result.stderr
+    assert len(lines_of((into / "all.html").read_text())) == 1
+    sweep = ["method=csp", "attack=prune,none", "scale=smoke"]
+    result = report("--name", "some", *sweep, *folder)
+    assert result.returncode == 0, result.stderr
+    assert "attack=none" in result.stderr
+    text = (into / "some.html").read_text()
+    assert "python run.py -m method=csp attack=prune,none scale=smoke" in text
+    assert [line[1] for line in lines_of(text)] == ["prune", "none"]
+
+
+def test_the_command_says_what_is_wrong(archived, tmp_path):
+    nothing = report(f"output_dir={tmp_path}/empty", "--to", str(tmp_path))
+    assert "error: no record" in nothing.stderr
+    archived("method=csp", "attack=prune")
+    unnamed = report("method=csp", f"output_dir={tmp_path}")
+    assert "--name NAME" in unnamed.stderr
+    file = tmp_path / "file"
+    file.write_text("")
+    unwritable = report(f"output_dir={tmp_path}", "--to", str(file))
+    assert "--to DIR" in unwritable.stderr
+    for result in (nothing, unnamed, unwritable):
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+    with pytest.raises(InputError, match="no record"):
+        page.of_all(tmp_path / "empty")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desk", "phone"])
+def shown(request, browser, archived, tmp_path):
+    """The page of a few records in a browser that tells of every error, and the first record."""
+    records = [
+        archived("method=csp", "attack=prune", seed=seed, p_value=p)
+        for seed, p in ((0, 3e-4), (1, 2e-11))
+    ]
+    archived("method=csp", "attack=distill", p_value=5e-9, suspect_accuracy=0.5)
+    archived("method=usp", "attack=prune", p_value=0.02, claimed=False)
+    archived("method=usp", "attack=distill", status="failed", reason="<b>no</b> disk")
+    store(tmp_path, records[0])
+    page.write(page.of_all(tmp_path)[0], tmp_path / "all.html")
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    opened = context.new_page()
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(message.text))
+    opened.goto(f"file://{tmp_path}/all.html")
+    yield opened, records[0]
+    assert errors == []
+    context.close()
+
+
+def test_a_heading_sorts_and_what_is_missing_stays_last(shown):
+    opened, _ = shown
+
+    def column(place: int) -> list[str]:
+        return opened.eval_on_selector_all(
+            f"tbody tr > :nth-child({place})", "cells => cells.map(cell => cell.innerText.trim())"
+        )
+
+    heading = opened.locator("thead th", has_text="p worst")
+    place = heading.evaluate("cell => cell.cellIndex") + 1
+    assert heading.get_attribute("aria-sort") is None
+    heading.locator("button").click()
+    assert column(place) == ["5.0e-09", "3.0e-04", "0.020", ""]
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.locator("button").focus()
+    opened.keyboard.press("Enter")
+    assert column(place) == ["0.020", "3.0e-04", "5.0e-09", ""]
+    assert heading.get_attribute("aria-sort") == "descending"
+    attack = opened.locator("thead th", has_text="attack")
+    attack.locator("button").click()
+    assert column(2) == ["distill", "distill", "prune", "prune"]
+    assert heading.get_attribute("aria-sort") is None
+
+
+def test_a_row_opens_with_verdict_and_curves_and_escape_closes_it(shown):
+    opened, record = shown
+    dialog = opened.locator("dialog")
+    assert not dialog.is_visible()
+    opened.locator("tbody tr", has_text="csp").filter(has_text="prune").locator(".open").click()
+    dialog.locator("svg").first.wait_for()
+    told = dialog.inner_text()
+    for text in ("csp · prune", "seed 0: claimed, p 3.0e-04", "seed 1:", "signs", "599 queries"):
+        assert text in told
+    assert "This attack trains nothing" not in told  # its folder has a curve
+    assert dialog.locator("svg").count() == 3
+    assert dialog.locator("svg circle").count() == 6  # either side of the gap
+    opened.wait_for_function(f"location.hash === '#{record['address']}'")
+    dialog.locator("summary", has_text="Config").first.click()
+    dialog.get_by_text("attack.sparsity = 0.5").first.wait_for()
+    dialog.locator("summary", has_text="seed 1").click()
+    dialog.get_by_text("the store doesn't hold this model").first.wait_for()
+    assert dialog.evaluate("dialog => dialog.scrollWidth - dialog.clientWidth") == 0
+    opened.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert opened.evaluate("document.activeElement.className") == "open"
+    opened.wait_for_function("!location.hash")
+    opened.locator("tbody tr", has_text="failed").locator("td").last.click()
+    dialog.get_by_text("<b>no</b> disk").first.wait_for()
+    dialog.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+
+
+def test_an_address_opens_its_cell(shown):
+    opened, record = shown
+    opened.goto("about:blank")
+    opened.go_back()
+    opened.evaluate(f"location.hash = '{record['address']}'")
+    opened.wait_for_selector("dialog[open] dl")
+    assert (
+        "seed 0: claimed, p 3.0e-04" in opened.locator("details[open] > summary").first.inner_text()
+    )
+
+
+def test_the_body_never_scrolls_sideways_and_the_first_columns_stay(shown):
+    opened, _ = shown
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert opened.evaluate(wide) == 0
+    opened.evaluate("document.querySelector('.scroll').scrollLeft = 300")
+    first, second = opened.locator("tbody tr").first.locator("th").all()[:2]
+    edge = opened.locator(".scroll").bounding_box()["x"]
+    assert abs(first.bounding_box()["x"] - edge) < 2
+    assert abs(second.bounding_box()["x"] - edge - first.bounding_box()["width"]) < 2
