@@ -256,7 +256,9 @@ def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[A
         if mode != "online":
             raise
         os.environ["WANDB_MODE"] = "offline"
-        _report(f"W&B: offline from here ({error})")
+        _report(f"W&B: offline from here ({_line(error)})")
+        # wandb keeps the id of a run that it couldn't begin.
+        wandb.teardown()
         run = start(mode="offline")
     failed = True
     try:
@@ -272,7 +274,11 @@ def _surviving(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _report(f"W&B: {what} isn't logged ({error})")
+        _report(f"W&B: {what} isn't logged ({_line(error)})")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _report(line: str) -> None:
