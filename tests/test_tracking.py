@@ -61,7 +61,9 @@ class Run:
 
 
 def read(file: Path) -> Run:
-    lines = run(["wandb", "leet", "inspect", "--json", str(file)], dict(os.environ)).stdout
+    lines = run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)], dict(os.environ)
+    ).stdout
     records = defaultdict(list)
     for line in map(json.loads, lines.splitlines()):
         records[line["type"]].append(line.get(line["type"]))

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,14 @@ from omegaconf import DictConfig
 
 from softmark.data import name_of
 from softmark.errors import InputError
-from softmark.store import Stage, Store
+from softmark.lineage import artefact, facts_of, use
 
 if TYPE_CHECKING:
+    from softmark.store import Stage
     from softmark.tables import Row
 
 Config = dict[str, Any]
 JOBS = {"watermarked": "watermark", "suspect": "attack"}  # what a run does, by its stage's role
-MODEL = "model.safetensors"  # all that an artefact may hold of a stage's folder: never its key
 NAMES = ("method", "attack", "data", "model", "seed", "scale")
 VERDICT = (
     *NAMES,
@@ -94,12 +95,10 @@ def _stage(
 ) -> Iterator[Any]:
     folder = workshop.with_suffix("")
     kind = role.split("/")[0]
-    # A suspect's method is its parent's; a victim has neither and belongs to every cell.
-    known = {
-        key: value for part in (*(p.config for p in parents), told) for key, value in part.items()
-    }
-    tags = [known[name]["name"] for name in ("method", "attack") if name in known]
-    facts = _facts(role, folder.name, told, parents)
+    # A victim and an innocent belong to every cell.
+    tags = [config["method"]["name"]] if kind in JOBS else []
+    tags += [told["attack"]["name"]] if "attack" in told else []
+    facts = facts_of(role, folder.name, told, parents)
     with _open(
         config,
         name=" ".join([role, *tags, f"seed {told['seed']}"]),
@@ -109,46 +108,10 @@ def _stage(
         config={**told, **facts},
     ) as run:
         with _surviving("what the stage was made from"):
-            _use(run, config, parents)
+            use(run, config, parents)
         yield run
         with _surviving("the model"):
-            run.log_artifact(_artefact(config, facts, workshop, folder))
-
-
-def _facts(role: str, address: str, told: Config, parents: Sequence[Stage]) -> Config:
-    named = [f"{parent.role}:{parent.address}" for parent in parents]
-    return {"role": role, "address": address, "seed": told["seed"], "parents": named}
-
-
-def _artefact(config: Config, facts: Config, here: Path, folder: Path) -> Any:
-    """The model that lies ``here`` and will lie in ``folder``: a reference to it, or its weights.
-
-    Never the folder: a key may lie beside the model.
-    """
-    import wandb
-
-    name = f"{facts['role'].split('/')[0]}-{facts['address']}"
-    artefact = wandb.Artifact(name, "model", metadata=facts)
-    if config["logger"]["weights"]:
-        artefact.add_file(str(here / MODEL))
-    else:
-        artefact.add_reference((here / MODEL).resolve().as_uri())
-        # The digest is the file's; its folder is renamed when the stage is whole.
-        artefact.manifest.entries[MODEL].ref = (folder / MODEL).resolve().as_uri()
-    return artefact
-
-
-def _use(run: Any, config: Config, stages: Sequence[Stage]) -> None:
-    """Links the models of ``stages`` as what ``run`` started from, whoever made them."""
-    store = Store(Path(config["output_dir"]) / "store", _report)
-    for stage in stages:
-        facts = _facts(stage.role, stage.address, stage.config, stage.parents)
-        folder = store.folder(stage)
-        # What use_artifact does with one that isn't on the server yet, and refuses to do offline:
-        # the server knows the parent's artefact by its name and digest.
-        run._log_artifact(
-            _artefact(config, facts, folder, folder), is_user_created=True, use_after_commit=True
-        )
+            run.log_artifact(artefact(config, facts, workshop, folder))
 
 
 def log_verdict(config: Config, record: Config, stages: Sequence[Stage], *, cached: bool) -> None:
@@ -173,7 +136,7 @@ def log_verdict(config: Config, record: Config, stages: Sequence[Stage], *, cach
     ):
         told = (*NAMES, "config", "path", "overrides")
         run.summary.update({key: value for key, value in record.items() if key not in told})
-        _use(run, config, stages)
+        use(run, config, stages)
 
 
 def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
@@ -234,11 +197,14 @@ def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[A
         # The server gets more time than this before it is given up.
         init_timeout=5,
         finish_timeout=UPLOADING[bool(logger["weights"])],
+        x_graphql_timeout_seconds=10,
+        x_graphql_retry_max=2,
+        x_graphql_retry_wait_max_seconds=2,
         sweep_id=sweep_id,
         console="off",
         silent=True,
     )
-    start = functools.partial(
+    begin = functools.partial(
         wandb.init,
         # An agent's sweep has a project, and lineage ends at its border.
         project=(agent and os.environ.get("WANDB_PROJECT")) or logger["project"],
@@ -251,21 +217,28 @@ def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[A
     )
     mode = _mode(logger)
     try:
-        run = start(mode=mode)
+        run = begin(mode=mode)
     except Exception as error:
         if mode != "online":
             raise
-        os.environ["WANDB_MODE"] = "offline"
-        _report(f"W&B: offline from here ({_line(error)})")
+        _offline(_line(error))
         # wandb keeps the id of a run that it couldn't begin.
         wandb.teardown()
-        run = start(mode="offline")
+        run = begin(mode="offline")
     failed = True
     try:
         yield run
         failed = False
     finally:
+        start = time.monotonic()
         run.finish(exit_code=int(failed))
+        if mode == "online" and time.monotonic() - start > settings.finish_timeout:
+            _offline("the server took too long to take a run")
+
+
+def _offline(why: str) -> None:
+    os.environ["WANDB_MODE"] = "offline"
+    _report(f"W&B: offline from here ({why})")
 
 
 @contextlib.contextmanager
