@@ -188,11 +188,24 @@ def _agent() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[Any]:
+def _open(whole: Any, **told: Any) -> Iterator[Any]:
+    run = _begin(whole["logger"], Path(whole["output_dir"]).resolve(), told)
+    failed = True
+    try:
+        yield run
+        failed = False
+    finally:
+        start = time.monotonic()
+        run.finish(exit_code=int(failed))
+        if not run.offline and time.monotonic() - start > run.settings.finish_timeout:
+            _offline("the server took too long to take a run")
+
+
+def _begin(logger: Any, folder: Path, told: dict[str, Any]) -> Any:
+    """A run in the mode that was decided, or offline where the server has gone since."""
     agent = _agent()  # before wandb reads the environment
     import wandb
 
-    logger = whole["logger"]
     settings = wandb.Settings(
         # The server gets more time than this before it is given up.
         init_timeout=5,
@@ -200,7 +213,7 @@ def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[A
         x_graphql_timeout_seconds=10,
         x_graphql_retry_max=2,
         x_graphql_retry_wait_max_seconds=2,
-        sweep_id=sweep_id,
+        sweep_id=told.pop("sweep_id", None),
         console="off",
         silent=True,
     )
@@ -209,31 +222,21 @@ def _open(whole: Any, *, sweep_id: str | None = None, **told: Any) -> Iterator[A
         # An agent's sweep has a project, and lineage ends at its border.
         project=(agent and os.environ.get("WANDB_PROJECT")) or logger["project"],
         group=logger["group"],
-        dir=Path(whole["output_dir"]).resolve(),
+        dir=folder,
         # Any other setting makes the runs of one process one run.
         reinit="create_new",
         settings=settings,
         **told,
     )
-    mode = _mode(logger)
     try:
-        run = begin(mode=mode)
+        return begin(mode=_mode(logger))
     except Exception as error:
-        if mode != "online":
+        if _mode(logger) != "online":
             raise
         _offline(_line(error))
         # wandb keeps the id of a run that it couldn't begin.
         wandb.teardown()
-        run = begin(mode="offline")
-    failed = True
-    try:
-        yield run
-        failed = False
-    finally:
-        start = time.monotonic()
-        run.finish(exit_code=int(failed))
-        if mode == "online" and time.monotonic() - start > settings.finish_timeout:
-            _offline("the server took too long to take a run")
+        return begin(mode="offline")
 
 
 def _offline(why: str) -> None:
