@@ -199,15 +199,6 @@ def test_one_cell_ends_with_its_verdict(swept):
         assert word in result.stdout
 
 
-def test_wandb_without_credentials_is_offline_and_never_asks(tmp_path):
-    result = run(
-        "method=none", "attack=prune", "logger=wandb", "innocents.calibration=0", "scale=smoke",
-        folder=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert list((tmp_path / "wandb").rglob("*.wandb"))
-
-
 def test_interrupted_it_keeps_what_was_finished(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "run.py", "method=usp", "attack=distill", f"output_dir={tmp_path}"],

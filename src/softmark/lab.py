@@ -22,6 +22,7 @@ from typing import Any
 from softmark.data import Roles, Samples, Shares, fingerprint, name_of, open_data
 from softmark.errors import InputError
 from softmark.store import Stage, Store, manifest, targets, write_json
+from softmark.tracking import log_verdict, watch
 
 Config = dict[str, Any]
 MAKERS = ("softmark.stages",)
@@ -192,35 +193,27 @@ def make_stage(
 ) -> dict[str, Any]:
     """Makes a stage that trains: what every role has in common, then the role's own function."""
     from softmark import stages
-    from softmark.tracking import open_logger
     from softmark.training import Fit
 
     roles = roles_of(config)
-    kind = role.split("/")[0]
-    run = {
-        "job_type": kind,
-        "tags": [config["method"]["name"], config["attack"]["name"], name_of(config["data"])],
-        "config": told,
-        "dir": str(Path(config["output_dir"]).resolve() / "wandb"),
-    }
-    logger = open_logger(config["logger"], folder, run)
-    fit = Fit(config["trainer"]["accelerator"], told["precision"], logger)
-    stages.seed_torch(told["seed"], role)
-    if not parents:
-        return stages.train_classifier(folder, told, roles, fit)
-    models = [
-        stages.load_model(
-            store_of(config).folder(parent), parent.config.get("model", config["model"]), roles
-        )
-        for parent in parents
-    ]
-    if kind == "watermarked":
-        return stages.embed(folder, told, roles, fit, models[0])
-    if kind == "forged":
-        from softmark.attacks.forge import claim
+    with watch(config, role, told, parents, folder) as logger:
+        fit = Fit(config["trainer"]["accelerator"], told["precision"], logger)
+        stages.seed_torch(told["seed"], role)
+        if not parents:
+            return stages.train_classifier(folder, told, roles, fit)
+        models = [
+            stages.load_model(
+                store_of(config).folder(parent), parent.config.get("model", config["model"]), roles
+            )
+            for parent in parents
+        ]
+        if role == "watermarked":
+            return stages.embed(folder, told, roles, fit, models[0])
+        if role == "forged":
+            from softmark.attacks.forge import claim
 
-        return claim(folder, told, roles, fit, models[0])
-    return stages.attack(folder, told, roles, fit, models)
+            return claim(folder, told, roles, fit, models[0])
+        return stages.attack(folder, told, roles, fit, models)
 
 
 def make_only(config: Config, wanted: list[str], report: Callable[[str], None]) -> None:
@@ -269,6 +262,7 @@ def run_cell(config: Config, overrides: list[str], report: Callable[[str], None]
     with contextlib.suppress(InputError):
         record = read_record(cell.record)
         if record and record["status"] == "done":
+            log_verdict(config, record, (cell.suspect, cell.watermarked), cached=True)
             return {**record, "made": 0}
     start = time.perf_counter()
     store = store_of(config, report)
@@ -285,6 +279,7 @@ def run_cell(config: Config, overrides: list[str], report: Callable[[str], None]
         if "status" in record:
             record["seconds"] = round(time.perf_counter() - start, 3)
             write_json(cell.record, record)
+    log_verdict(config, record, (cell.suspect, cell.watermarked), cached=False)
     return {**record, "made": len(store.made)}
 
 

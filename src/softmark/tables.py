@@ -21,6 +21,7 @@ from rich.text import Text
 
 from softmark.errors import InputError
 from softmark.overrides import with_table
+from softmark.tracking import log_sweep
 
 Record = dict[str, Any]
 MISSING = "—"
@@ -313,6 +314,7 @@ class SweepTable(Callback):
         except InputError as error:
             sys.exit(f"error: {error}")
         console().print(sweep_table(rows, varied))
+        log_sweep(config, rows, varied)
         if trouble:
             report(f"{len(trouble)} of {len(sweep)} cells failed or are missing:")
             for line in trouble:

@@ -1,0 +1,128 @@
+"""The W&B workspace for sweeps of softmark, built from code: it can't be clicked out of shape.
+
+    python scripts/dashboard.py --project softmark
+
+Saved where the server accepts stored credentials, else written as JSON whose path is printed.
+Needs `pip install -e '.[dashboard]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("WANDB_SILENT", "true")
+
+try:
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+except ImportError:
+    sys.exit("error: wandb-workspaces is missing: pip install -e '.[dashboard]'")
+
+from softmark.errors import InputError
+from softmark.online import decide
+
+TRAININGS = ("classifier", "marking", "detector", "finetune", "student")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--project", default="softmark", help="as logger.project")
+    parser.add_argument("--entity", help="user or team; the credentials' own, where none is given")
+    parser.add_argument("--to", type=Path, default=Path("outputs/dashboard.json"), metavar="FILE")
+    told = parser.parse_args()
+    try:
+        mode, why = decide(None)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    if mode != "online":
+        print(f"not saved in W&B: {why}", file=sys.stderr)
+        told.to.parent.mkdir(parents=True, exist_ok=True)
+        view = dashboard(told.entity or "", told.project)._to_model()
+        told.to.write_text(view.model_dump_json(by_alias=True, indent=1) + "\n")
+        print(told.to)
+        return
+    import wandb
+
+    entity = told.entity or wandb.Api().default_entity
+    print(dashboard(entity, told.project).save().url)
+
+
+def dashboard(entity: str, project: str) -> workspaces.Workspace:
+    sections = {
+        "Verdicts": verdicts(),
+        "Accuracy": accuracy(),
+        "Sweep": sweep(),
+        "Curves": curves(),
+    }
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name="softmark",
+        sections=[
+            workspaces.Section(name=name, panels=panels, is_open=True)
+            for name, panels in sections.items()
+        ],
+        runset_settings=workspaces.RunsetSettings(
+            pinned_columns=[
+                "config:method",
+                "config:attack",
+                "summary:watermark_accuracy",
+                "summary:p_value",
+                "summary:claimed",
+            ]
+        ),
+    )
+
+
+def bars(metric: str, group: str) -> reports.BarPlot:
+    """The mean of a verdict's figure, a bar for each value of the config's ``group``."""
+    return reports.BarPlot(
+        title=f"{metric} by {group}",
+        metrics=[metric],
+        groupby=reports.Config(group),
+        groupby_aggfunc="mean",
+        orientation="h",
+    )
+
+
+def verdicts() -> list:
+    found = reports.SummaryMetric("p_value")
+    return [
+        bars("watermark_accuracy", "method"),
+        bars("watermark_accuracy", "attack"),
+        # Bars have no logarithmic axis.
+        *(
+            reports.ScatterPlot(
+                title=f"p_value over {x}", x=reports.SummaryMetric(x), y=found, log_y=True
+            )
+            for x in ("watermark_accuracy", "suspect_accuracy")
+        ),
+    ]
+
+
+def accuracy() -> list:
+    names = ("victim_accuracy", "watermarked_accuracy", "suspect_accuracy")
+    return [bars(name, group) for group in ("method", "attack") for name in names]
+
+
+def sweep() -> list:
+    return [
+        *(reports.WeavePanelSummaryTable(table_name=name) for name in ("table", "verdicts")),
+        reports.MediaBrowser(title="pictures", media_keys=["pictures/probes", "pictures/tradeoff"]),
+    ]
+
+
+def curves() -> list:
+    return [
+        reports.LinePlot(title=name, x=f"{name}/epoch", y=[f"{name}/loss"], log_y=True)
+        for name in TRAININGS
+    ]
+
+
+if __name__ == "__main__":
+    main()
