@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from softmark import tables
+from softmark.cells import gather, spread
 from softmark.dossier import public
 from softmark.errors import InputError
 from softmark.overrides import CONF, check, with_table
@@ -81,7 +81,7 @@ def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
     check(["-m", *overrides])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         table, _ = with_table(overrides)
-        rows, varied, trouble = tables.gather(tables.spread(overrides))
+        rows, varied, trouble = gather(spread(overrides))
     if not any(record for row in rows for record in row.records):
         told = "no record of these cells: run.py -m with the same overrides makes them"
         raise InputError("\n".join([told, *trouble[:5]]))

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from softmark.tables import spread
+from softmark.cells import spread
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
 

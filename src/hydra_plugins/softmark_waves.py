@@ -14,10 +14,10 @@ class Waves(BasicSweeper):
     """Hydra's basic sweeper, but for the order: stages before the cells that share them."""
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        from softmark.sweep import Sweep, spread
+        from softmark.cells import spread
+        from softmark.sweep import Sweep
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        # ``arguments`` lack a table's own params only where they are in self.params already.
         return Sweep(spread(arguments)).run(self.launcher, self.max_batch_size)

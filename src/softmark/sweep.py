@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from softmark.cells import composed
 from softmark.errors import InputError
 from softmark.lab import Plan, plan, read_record, store_of
 from softmark.store import Stage, Store, manifest
-from softmark.tables import composed, report, spread
+from softmark.tables import report
 
-__all__ = ["Sweep", "spread"]
 Job = list[str]
 
 
