@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from softmark.lab import ELSEWHERE, plan
+
 # A busy machine is no bug.
 hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
+STAGES = ("victim", "watermarked", "suspect")
 
 
 @functools.cache
@@ -44,3 +48,79 @@ def cell(shared_output) -> Callable[..., dict[str, Any]]:
         return copy.deepcopy(_composed((f"output_dir={shared_output}", *overrides)))
 
     return make
+
+
+@pytest.fixture
+def archived(cell, tmp_path):
+    """``archived("method=csp", seed=3, p_value=0.1)``: a record of that cell in ``tmp_path``."""
+
+    def make(*overrides: str, seed: int = 0, **changes) -> dict:
+        config = {**cell(*overrides), "seed": seed, "output_dir": str(tmp_path)}
+        made = plan(config)
+        lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
+        record = {**described(made, lines), **judged(seed), **changes}
+        write(tmp_path, record)
+        return record
+
+    return make
+
+
+def described(made, overrides: list[str]) -> dict:
+    """What ``lab`` writes of a cell before it has run."""
+    config = made.config
+    told = {key: config[key]["name"] for key in ("method", "attack", "data", "model", "scale")}
+    return {
+        **told,
+        "seed": config["seed"],
+        "address": made.verdict.address,
+        "path": str(made.record),
+        "stages": {
+            **{role: getattr(made, role).address for role in STAGES},
+            "calibration": [stage.address for stage in made.calibration],
+            "evaluation": [stage.address for stage in made.evaluation],
+        },
+        "overrides": overrides,
+        "config": {key: value for key, value in config.items() if key not in ELSEWHERE},
+        "precision": "32-true",
+        "threads": 1,
+        "versions": {"softmark": "0.1.0", "torch": "2.13.0"},
+        "commit": "abc1234",
+        "machine": "2 cores of a test",
+        "date": "2026-01-02T03:04:05+00:00",
+    }
+
+
+def judged(seed: int) -> dict:
+    """A verdict; the figures depend on the seed, so that there is something to sort."""
+    return {
+        "victim_accuracy": 0.97,
+        "watermarked_accuracy": 0.96,
+        "suspect_accuracy": 0.95 - seed / 100,
+        "watermark_accuracy": 0.9 + seed / 1000,
+        "watermark_accuracy_of_10": 0.99,
+        "score": 1.0,
+        "p_value": 1e-7 * (1 + seed),
+        "null": "signs",
+        "claimed": True,
+        "tests": {"signs": 1e-7 * (1 + seed)},
+        "levels": {"signs": 1e-6, "flags": 1e-6, "direction": 1e-3},
+        "reason": None,
+        "false_claims": 0,
+        "innocents": 2,
+        "false_claims_upper": 0.776,
+        "probes": 50,
+        "p_by_probes": {"1": 0.4, "10": 1e-3, "50": 1e-7 * (1 + seed)},
+        "identified": None,
+        "identification": None,
+        "queries": 599,
+        "commitment": "c0ffee",
+        "stage_seconds": {"victim": 1.0, "watermarked": 2.0, "suspect": 3.0},
+        "seconds": 7.5,
+        "status": "done",
+    }
+
+
+def write(output: Path, record: dict) -> None:
+    path = output / "records" / f"{record['address']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
