@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ from omegaconf.errors import OmegaConfBaseException
 from softmark.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher", "parallel"),
+    "submitit_local": ("hydra_submitit_launcher", "parallel"),
+    "submitit_slurm": ("hydra_submitit_launcher", "parallel"),
+    "ray": ("hydra_ray_launcher", "ray"),
+}
+
+
+def _absent(plugin: str) -> bool:
+    return importlib.util.find_spec(f"hydra_plugins.{plugin}") is None
 
 
 def check(arguments: list[str]) -> None:
@@ -124,6 +137,9 @@ def _is_group(override: Override) -> bool:
 
 def _check_group(override: Override) -> None:
     folder = CONF / override.key_or_group
+    plugin, extra = LAUNCHERS.get(str(override.value()), ("", ""))
+    if override.key_or_group == "hydra/launcher" and plugin and _absent(plugin):
+        raise InputError(f"{override.input_line} isn't installed: pip install -e '.[{extra}]'")
     if override.key_or_group.startswith("hydra/") or not folder.is_dir():
         return
     there = sorted(path.stem for path in folder.glob("*.yaml"))

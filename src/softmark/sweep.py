@@ -122,6 +122,11 @@ class Sweep:
     def run(self, launcher: Any, at_once: int | None) -> list[Any]:
         """Launches what is missing; ``at_once``: so many jobs a launch at most, None for all."""
         report(self.outlook())
+        if getattr(launcher, "_EXECUTOR", "") == "local":
+            # It would start all jobs at once, each with as many threads as there are cores.
+            cores = os.cpu_count() or 1
+            at_once = at_once or cores
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // at_once)))
         alone = "basic" in type(launcher).__module__
         cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
         # One worker never waits for another: it makes each stage when a cell needs it.

@@ -1,0 +1,112 @@
+"""Kills a sweep at random moments, and compares what it ends with to an undisturbed run.
+
+    python scripts/torture.py --kills 100
+    python scripts/torture.py --kills 20 -- hydra/launcher=joblib hydra.launcher.n_jobs=2
+
+Each round starts with an empty folder, is killed (SIGKILL, with all its workers) again and again
+until it gets through, and must then have the same table and the same records, but for times. It
+exits with 1 where one differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SWEEP = ["method=usp,csp", "attack=finetune,prune", "scale=smoke", "logger=none", "trainer=cpu"]
+# When and how fast a record was made, and in which folder, is all that may differ.
+PASSING = {"seconds", "stage_seconds", "date", "path", "overrides"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("overrides", nargs="*", help="as given to run.py, for a launcher")
+    told = parser.parse_args()
+    if told.kills < 1:
+        parser.error(f"--kills {told.kills}: at least 1")
+    moments = random.Random(told.seed)
+    with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
+        calm = Path(scratch) / "calm"
+        start = time.monotonic()
+        table = finish(calm, told.overrides)
+        span = time.monotonic() - start
+        expected = records(calm)
+        print(f"undisturbed: {len(expected)} records in {span:.1f} s", flush=True)
+        kills = rounds = 0
+        while kills < told.kills:
+            folder = Path(scratch) / "torn"
+            # Three kills a round at most: a sweep that only ever starts would prove nothing.
+            torn = sum(
+                kill(folder, told.overrides, moments.uniform(0, span))
+                for _ in range(min(3, told.kills - kills))
+            )
+            kills += torn
+            rounds += 1
+            if finish(folder, told.overrides) != table or records(folder) != expected:
+                kept = Path(tempfile.mkdtemp(prefix="torture-differs-"))
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                print(f"after {kills} kills round {rounds} differs: see {kept}")
+                return 1
+            shutil.rmtree(folder)
+            print(f"{kills} kills, {rounds} rounds: the same table and records", flush=True)
+    return 0
+
+
+def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "run.py", "-m", *SWEEP, *overrides, f"output_dir={folder}"]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill(folder: Path, overrides: list[str], seconds: float) -> bool:
+    """Whether the sweep was still at work after ``seconds``, and was killed."""
+    process = begin(folder, overrides)
+    try:
+        process.communicate(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+
+
+def finish(folder: Path, overrides: list[str]) -> str:
+    """The table that the sweep prints at its end."""
+    process = begin(folder, overrides)
+    stdout, stderr = process.communicate()
+    if process.returncode:
+        sys.exit(f"the sweep failed:\n{stderr}")
+    return stdout
+
+
+def records(folder: Path) -> dict[str, dict]:
+    """The records by address, without what may differ."""
+    found = {}
+    for path in (folder / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        found[path.stem] = {name: record[name] for name in record.keys() - PASSING}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
