@@ -141,7 +141,8 @@ class Sweep:
 
     def outlook(self) -> str:
         roles = Counter(stage.role.split("/")[0] for stage, _ in self.stages.values())
-        stages = ", ".join(f"{count} {role}" for role, count in roles.items()) or "none"
+        order = ("victim", "innocent", "watermarked", "forged", "suspect")
+        stages = ", ".join(f"{roles[role]} {role}" for role in order if roles[role]) or "none"
         cells = len(self.tasks) + len(self.unplanned)
         return f"{cells} cells to judge, {self.done} done before; stages to make: {stages}"
 
