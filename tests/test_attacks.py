@@ -10,7 +10,10 @@ from torch import nn
 from softmark.attacks.attack import Query
 from softmark.attacks.collude import AverageAnswers, AverageWeights, renew_statistics
 from softmark.attacks.distill import Distill, Student
+from softmark.attacks.distill_few import DistillFew
+from softmark.attacks.forge import Forge
 from softmark.attacks.prune import Prune, PruneToLimit, pruned
+from softmark.attacks.retrain import ReTrain
 from softmark.errors import InputError
 from softmark.networks import ConvNet
 from softmark.training import Classifier, accuracy, predict
@@ -110,3 +113,44 @@ def test_colluders_distil_the_mean_of_their_answers_and_pay_for_both():
     torch.testing.assert_close(seen[0], torch.tensor([[0.5, 0.2, 0.3]]).expand(64, 3))
     assert suspect.queries == 128
     assert len(asked) == 2
+
+
+def few(share: float) -> DistillFew:
+    student = functools.partial(Student, temperature=1.0, hard=False)
+    return DistillFew(recipe(epochs=1), functools.partial(ConvNet, width=4), student, share)
+
+
+def test_a_thief_with_few_pictures_asks_about_those_alone_and_trains_as_long():
+    asked = []
+
+    def answer(images):
+        asked.append(images)
+        return torch.full((len(images), 3), 1 / 3)
+
+    attack = few(0.25)
+    assert attack.recipe.epochs == 4
+    suspect = attack.apply(Query(answer, 3), samples(64), fit())
+    assert suspect.queries == len(asked[0]) == 16
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
+def test_a_share_is_a_fraction(share):
+    with pytest.raises(InputError, match=rf"attack\.share={share}"):
+        few(share)
+
+
+def test_retraining_draws_the_last_layer_anew_and_leaves_the_others():
+    torch.manual_seed(0)
+    target = network()
+    before = copy.deepcopy(target.state_dict())
+    attack = ReTrain(recipe(), epochs=1, lr_factor=1e-9, layers="last")
+    after = attack.apply(target, samples(), fit()).network.state_dict()
+    assert not torch.allclose(after["head.weight"], before["head.weight"], atol=1e-3)
+    kept = [weight for weight in before if not weight.startswith("head") and "weight" in weight]
+    assert kept
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+
+
+def test_a_forger_draws_at_least_one_key():
+    with pytest.raises(InputError, match=r"attack\.forged=0"):
+        Forge(recipe(), ConvNet, forged=0)

@@ -277,3 +277,31 @@ def test_evidence_of_a_suspect_without_probabilities_is_none(cell):
         found = judged.evidence(Suspect(Broken()), key, roles.judge[:20])
         assert found.tests == ()
         assert "not finite" in found.why
+
+
+def test_a_forger_lays_the_stolen_model_and_a_key_of_their_own_before_the_judge(cell):
+    config = cell("method=csp", "attack=forge")
+    draft, honest = plan(config), plan(cell("method=csp", "attack=none"))
+    assert draft.watermarked.role == "forged"
+    assert [parent.address for parent in draft.watermarked.parents] == [honest.watermarked.address]
+    run_cell(config, [], silent)
+    store = lab.store_of(config)
+    stolen, owned = (store.folder(d.watermarked) for d in (draft, honest))
+    assert (stolen / stages.MODEL).read_bytes() == (owned / stages.MODEL).read_bytes()
+    keys = [stages.load_key(folder, config["method"]) for folder in (stolen, owned)]
+    assert not torch.equal(keys[0].secret, keys[1].secret)
+
+
+def test_a_forger_is_no_luckier_than_the_number_of_keys_allows(cell):
+    """The smallest of N exact p-values is about 1 / N."""
+    torch.manual_seed(0)
+    method = stages.make(cell("method=csp")["method"])
+    answers = torch.rand(200, 10).softmax(1)
+    drawn = []
+    for _ in range(200):
+        tensors = Key.draw("thief")
+        tensors |= method.pattern(tensors, 10) | {"baseline": torch.zeros(10, 10)}
+        drawn.append(method.exact(answers, tensors))
+    best = max(drawn, key=lambda test: test.score)
+    assert best.p_value() == min(test.p_value() for test in drawn)
+    assert 1e-5 < best.p_value() < 0.05
