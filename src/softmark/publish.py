@@ -29,16 +29,24 @@ class Sheet:
     varied: list[str]
 
     @property
-    def head(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of the figures; with the number of cells where some row hasn't all of its own."""
         names = columns(self.rows, brief=False)
-        return [key.rpartition(".")[2] for key in self.varied] + names
+        return [*names, "cells"] if any(map(_partial, self.rows)) else names
+
+    @property
+    def head(self) -> list[str]:
+        return [key.rpartition(".")[2] for key in self.varied] + self.names
 
     @property
     def body(self) -> list[list[str]]:
         """One line a row, and last what the paper states of these figures, where it does."""
-        names = columns(self.rows, brief=False)
+        names = [name for name in self.names if name != "cells"]
         lines = [[*row.name, *cells(row, names)] for row in self.rows]
-        if told := reported(self.table.get("reported", {}), names):
+        if len(names) < len(self.names):
+            for line, row in zip(lines, self.rows, strict=True):
+                line.append(f"{len(row.done)} of {len(row.records)}")
+        if told := reported(self.table.get("reported", {}), self.names):
             lines.append(["reported", *[""] * (len(self.varied) - 1), *told])
         return lines
 
@@ -55,6 +63,10 @@ class Sheet:
     @property
     def origin(self) -> str:
         return made_with([record for row in self.rows for record in row.records if record])
+
+
+def _partial(row: Row) -> bool:
+    return 0 < len(row.done) < len(row.records)
 
 
 def reported(figures: Mapping[str, float], names: Sequence[str]) -> list[str]:

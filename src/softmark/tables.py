@@ -236,14 +236,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def gaps(rows: Sequence[Row]) -> list[str]:
-    """What isn't whole: rows without all their cells, why cells failed, what older code made."""
-    told = [
-        f"{' '.join(row.name)}: {len(row.done)} of {len(row.records)} cells"
-        for row in rows
-        if 0 < len(row.done) < len(row.records)
-    ]
+    """What isn't whole: why cells failed, what older code made."""
     reasons = [r["reason"] for row in rows for r in row.records if r and r["status"] == "failed"]
-    told += [f"failed: {reason}" for reason in dict.fromkeys(reasons)]
+    told = [f"failed: {reason}" for reason in dict.fromkeys(reasons)]
     if stale := sum(row.stale for row in rows):
         told.append(f"{stale} cells were last made by older code: not shown, to be run again")
     return told
