@@ -183,8 +183,9 @@ def tradeoff(rows: Sequence[Row]) -> plt.Figure:
         x = statistics.fmean(map(_cost, own))
         heights = list(map(_accuracy, own))
         axis.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
-        above = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
-        axis.annotate(" ".join(name), (x, max(heights)), fontsize=8, **above)
+        if len(settings) <= 6:  # more names would lie on each other
+            above = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
+            axis.annotate(" ".join(name), (x, max(heights)), fontsize=8, **above)
     for place, attack in enumerate(attacks):
         same = [row for own in settings.values() for row in own if row.name[1] == attack]
         style = _style(place) | {"linestyle": "none", "ms": 5}
