@@ -266,14 +266,11 @@ def _weakest(rows: Sequence[Row]) -> list[str]:
         lost = [r["watermarked_accuracy"] - r["suspect_accuracy"] for r in row.done]
         if not math.isnan(mark) and statistics.fmean(lost) <= USELESS:
             left.setdefault(row.name[0], {})[" ".join(row.name[1:])] = mark
-    marked: dict[str, dict[int, str]] = {}
+    marked: dict[tuple[str, int], str] = {}
     for record in (record for row in rows for record in row.done):
         # Rows of differently marked models are settings, not attacks on one.
-        first = marked.setdefault(record["method"], {})
-        if (
-            first.setdefault(record["seed"], record["stages"]["watermarked"])
-            != (record["stages"]["watermarked"])
-        ):
+        model = record["stages"]["watermarked"]
+        if marked.setdefault((record["method"], record["seed"]), model) != model:
             left.pop(record["method"], None)
     worst = {method: min(marks, key=marks.__getitem__) for method, marks in left.items()}
     return [
