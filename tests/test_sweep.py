@@ -157,6 +157,16 @@ def test_a_number_of_a_table_can_be_narrowed_too(swept):
     assert result.stdout.count("│ csp") == 1
 
 
+def test_an_ablation_takes_one_part_away_after_the_other(tmp_path):
+    sweep = ["table=ablation", "method=csp", "method.marking.beta=0", "attack=none", "seed=0"]
+    result = run(*sweep, "scale=smoke", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = [line.split()[1:9:2] for line in result.stdout.splitlines() if line[0] in "│┃"]
+    assert told[0] == ["method", "attack", "eps", "rehearsals"]
+    parts = [(eps, rehearsed) for eps in ("0.0", "0.2") for rehearsed in ("none", "attacked")]
+    assert told[1:] == [["csp", "none", *part] for part in parts]
+
+
 def test_an_unknown_table_is_refused_with_the_list(tmp_path):
     for result in (
         run("table=roobust", folder=tmp_path),

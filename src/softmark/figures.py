@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from softmark.tables import Row, interval, level, number
+from softmark.tables import Row, heading, interval, level, number
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -104,7 +104,7 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
         panels[1].set_xscale("log")
         panels[1].set_xticks(steps, [f"{step:g}" for step in steps])
         panels[1].minorticks_off()
-    panels[1].set_xlabel(varied[place].rpartition(".")[2].replace("_", " "))
+    panels[1].set_xlabel(heading(varied[place]).replace("_", " "))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     return figure

@@ -20,7 +20,7 @@ from softmark import archive, tables
 from softmark.dossier import Dossiers, Hide, hider, private
 from softmark.errors import InputError
 from softmark.publish import Sheet, reported
-from softmark.tables import Record, Row
+from softmark.tables import Record, Row, heading
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 LEGIBLE = 40  # rows; a legend of more is no legend. A sweep that somebody named is drawn anyway.
@@ -117,7 +117,7 @@ def _section(section: Section, dossiers: Dossiers, hide: Hide) -> dict[str, Any]
     columns = tables.columns(rows, brief=False)
     notes: list[str] = []
     body = [_row(row, section.varied, columns, notes, dossiers, hide) for row in rows]
-    last = [key.rpartition(".")[2] for key in section.varied]
+    last = [heading(key) for key in section.varied]
     drawn = not section.stale and (section.command or len(rows) <= LEGIBLE)
     return {
         "title": hide(section.title),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softmark.tables import MISSING, Row, cells, columns, gaps, made_with, notes
+from softmark.tables import MISSING, Row, cells, columns, gaps, heading, made_with, notes
 
 # What the CSV tells of each cell, in the record's own units: accuracies as fractions of 1.
 FIELDS = (
@@ -36,7 +36,7 @@ class Sheet:
 
     @property
     def head(self) -> list[str]:
-        return [key.rpartition(".")[2] for key in self.varied] + self.names
+        return [heading(key) for key in self.varied] + self.names
 
     @property
     def body(self) -> list[list[str]]:

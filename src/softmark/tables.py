@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -204,6 +205,11 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
     return [COLUMNS[name](row.done) for name in names]
 
 
+def heading(key: str) -> str:
+    """What stands above a column: the last part of ``method.marking.eps``, ``method/detector``."""
+    return re.split("[./]", key)[-1]
+
+
 def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
     """One row for all seeds of a cell: accuracies in percent, p as median and worst."""
     seeds = max((len(row.records) for row in rows), default=1)
@@ -213,7 +219,7 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
         caption_justify="left",
     )
     for name in varied:
-        table.add_column(name.rpartition(".")[2], no_wrap=True)
+        table.add_column(heading(name), no_wrap=True)
     names = columns(rows, brief=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
