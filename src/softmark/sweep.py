@@ -84,11 +84,11 @@ class Sweep:
             todo += stage.parents
         self.needed.update(seen)
 
-    def waves(self, workers: int | None) -> list[list[Task]]:
+    def waves(self, jobs: int | None) -> list[list[Task]]:
         """The missing stages that several cells share, those without missing parents first.
 
         What one cell alone needs, it makes itself: another job would only cost the time to start.
-        With a number of ``workers``, a wave is cut into not many more jobs than those.
+        With a number of ``jobs``, a wave is cut into not many more than those.
         """
         depth: dict[str, int] = {}
 
@@ -105,7 +105,7 @@ class Sweep:
         waves = []
         for level in sorted(found):
             total = sum(map(len, found[level].values()))
-            size = math.ceil(total / workers) if workers else 1
+            size = math.ceil(total / jobs) if jobs else 1
             waves.append(
                 [
                     self._task(job.split("\n"), stages[start : start + size])
@@ -130,7 +130,7 @@ class Sweep:
         alone = "basic" in type(launcher).__module__
         cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
         # One worker never waits for another: it makes each stage when a cell needs it.
-        waves = [cells] if alone else [*self.waves(at_once), cells]
+        waves = [cells] if alone else [*self.waves(at_once or _shares(launcher)), cells]
         number = 0
         with Watch(self).shown():
             for wave in filter(None, waves):
@@ -145,6 +145,18 @@ class Sweep:
         stages = ", ".join(f"{roles[role]} {role}" for role in order if roles[role]) or "none"
         cells = len(self.tasks) + len(self.unplanned)
         return f"{cells} cells to judge, {self.done} done before; stages to make: {stages}"
+
+
+def _shares(launcher: Any) -> int | None:
+    """Into how many jobs joblib's workers are given a wave; None for what isn't joblib.
+
+    A few for each worker, so that one with the slower stages doesn't keep the others waiting: a job
+    of its own for every stage takes .3 s more a stage, for its config.
+    """
+    workers = (getattr(launcher, "joblib", None) or {}).get("n_jobs")
+    if workers and workers < 0:
+        workers += 1 + (os.cpu_count() or 1)
+    return 4 * workers if workers else None
 
 
 def launch(launcher: Any, tasks: list[Task], number: int) -> int:
