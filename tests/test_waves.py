@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
@@ -16,7 +17,7 @@ from conftest import ROOT
 from softmark.cells import spread
 from softmark.errors import InputError
 from softmark.lab import make_only, plan
-from softmark.sweep import Above, Sweep, Task, Watch, launch
+from softmark.sweep import Above, Sweep, Task, Watch, launch, shares
 
 LINES = ["method=usp,csp", "attack=finetune,prune", "seed=0,1", "scale=smoke", "logger=none"]
 
@@ -48,12 +49,19 @@ def test_each_shared_stage_is_made_once_and_after_its_parents(tmp_path):
     assert len(found.tasks) == 8
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 100])
-def test_workers_share_a_wave_evenly(workers, tmp_path):
-    first = swept(*LINES, f"output_dir={tmp_path}").waves(workers)[0]
+@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
+def test_jobs_share_a_wave_evenly(jobs, tmp_path):
+    first = swept(*LINES, f"output_dir={tmp_path}").waves(jobs)[0]
     sizes = [len(names(task)) for task in first]
     assert sum(sizes) == 6
-    assert max(sizes) <= -(-6 // workers)
+    assert max(sizes) <= -(-6 // jobs)
+
+
+def test_joblibs_workers_get_a_few_jobs_of_a_wave_each():
+    cores = os.cpu_count()
+    for given, jobs in ((2, 8), (-1, 4 * cores), (None, None)):
+        assert shares(SimpleNamespace(joblib={"n_jobs": given})) == jobs
+    assert shares(SimpleNamespace()) is None
 
 
 def test_one_cell_shares_out_all_its_stages(tmp_path):

@@ -130,7 +130,7 @@ class Sweep:
         alone = "basic" in type(launcher).__module__
         cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
         # One worker never waits for another: it makes each stage when a cell needs it.
-        waves = [cells] if alone else [*self.waves(at_once or _shares(launcher)), cells]
+        waves = [cells] if alone else [*self.waves(at_once or shares(launcher)), cells]
         number = 0
         with Watch(self).shown():
             for wave in filter(None, waves):
@@ -147,7 +147,7 @@ class Sweep:
         return f"{cells} cells to judge, {self.done} done before; stages to make: {stages}"
 
 
-def _shares(launcher: Any) -> int | None:
+def shares(launcher: Any) -> int | None:
     """Into how many jobs joblib's workers are given a wave; None for what isn't joblib.
 
     A few for each worker, so that one with the slower stages doesn't keep the others waiting: a job
