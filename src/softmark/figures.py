@@ -64,7 +64,7 @@ def pictures(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure
         return {"curve": curve(shown, varied, place)}
     found = {"probes": p_over_probes(shown)}
     if len({row.name[1:] for row in shown}) > 1:
-        found["tradeoff"] = tradeoff(shown)
+        found["tradeoff"] = tradeoff(shown, varied)
     if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
         found["heatmap"] = heatmap(shown)
     return found
@@ -168,7 +168,7 @@ def p_over_probes(rows: Sequence[Row]) -> plt.Figure:
     return figure
 
 
-def tradeoff(rows: Sequence[Row]) -> plt.Figure:
+def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
     """What a setting costs in accuracy against the watermark accuracy that each attack leaves.
 
     One column of points for each setting, joined by a line from the best to the worst attack.
@@ -185,7 +185,9 @@ def tradeoff(rows: Sequence[Row]) -> plt.Figure:
         axis.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
         if len(settings) <= 6:  # more names would lie on each other
             above = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
-            axis.annotate(" ".join(name), (x, max(heights)), fontsize=8, **above)
+            numbers = zip(map(heading, varied[2:]), name[1:], strict=True)
+            label = "\n".join([name[0], *(f"{key} {value}" for key, value in numbers)])
+            axis.annotate(label, (x, max(heights)), fontsize=7, **above)
     for place, attack in enumerate(attacks):
         same = [row for own in settings.values() for row in own if row.name[1] == attack]
         style = _style(place) | {"linestyle": "none", "ms": 5}
