@@ -215,6 +215,8 @@ def test_interrupted_it_keeps_what_was_finished(tmp_path):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # As at a terminal: what a shell starts in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if line.startswith("made victim"):
