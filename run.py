@@ -12,11 +12,13 @@ import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from softmark.errors import InputError
-from softmark.overrides import check
+from softmark.sweep.overrides import check
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
 # victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
@@ -25,9 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def cell(config: DictConfig) -> None:
-    from softmark.lab import make_only, run_cell
-    from softmark.sweep import above_the_line
-    from softmark.tables import print_verdict, report
+    from softmark.console import report
+    from softmark.experiment.run import make_only, run_cell
+    from softmark.report.terminal import print_verdict
+    from softmark.sweep.schedule import above_the_line
 
     job = HydraConfig.get()
     sweeping = job.mode == RunMode.MULTIRUN
@@ -41,22 +44,43 @@ def cell(config: DictConfig) -> None:
                 print_verdict(record, brief=sweeping)
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.
-            if isinstance(error, InputError):
-                report(f"error: {error}")
+            if reason := _reason(error):
+                report(f"error: {reason}")
             else:
                 traceback.print_exc()
             if not sweeping:
                 raise SystemExit(2) from None
 
 
+def _reason(error: Exception) -> str:
+    """What a config, a disk or the memory can cause; empty for a bug, whose traceback is needed."""
+    if isinstance(error, InputError):
+        return str(error)
+    # Of torch, on a CPU and on a GPU.
+    if isinstance(error, RuntimeError) and "allocate" in str(error):
+        return f"out of memory, smaller models or a smaller recipe.batch_size need less: {error}"
+    if isinstance(error, OSError | MemoryError | OmegaConfBaseException):
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def main() -> None:
+    # Hydra raises what it would print as a traceback otherwise.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         check(sys.argv[1:])
         cell()
-    except InputError as error:
+    except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: finished stages are kept, the same command goes on from there")
+    except Exception as error:
+        # What its own settings may be, only Hydra knows.
+        own = [word for word in sys.argv[1:] if word.lstrip("+~").startswith("hydra.")]
+        if not own:
+            raise
+        reason = str(error.__cause__ or error) or type(error).__name__
+        sys.exit(f"error: {' '.join(own)}: {reason}")
 
 
 if __name__ == "__main__":

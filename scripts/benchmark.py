@@ -20,10 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from softmark.lab import precision, roles_of
-from softmark.networks import build
-from softmark.stages import make
-from softmark.training import Batches, Classifier, Fit, choose_device, one_cycle, set_threads
+from softmark.experiment.build import make
+from softmark.experiment.plan import precision
+from softmark.experiment.stages import roles_of
+from softmark.models.networks import build
+from softmark.training import Batches, Classifier, Fit, choose_device, compute_on, one_cycle
 
 ROUNDS = 5
 
@@ -62,7 +63,7 @@ def main() -> None:
     conf = Path(__file__).parents[1] / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", sys.argv[1:]), resolve=True)
-    set_threads(config["trainer"]["threads"])
+    compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
     wanted = precision(config["precision"])
     device = choose_device(config["trainer"]["accelerator"])

@@ -22,9 +22,10 @@ except ImportError:
     sys.exit("error: wandb-workspaces is missing: pip install -e '.[dashboard]'")
 
 from softmark.errors import InputError
-from softmark.online import decide
+from softmark.tracking.mode import decide
 
-TRAININGS = ("classifier", "marking", "detector", "finetune", "student")
+TRAININGS = ("classifier", "control", "marking", "detector", "finetune", "student")
+GROUPS = ("method", "attack")
 
 
 def main() -> None:
@@ -34,22 +35,22 @@ def main() -> None:
     parser.add_argument("--project", default="softmark", help="as logger.project")
     parser.add_argument("--entity", help="user or team; the credentials' own, where none is given")
     parser.add_argument("--to", type=Path, default=Path("outputs/dashboard.json"), metavar="FILE")
-    told = parser.parse_args()
+    options = parser.parse_args()
     try:
         mode, why = decide(None)
     except InputError as error:
         sys.exit(f"error: {error}")
     if mode != "online":
         print(f"not saved in W&B: {why}", file=sys.stderr)
-        told.to.parent.mkdir(parents=True, exist_ok=True)
-        view = dashboard(told.entity or "", told.project)._to_model()
-        told.to.write_text(view.model_dump_json(by_alias=True, indent=1) + "\n")
-        print(told.to)
+        options.to.parent.mkdir(parents=True, exist_ok=True)
+        view = dashboard(options.entity or "", options.project)._to_model()
+        options.to.write_text(view.model_dump_json(by_alias=True, indent=1) + "\n")
+        print(options.to)
         return
     import wandb
 
-    entity = told.entity or wandb.Api().default_entity
-    print(dashboard(entity, told.project).save().url)
+    entity = options.entity or wandb.Api().default_entity
+    print(dashboard(entity, options.project).save().url)
 
 
 def dashboard(entity: str, project: str) -> workspaces.Workspace:
@@ -71,16 +72,16 @@ def dashboard(entity: str, project: str) -> workspaces.Workspace:
             pinned_columns=[
                 "config:method",
                 "config:attack",
-                "summary:watermark_accuracy",
-                "summary:p_value",
                 "summary:claimed",
+                "summary:p_value",
+                "summary:watermark_accuracy",
             ]
         ),
     )
 
 
 def bars(metric: str, group: str) -> reports.BarPlot:
-    """The mean of a verdict's figure, a bar for each value of the config's ``group``."""
+    """The mean of one number of the verdicts, a bar for each value of the config's ``group``."""
     return reports.BarPlot(
         title=f"{metric} by {group}",
         metrics=[metric],
@@ -93,8 +94,6 @@ def bars(metric: str, group: str) -> reports.BarPlot:
 def verdicts() -> list:
     found = reports.SummaryMetric("p_value")
     return [
-        bars("watermark_accuracy", "method"),
-        bars("watermark_accuracy", "attack"),
         # Bars have no logarithmic axis.
         *(
             reports.ScatterPlot(
@@ -102,18 +101,19 @@ def verdicts() -> list:
             )
             for x in ("watermark_accuracy", "suspect_accuracy")
         ),
+        *(bars("watermark_accuracy", group) for group in GROUPS),
     ]
 
 
 def accuracy() -> list:
-    names = ("victim_accuracy", "watermarked_accuracy", "suspect_accuracy")
-    return [bars(name, group) for group in ("method", "attack") for name in names]
+    names = [f"{name}_accuracy" for name in ("victim", "control", "watermarked", "suspect")]
+    return [bars(name, group) for group in GROUPS for name in names]
 
 
 def sweep() -> list:
     return [
         *(reports.WeavePanelSummaryTable(table_name=name) for name in ("table", "verdicts")),
-        reports.MediaBrowser(title="pictures", media_keys=["pictures/probes", "pictures/tradeoff"]),
+        reports.MediaBrowser(title="plots", media_keys=["plots/probes", "plots/tradeoff"]),
     ]
 
 

@@ -24,8 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from softmark.errors import InputError
-from softmark.lab import read_record
-from softmark.store import manifest
+from softmark.experiment.record import read_record
+from softmark.store.store import manifest
 
 ADDRESS = re.compile("[0-9a-f]{16}")
 MIB = 2**20
@@ -94,9 +94,14 @@ def _addresses(path: Path) -> set[str]:
         return set()
     try:
         listed = record["stages"].values()
-        return {a for some in listed for a in ([some] if isinstance(some, str) else some)}
+        # One address, several, or None, as of the control of a method that has none.
+        lists = [some if isinstance(some, list) else [some] for some in listed]
+        found = {address for some in lists for address in some if address is not None}
+        if not all(isinstance(address, str) for address in found):
+            raise TypeError(found)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: it lists no stages; remove it") from error
+    return found
 
 
 def _bases(store: Path) -> list[Path]:
@@ -109,9 +114,9 @@ def _entry(folder: Path, needs: Counter[str]) -> Entry:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     made = folder.stat().st_mtime
     try:
-        told = manifest(folder)
-        role, what = str(told["role"]), _what(told["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = manifest(folder)
+        role, what = str(found["role"]), _what(found["config"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         # A run would make it anew: it is of use to nobody.
         return Entry(folder, folder.parent.name, None, size, made, 0)
     return Entry(folder, role, what, size, made, needs[folder.name])

@@ -35,28 +35,28 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("overrides", nargs="*", help="as given to run.py, for a launcher")
-    told = parser.parse_args()
-    if told.kills < 1:
-        parser.error(f"--kills {told.kills}: at least 1")
-    moments = random.Random(told.seed)
+    options = parser.parse_args()
+    if options.kills < 1:
+        parser.error(f"--kills {options.kills}: at least 1")
+    moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
         calm = Path(scratch) / "calm"
         start = time.monotonic()
-        table = finish(calm, told.overrides)
+        table = finish(calm, options.overrides)
         span = time.monotonic() - start
         expected = records(calm)
         print(f"undisturbed: {len(expected)} records in {span:.1f} s", flush=True)
         kills = rounds = 0
-        while kills < told.kills:
+        while kills < options.kills:
             folder = Path(scratch) / "torn"
             # Three kills a round at most: a sweep that only ever starts would prove nothing.
             torn = sum(
-                kill(folder, told.overrides, moments.uniform(0, span))
-                for _ in range(min(3, told.kills - kills))
+                kill(folder, options.overrides, moments.uniform(0, span))
+                for _ in range(min(3, options.kills - kills))
             )
             kills += torn
             rounds += 1
-            if finish(folder, told.overrides) != table or records(folder) != expected:
+            if finish(folder, options.overrides) != table or records(folder) != expected:
                 kept = Path(tempfile.mkdtemp(prefix="torture-differs-"))
                 shutil.copytree(folder, kept, dirs_exist_ok=True)
                 print(f"after {kills} kills round {rounds} differs: see {kept}")

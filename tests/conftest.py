@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,31 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from softmark.lab import ELSEWHERE, plan
+from softmark.experiment.plan import plan
+from softmark.experiment.record import Record
+from softmark.experiment.run import describe
 
 # A busy machine is no bug.
 hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("victim", "watermarked", "suspect")
+STAGES = ("victim", "control", "watermarked", "suspect")
+MADE_WITH = {
+    "precision": "32-true",
+    "threads": 1,
+    "versions": {"softmark": "0.1.0", "torch": "2.13.0"},
+    "commit": "abc1234",
+    "machine": "2 cores of a test",
+    "date": "2026-01-02T03:04:05+00:00",
+}
 
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", ["scale=smoke", "logger=none", *overrides])
+        sketches = f"hydra.searchpath=[file://{ROOT}/tests/sketches/conf]"
+        config = compose("config", [sketches, "scale=smoke", "logger=none", *overrides])
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
@@ -58,60 +70,46 @@ def archived(cell, tmp_path):
         config = {**cell(*overrides), "seed": seed, "output_dir": str(tmp_path)}
         made = plan(config)
         lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
-        record = {**described(made, lines), **judged(seed), **changes}
+        record = described(made, lines, **changes)
         write(tmp_path, record)
         return record
 
     return make
 
 
-def described(made, overrides: list[str]) -> dict:
-    """What ``lab`` writes of a cell before it has run."""
-    config = made.config
-    told = {key: config[key]["name"] for key in ("method", "attack", "data", "model", "scale")}
-    return {
-        **told,
-        "seed": config["seed"],
-        "address": made.verdict.address,
-        "path": str(made.record),
-        "stages": {
-            **{role: getattr(made, role).address for role in STAGES},
-            "calibration": [stage.address for stage in made.calibration],
-            "evaluation": [stage.address for stage in made.evaluation],
-        },
-        "overrides": overrides,
-        "config": {key: value for key, value in config.items() if key not in ELSEWHERE},
-        "precision": "32-true",
-        "threads": 1,
-        "versions": {"softmark": "0.1.0", "torch": "2.13.0"},
-        "commit": "abc1234",
-        "machine": "2 cores of a test",
-        "date": "2026-01-02T03:04:05+00:00",
-    }
+def described(made, overrides: list[str], **changes) -> dict:
+    """The record of a cell that has run, without training it; ``changes``: other fields of it."""
+    seed = made.config["seed"]
+    record = {**describe(made, overrides), **MADE_WITH, **judged(seed), **changes}
+    # A field that no record has would be a mistake here.
+    return asdict(Record(**record))
 
 
 def judged(seed: int) -> dict:
-    """A verdict; the figures depend on the seed, so that there is something to sort."""
+    """A verdict; the numbers depend on the seed, so that there is something to sort."""
+    p_value = 1e-7 * (1 + seed)
     return {
         "victim_accuracy": 0.97,
+        "control_accuracy": 0.965,
+        "victim_disagreement": 0.02,
+        "control_disagreement": 0.015,
         "watermarked_accuracy": 0.96,
         "suspect_accuracy": 0.95 - seed / 100,
+        "classes": 10,
+        "judged_samples": 1000,
         "watermark_accuracy": 0.9 + seed / 1000,
         "watermark_accuracy_of_10": 0.99,
         "score": 1.0,
-        "p_value": 1e-7 * (1 + seed),
+        "p_value": p_value,
+        "p_before_attack": 1e-12,
         "null": "signs",
         "claimed": True,
-        "tests": {"signs": 1e-7 * (1 + seed)},
-        "levels": {"signs": 1e-6, "flags": 1e-6, "direction": 1e-3},
-        "reason": None,
-        "false_claims": 0,
+        "tests": {"signs": p_value},
+        "levels": {"signs": 1e-6},
         "innocents": 2,
         "false_claims_upper": 0.776,
         "probes": 50,
-        "p_by_probes": {"1": 0.4, "10": 1e-3, "50": 1e-7 * (1 + seed)},
-        "identified": None,
-        "identification": None,
+        "p_by_probes": {"1": 0.4, "10": 1e-3, "50": p_value},
         "queries": 599,
         "commitment": "c0ffee",
         "stage_seconds": {"victim": 1.0, "watermarked": 2.0, "suspect": 3.0},

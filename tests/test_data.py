@@ -14,10 +14,11 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softmark import data
-from softmark.data import Shares
+from softmark.data import cache as caching
+from softmark.data import roles as data
+from softmark.data.roles import Shares
+from softmark.data.sources import Decoded, Digits, ImageFolder
 from softmark.errors import InputError
-from softmark.sources import Decoded, Digits, ImageFolder
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
@@ -179,18 +180,33 @@ def test_a_class_that_a_role_lacks_is_named(decoded, change, role):
 
 @given(counts=st.lists(st.integers(2, 30), min_size=2, max_size=5), seed=st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_half_holds_half_of_each_class(counts, seed):
+def test_halves_are_disjoint_complete_and_hold_half_of_each_class(counts, seed):
     decoded = numbered(counts)
     samples = data.Samples(torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels))
-    first, again = data.half(samples, seed), data.half(samples, seed)
-    assert numbers_of(first) == numbers_of(again)
-    assert len(set(numbers_of(first))) == len(first) == sum(counts) // 2
-    assert some_point_cuts(np.bincount(first.labels, minlength=len(counts)), counts)
+    both = data.halves(samples, seed)
+    for half, again in zip(both, data.halves(samples, seed), strict=True):
+        assert numbers_of(half) == numbers_of(again)
+        assert half.labels.tolist() == decoded.labels[numbers_of(half)].tolist()
+        assert some_point_cuts(np.bincount(half.labels, minlength=len(counts)), counts)
+    first, second = map(numbers_of, both)
+    assert sorted(first + second) == list(range(sum(counts)))
+    assert (len(first), len(second)) == (sum(counts) // 2, (sum(counts) + 1) // 2)
+
+
+@given(counts=st.lists(st.integers(4, 30), min_size=2, max_size=5), share=st.floats(0.2, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_the_beginning_of_a_half_is_in_proportion_too(counts, share):
+    decoded = numbered(counts)
+    samples = data.Samples(torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels))
+    first = data.halves(samples, 0)[0]
+    few = first[: round(share * len(first))]
+    assert some_point_cuts(np.bincount(few.labels, minlength=len(counts)), counts)
 
 
 def test_halves_of_two_seeds_differ():
     owner = data.share(numbered([100, 100]), SHARES).owner
-    assert sorted(numbers_of(data.half(owner, 0))) != sorted(numbers_of(data.half(owner, 1)))
+    for one, other in zip(data.halves(owner, 0), data.halves(owner, 1), strict=True):
+        assert sorted(numbers_of(one)) != sorted(numbers_of(other))
 
 
 def test_samples_can_be_indexed_moved_and_told_apart():
@@ -211,20 +227,20 @@ def test_samples_can_be_indexed_moved_and_told_apart():
 
 def test_a_source_is_decoded_once(tmp_path):
     source = Memory(numbered([30, 30]))
-    first = data.open_data(source, SHARES, tmp_path / "new" / "folder")
-    assert parts(data.open_data(source, SHARES, tmp_path / "new" / "folder")) == parts(first)
+    first = caching.open_data(source, SHARES, tmp_path / "new" / "folder")
+    assert parts(caching.open_data(source, SHARES, tmp_path / "new" / "folder")) == parts(first)
     assert parts(first) == parts(data.share(source.decoded, SHARES))
     assert first.classes == ("class 0", "class 1")
     assert source.reads == 1
-    data.open_data(replace(source, name="other"), SHARES, tmp_path / "new" / "folder")
+    caching.open_data(replace(source, name="other"), SHARES, tmp_path / "new" / "folder")
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     source = Memory(numbered([30, 30]))
-    assert data.fingerprint(source, tmp_path) == source.decoded.fingerprint
-    assert data.fingerprint(source, tmp_path) == source.decoded.fingerprint
+    assert caching.fingerprint(source, tmp_path) == source.decoded.fingerprint
+    assert caching.fingerprint(source, tmp_path) == source.decoded.fingerprint
     assert source.reads == 1
     images = source.decoded.images.copy()
     images[0, 0, 0, 7] = 1
@@ -262,36 +278,36 @@ def damage_metadata(raw):
 )
 def test_a_damaged_cache_is_named_and_decoded_again(tmp_path, capsys, damage):
     source = Memory(numbered([30, 30]))
-    first = data.open_data(source, SHARES, tmp_path)
+    first = caching.open_data(source, SHARES, tmp_path)
     (cache,) = tmp_path.glob("*.safetensors")
     cache.write_bytes(damage(cache.read_bytes()))
-    assert parts(data.open_data(source, SHARES, tmp_path)) == parts(first)
+    assert parts(caching.open_data(source, SHARES, tmp_path)) == parts(first)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert str(cache) in told[0]
     assert "damaged" in told[0]
-    data.open_data(source, SHARES, tmp_path)
+    caching.open_data(source, SHARES, tmp_path)
     assert source.reads == 2
     assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_cache_is_gone_even_if_decoding_fails(tmp_path):
     source = Memory(numbered([30, 30]))
-    data.open_data(source, SHARES, tmp_path)
+    caching.open_data(source, SHARES, tmp_path)
     (cache,) = tmp_path.glob("*.safetensors")
     cache.write_bytes(b"")
     source.decoded = numbered([30])
     with pytest.raises(InputError, match=r"two are needed"):
-        data.open_data(source, SHARES, tmp_path)
+        caching.open_data(source, SHARES, tmp_path)
     assert not cache.exists()
 
 
 def test_what_a_killed_process_left_is_no_cache(tmp_path):
     source = Memory(numbered([30, 30]))
-    data.open_data(source, SHARES, tmp_path)
+    caching.open_data(source, SHARES, tmp_path)
     (cache,) = tmp_path.glob("*.safetensors")
     cache.rename(cache.with_suffix(".partial"))
-    data.open_data(source, SHARES, tmp_path)
+    caching.open_data(source, SHARES, tmp_path)
     assert source.reads == 2
 
 
@@ -301,8 +317,8 @@ def test_two_processes_decode_once(tmp_path):
         import sys, time
         from pathlib import Path
         import numpy as np
-        from softmark import data
-        from softmark.sources import Decoded
+        from softmark.data import cache as caching
+        from softmark.data.sources import Decoded
 
         class Slow:
             def signature(self):
@@ -318,7 +334,7 @@ def test_two_processes_decode_once(tmp_path):
         Path(sys.argv[1], f"ready{sys.argv[2]}").touch()
         while len(list(Path(sys.argv[1]).glob("ready*"))) < 2:
             time.sleep(0.01)
-        print(data.fingerprint(Slow(), sys.argv[1]))
+        print(caching.fingerprint(Slow(), sys.argv[1]))
         """
     )
     both = [
@@ -336,21 +352,22 @@ def test_two_processes_decode_once(tmp_path):
 
 def test_import_and_fingerprint_leave_torch_alone(tmp_path):
     script = (
-        "import sys; from softmark import data, sources; heavy = {'torch', 'datasets', 'sklearn'};"
+        "import sys; from softmark.data import cache as caching, sources;"
+        "heavy = {'torch', 'datasets', 'sklearn'};"
         "print(sorted(heavy & set(sys.modules)));"
-        f"print(data.fingerprint(sources.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
+        f"print(caching.fingerprint(sources.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     loaded, after = told.stdout.splitlines()
     assert loaded == "[]"
-    assert after == f"{data.fingerprint(Digits(), tmp_path)} False"
+    assert after == f"{caching.fingerprint(Digits(), tmp_path)} False"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/cache") as raised:
-        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path / "file" / "cache")
+        caching.open_data(Memory(numbered([30, 30])), SHARES, tmp_path / "file" / "cache")
     assert_short(raised)
 
 
@@ -358,21 +375,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_without_the_right_to_write_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=str(tmp_path)):
-        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
+        caching.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
 
 
 def test_a_disk_that_is_full_is_an_input_error(tmp_path, monkeypatch):
     def full(*_):
-        raise data.SafetensorError("No space left on device")
+        raise caching.SafetensorError("No space left on device")
 
-    monkeypatch.setattr(data, "save_file", full)
+    monkeypatch.setattr(caching, "save_file", full)
     with pytest.raises(InputError, match=r"No space left"):
-        data.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
+        caching.open_data(Memory(numbered([30, 30])), SHARES, tmp_path)
 
 
 def test_one_class_is_not_enough(tmp_path):
     with pytest.raises(InputError, match=r"class 0.*two are needed"):
-        data.open_data(Memory(numbered([30])), SHARES, tmp_path)
+        caching.open_data(Memory(numbered([30])), SHARES, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -400,7 +417,7 @@ def test_every_data_config_can_be_made(name):
 
 def test_the_default_roles_of_the_digits(tmp_path):
     config = composed("data=digits")
-    roles = data.open_data(instantiate(config.source), Shares(**config.roles), tmp_path)
+    roles = caching.open_data(instantiate(config.source), Shares(**config.roles), tmp_path)
     assert [len(roles.owner), len(roles.attacker), len(roles.judge)] == [599, 599, 599]
     assert data.name_of(config) == "digits"
 
@@ -426,7 +443,7 @@ def test_cifar10(tmp_path):
     assert len(instantiate(config.source).signature()["files"]) == 2
     # The 50,000 training pictures take seven seconds to decode, the test split one.
     source = replace(instantiate(config.source), train_split="test", test_split=None)
-    roles = data.open_data(source, Shares(**{**config.roles, "judge": 0.5}), tmp_path)
+    roles = caching.open_data(source, Shares(**{**config.roles, "judge": 0.5}), tmp_path)
     assert roles.owner.images.shape == roles.attacker.images.shape == (2500, 3, 32, 32)
     for samples, each in ((roles.owner, 250), (roles.attacker, 250), (roles.judge, 500)):
         assert samples.labels.bincount().tolist() == [each] * 10

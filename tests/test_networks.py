@@ -1,5 +1,6 @@
 """Every network of conf/model: shapes, known sizes, normalisation, and what a wrong value says."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
-from softmark.data import Samples
+from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.networks import VGG, ConvNet, ResNet, WideResNet, build
+from softmark.models.networks import VGG, ConvNet, Ensemble, ResNet, WideResNet, build
 
 NODES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 COLOUR = {"image_shape": (3, 32, 32), "classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -77,6 +79,53 @@ def test_build_measures_the_pictures():
     torch.testing.assert_close(normalised[:, 0].std(), torch.tensor(1.0))
     torch.testing.assert_close(normalised[:, 1], torch.zeros(50, 8, 8), atol=1e-3, rtol=0)
     assert network(images.float() / 255).shape == (50, 3)
+
+
+def pictures(channels: int = 2) -> Samples:
+    images = torch.randint(0, 256, (50, channels, 8, 8), dtype=torch.uint8)
+    return Samples(images, torch.zeros(50, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
+def test_a_built_network_says_how_to_build_it_without_any_data(path):
+    node = OmegaConf.load(path)
+    node.width = 8
+    name = node.pop("name")
+    network = build(instantiate(node), pictures(), classes=3)
+    assert network.node["_target_"] == node._target_, name
+    assert json.loads(json.dumps(network.node)) == network.node
+    again = instantiate(network.node, _convert_="all")
+    assert type(again) is type(network)
+    again.load_state_dict(network.state_dict())
+    images = torch.rand(4, 2, 8, 8)
+    torch.testing.assert_close(again.eval()(images), network.eval()(images))
+    # The normalisation is in the node as well: it is the same before any weight is read.
+    for kept in ("mean", "std"):
+        fresh = getattr(instantiate(network.node, _convert_="all").features[0], kept)
+        torch.testing.assert_close(fresh, getattr(network.features[0], kept))
+
+
+def test_an_ensemble_answers_with_the_mean_of_probabilities():
+    torch.manual_seed(0)
+    three = [build(partial(ConvNet, width=4), pictures(), classes=3).eval() for _ in range(3)]
+    images = 5 * torch.rand(20, 2, 8, 8)
+    whole = Ensemble.of(three).eval()
+    logits = whole(images)
+    assert not torch.allclose(three[0](images), three[1](images), atol=0.01)
+    expected = torch.stack([network(images).softmax(1) for network in three]).mean(0)
+    torch.testing.assert_close(logits.softmax(1), expected)
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(20))
+    assert whole.node["networks"] == [network.node for network in three]
+
+
+def test_an_ensemble_that_is_sure_has_finite_logits():
+    class Sure(nn.Module):
+        def forward(self, images):
+            return torch.tensor([[500.0, 0.0, -500.0]]).expand(len(images), 3)
+
+    logits = Ensemble([Sure(), Sure()])(torch.rand(2, 1, 8, 8))
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits.softmax(1)[:, 0], torch.ones(2))
 
 
 @pytest.mark.parametrize(

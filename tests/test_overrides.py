@@ -1,9 +1,16 @@
-"""What is said of a command line that can't work, before anything runs."""
+"""What is said of a command line, or of a config node, that can't work, before anything runs."""
+
+import copy
+import subprocess
+import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from softmark.errors import InputError
-from softmark.overrides import check
+from softmark.experiment.build import make
+from softmark.sweep.overrides import CONF, check
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,46 @@ from softmark.overrides import check
         (["-m", "method=usp,foo", "attack=none"], ["method=foo"]),
         (["-m", "method=usp", "seed=0,x"], ["seed=x"]),
         (["output_dir=/proc/version/out"], ["output_dir=/proc/version/out", "can't be written"]),
+        # Numbers that are out of range, by the type or by what is built without torch.
+        (["recipe.epochs=-1"], ["recipe.epochs=-1", "negative"]),
+        (["recipe.epochs=0"], ["recipe.epochs=0", "above 0"]),
+        (["attack.student.temperature=-1"], ["attack.student.temperature=-1", "negative"]),
+        (["recipe.lr=nan"], ["recipe.lr=nan", "finite"]),
+        (["seed=99999999999999999999"], ["seed=9999", "2^63"]),
+        (["data.roles.owner=2"], ["data.roles.owner=2", "between 0 and 1"]),
+        (["+innocents.kinds.plain.recipe.lr=0"], ["innocents.kinds.plain", "recipe.lr=0"]),
+        (["trainer.threads=many"], ["trainer.threads=many", "null or a whole number"]),
+        (["method.detector.hidden=[a]"], ["method.detector.hidden[0]=a", "whole number"]),
+        (["precision=half"], ["precision=half", "bf16-mixed"]),
+        # Whatever sign stands before it.
+        (["++recipe.epochs=many"], ["recipe.epochs=many", "whole number"]),
+        (["++trainer.accelerator=true"], ["trainer.accelerator=True", "text"]),
+        (["++method.detector.hidden=/dev/null"], ["method.detector.hidden=/dev/null", "a list"]),
+        (["++innocents.kinds=${seed}"], ["innocents.kinds=0", "a mapping"]),
+        (["+seed=[null]"], ["seed=[None]", "whole number"]),
+        (["only=inf"], ["only=inf", "null or a list"]),
+        (["~method.message=null"], ["method.message", "needed"]),
+        (["~model=true"], ["~model", "needed", "vgg11"]),
+        (["model=null"], ["model=None", "no such choice"]),
+        (["~table=nan"], ["table=nan", "no such choice"]),
+        (["table=[prune]"], ["table", "one choice"]),
+        (["+sed=1"], ["sed", "did you mean seed"]),
+        (["+data.roles.onwer=1"], ["data.roles.onwer", "did you mean data.roles.owner"]),
+        (["++method._partial_=true"], ["method._partial_", "no such key"]),
+        (["+model@foo=vgg11"], ["foo", "no such key"]),
+        (["+method.simulated_attacks.more=1"], ["simulated_attacks.more=1", "a mapping"]),
+        (["+attack.colluders=true"], ["attack.colluders=True", "a list"]),
+        (["~hydra.run"], ["hydra.run", "needs it"]),
+        # Interpolations.
+        (["attack.recipe.epochs=3"], ["attack.recipe is ${recipe}", "change that"]),
+        (["++attack.recipe.epochs=0"], ["attack.recipe is ${recipe}", "change that"]),
+        (["seed=${sed}"], ["seed", "'sed' not found"]),
+        (["seed=${seed}"], ["seed", "Recursive"]),
+        (["+innocents.kinds.mine=${method}"], ["innocents.kinds.mine"]),
+        # Sweeps.
+        (["-m", "seed=range(0,5,-1)"], ["seed=range(0,5,-1)", "from 1 to"]),
+        (["-m", "method=glob(*)"], ["method=glob(*)", "VALUE,VALUE"]),
+        (["-m", "recipe.lr=0.1,0"], ["recipe.lr=0", "above 0"]),
     ],
 )
 def test_a_wrong_override_is_named(line, words, tmp_path):
@@ -53,10 +100,91 @@ def test_a_wrong_override_is_named(line, words, tmp_path):
         ["recipe.lr=1"],
         ["data=hub", "data.name=uoft-cs/cifar100"],
         ["data=cifar10", "data.path=/somewhere"],
-        ["verifier.levels.signs=1e-9"],
+        ["verifier.levels.exact=1e-9"],
         ["method.message='17'"],
         ["trainer.threads=2"],
+        ["data=hub", "data.name=x", "data.source.test_split=null"],
+        ["attack=distill_finetune", "attack.steps.2.lr_factor=0.01"],
+        ["attack=distill_finetune", "attack@attack.steps.1=distill_hot", "~attack.steps.2"],
+        ["+attack@method.simulated_attacks.more=prune", "~method.simulated_attacks.distill"],
+        ["+innocents.kinds.mine={party: owner}", "++recipe.lr=1", "trainer.threads=null"],
+        ["only=[victim/0123456789abcdef]", "verifier.messages=[one,two]"],
     ],
 )
 def test_a_right_line_passes(line, tmp_path):
-    check([*line, f"output_dir={tmp_path}"])
+    line = [*line, f"output_dir={tmp_path}"]
+    config = check(line)
+    if "-m" not in line:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", line)
+        assert config == OmegaConf.to_container(composed, resolve=True)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return check(["attack=finetune", f"output_dir={tmp_path_factory.mktemp('outputs')}"])
+
+
+def changed(config, key, value):
+    """``config`` with another ``value`` of the dotted ``key``; without the key for ``...``."""
+    config = copy.deepcopy(config)
+    *above, last = key.split(".")
+    node = config
+    for part in above:
+        node = node[part]
+    node[last] = value
+    if value is ...:
+        del node[last]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("recipe.epochs", "abc", ["recipe.epochs=abc", "whole number"]),
+        ("recipe.epochs", True, ["recipe.epochs=True", "whole number"]),
+        ("recipe.epochs", 0, ["recipe.epochs=0", "above 0"]),
+        ("recipe.lr", float("nan"), ["recipe.lr=nan", "a number"]),
+        ("recipe.epoch", 1, ["recipe.epoch", "did you mean epochs"]),
+        ("recipe.pad", ..., ["recipe.pad is missing"]),
+        ("attack.recipe", {"epochs": 0}, ["attack.recipe", "Recipe is needed"]),
+        ("attack.layers", "first", ["attack.layers=first", "all or last"]),
+        ("attack.samples", 0.5, ["attack.samples=0.5", "a whole number or null"]),
+        ("attack._target_", "no.such", ["attack._target_=no.such", "No module"]),
+        ("attack._target_", None, ["attack._target_=None"]),
+        ("attack._target_", "os.system", ["attack._target_=os.system"]),
+        ("attack._recursive_", False, ["attack"]),
+        ("method.message", ..., ["method.message is missing"]),
+        ("method.message", "", ["method.message is empty"]),
+        ("method.detector", None, ["method.detector=None", "_partial_"]),
+        ("method.detector.hidden", "/dev/null", ["method.detector.hidden=/dev/null", "a list"]),
+        ("method.detector.hidden", ["a"], ["method.detector.hidden", "a whole number"]),
+        ("method.marking.foo", 1, ["method.marking.foo", "no such argument"]),
+        ("method.marking._target_", "softmark.recipe.Recipe", ["method.marking", "Classifier"]),
+        ("method.simulated_attacks.foo", {"a": 1}, ["method.simulated_attacks", "Attack"]),
+        ("verifier", 5, ["verifier", "a mapping"]),
+    ],
+)
+def test_a_node_that_makes_nothing_is_named(config, key, value, words):
+    top = key.split(".")[0]
+    with pytest.raises(InputError) as error:
+        make(changed(config, key, value)[top], top)
+    for word in words:
+        assert word in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("top", ["recipe", "model", "method", "attack", "verifier"])
+def test_a_node_is_made_without_its_name(config, top):
+    assert make(config[top], top) is not None
+
+
+def test_a_wrong_number_answers_without_torch(tmp_path):
+    code = (
+        "import sys; from softmark.sweep.overrides import check\n"
+        "try: check(sys.argv[1:])\n"
+        "except ValueError as error: print(error, 'torch' in sys.modules)"
+    )
+    line = [sys.executable, "-c", code, "recipe.lr=0", f"output_dir={tmp_path}"]
+    told = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert told.stdout == "recipe.lr=0: it must be above 0 False\n"

@@ -11,8 +11,14 @@ import pytest
 
 from conftest import ROOT
 from softmark.errors import InputError
-from softmark.publish import FIELDS, Sheet, latex, markdown, tex, write_cells
-from softmark.tables import Row, cells, gaps, notes
+from softmark.experiment.provenance import processor
+from softmark.experiment.record import CSV
+from softmark.report.columns import cells, columns
+from softmark.report.export import Sheet, latex, markdown, tex, write_cells
+from softmark.report.kinds import kinds_table
+from softmark.report.notes import gaps, notes
+from softmark.report.plots import plots
+from softmark.report.rows import Row
 
 LINES = ["method=usp,csp", "attack=prune,distill", "seed=0,1,2", "scale=smoke"]
 
@@ -36,8 +42,13 @@ def test_a_table_has_mean_and_interval_and_names_what_is_missing(swept):
     assert all("attack=distill" in line and line.endswith("missing") for line in trouble)
     table = [line.split(" | ") for line in markdown(sheet).splitlines() if line.startswith("| ")]
     figures = {(line[0].strip("| "), line[1]): line for line in table[2:]}
-    # suspects of 95, 94 and 93 %: t(.975, 2) = 4.3027, sd 1, n = 3.
-    assert "94.00 ± 2.48" in figures["usp", "prune"]
+    # Suspects of 95, 94 and 93 %: t(.975, 2) = 4.3027, sd 1, n = 3, so 2.484 of the seeds, and
+    # 1.96 sqrt(.94 * .06 / 1000) = 1.472 of the test set; sqrt(2.484^2 + 1.472^2) = 2.887.
+    assert "94.00 ± 2.89" in figures["usp", "prune"]
+    # .97 - .96 in every seed, one of both right on .02: 1.96 sqrt((.02 - .01^2) / 1000) = .874.
+    assert "1.00 ± 0.87" in figures["usp", "prune"]
+    # The watermark accuracy was measured on no test set: 90, 90.1 and 90.2 %.
+    assert "90.10 ± 0.25" in figures["usp", "prune"]
     assert figures["csp", "distill"][2] == "—"
     assert "3 of 3" in figures["csp", "prune"]
     assert f"output_dir={swept}" not in markdown(sheet)
@@ -50,7 +61,7 @@ def test_the_csv_has_each_cell_in_the_records_own_numbers(swept):
     with (swept / "cells.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 9
-    assert list(lines[0]) == ["method", "attack", "seed", *FIELDS]
+    assert list(lines[0]) == ["method", "attack", "seed", *CSV]
     found = [float(line["suspect_accuracy"]) for line in lines[:3]]
     assert found == pytest.approx([0.95, 0.94, 0.93])
     assert float(lines[2]["p_value"]) == 3e-7
@@ -65,7 +76,7 @@ def test_older_code_is_stale_and_never_mixed_in(swept, archived):
     (row,) = (row for row in sheet.rows if row.name == ("csp", "distill"))
     assert (row.done, row.stale) == ([], 1)
     assert cells(row, ["suspect"]) == ["stale"]
-    assert "1 cells were last made by older code" in markdown(sheet)
+    assert "1 cell was last made by older code" in markdown(sheet)
 
 
 def test_a_broken_record_is_named_and_the_rest_is_shown(swept, archived):
@@ -83,24 +94,147 @@ def test_failed_cells_have_their_reason_as_a_footnote(archived, tmp_path):
     sheet, _ = read(
         "method=usp", "attack=prune", "seed=0,1", "scale=smoke", f"output_dir={tmp_path}"
     )
-    assert gaps(sheet.rows) == ["failed: out of & memory"]
+    assert gaps(sheet.rows) == ["Failed: out of & memory"]
     assert dict(zip(sheet.head, sheet.body[0], strict=True))["cells"] == "1 of 2"
     assert r"out of \& memory" in latex(sheet)
 
 
-def test_the_worst_attack_counts_only_while_the_suspect_is_of_use(archived, tmp_path):
-    marks = {"prune": 0.9, "finetune": 0.8, "distill": 0.7, "distill_hard": 0.6}
-    for attack, mark in marks.items():
-        suspect = 0.8 if attack == "distill_hard" else 0.95
+def test_the_worst_attack_is_chosen_by_claims_then_by_p_while_the_suspect_is_of_use(
+    archived, tmp_path
+):
+    def swept(**p_values: float | None) -> list[str]:
+        for attack, p in p_values.items():
+            archived(
+                "method=usp",
+                f"attack={attack}",
+                p_value=p,
+                claimed=attack == "finetune" or (p or 1) < 1e-6,
+                suspect_accuracy=0.8 if attack == "distill_hard" else 0.95,
+                innocent_suspect=attack == "independent",
+                # The largest of all for the worst: it decides nothing.
+                watermark_accuracy=p or 1.0,
+            )
+        chosen = f"attack={','.join(p_values)}"
+        sheet, _ = read("method=usp", chosen, "scale=smoke", f"output_dir={tmp_path}")
+        return [note for note in notes(sheet.rows) if note.startswith("The worst")]
+
+    # No attack, an innocent, a useless suspect; and one that is claimed in spite of its p.
+    unfit = {"none": 1.0, "independent": 1.0, "distill_hard": 1.0, "finetune": 0.5}
+    worst = swept(**unfit, prune=1e-3, distill=0.02)
+    assert worst == ["The worst of 3 attacks on usp is distill: 0 of 1 claimed, median p 0.020"]
+    worst = swept(**unfit, prune=None, distill=0.02)
+    assert worst == ["The worst of 3 attacks on usp is prune: 0 of 1 claimed, no p-value"]
+
+
+def test_two_seeds_are_both_shown(archived, tmp_path):
+    for seed, accuracy in ((0, 0.981), (1, 0.979)):
+        archived("method=usp", "attack=prune", seed=seed, suspect_accuracy=accuracy)
+    lines = ("method=usp", "attack=prune", "seed=0,1", "scale=smoke", f"output_dir={tmp_path}")
+    sheet, _ = read(*lines)
+    line = dict(zip(sheet.head, sheet.body[0], strict=True))
+    assert (line["suspect"], line["cost"], line["claims"]) == ("98.1, 97.9", "0.5, 0.5", "2 of 2")
+    assert "The values of both seeds" in sheet.caption
+    assert "±" not in markdown(sheet)
+
+
+def test_claims_and_p_come_first_and_costs_are_against_the_control(swept):
+    sheet, _ = read(*LINES, f"output_dir={swept}")
+    assert sheet.head[2:6] == ["claims", "p median", "p worst", "p least"]
+    order = [sheet.head.index(name) for name in ("suspect", "cost", "vs victim", "mark acc.")]
+    assert order == sorted(order)
+    # .965 - .96 and .97 - .96; no control, no cost.
+    row = sheet.rows[0]
+    assert [cell[:4] for cell in cells(row, ["cost", "vs victim"])] == ["0.50", "1.00"]
+    bare = Row(row.name, tuple({**record, "control_accuracy": None} for record in row.records))
+    assert cells(bare, ["cost"]) == ["—"]
+    for name in ("control", "forged", "forged p", "mark recall", "names"):
+        assert name not in columns([bare], brief=False)
+    assert "recognises a model, not a key" in sheet.caption
+    assert "An address promises the recipe of a cell, not the last digit" in sheet.caption
+
+
+def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_path):
+    found = [(0.02, False), (3e-9, True), (None, None)]
+    for seed, (p, claimed) in enumerate(found):
         archived(
-            "method=usp", f"attack={attack}", watermark_accuracy=mark, suspect_accuracy=suspect
-        )
-    chosen = f"attack={','.join(marks)}"
-    sheet, _ = read("method=usp", chosen, "scale=smoke", f"output_dir={tmp_path}")
-    assert "the worst of 3 attacks on usp is distill (70.0 %)" in notes(sheet.rows)
+            "method=usp", "attack=forge", seed=seed,
+            forged_p_value=p, forged_claimed=claimed, mark_recall=0.5,
+        )  # fmt: skip
+    lines = ("method=usp", "attack=forge", "seed=0,1,2", "scale=smoke", f"output_dir={tmp_path}")
+    sheet, _ = read(*lines)
+    line = dict(zip(sheet.head, sheet.body[0], strict=True))
+    assert (line["forged"], line["forged p"]) == ("1 of 2", "3.0e-09")
+    assert line["mark recall"] == "50.00 ± 0.00"
 
 
-def test_the_papers_figures_stand_beside_ours(swept):
+def test_a_cell_with_a_key_and_no_p_is_not_claimed(archived, tmp_path):
+    nothing = {"p_value": None, "claimed": False, "tests": {}, "p_by_probes": {}}
+    record = archived("method=usp", "attack=prune", **nothing)
+    row = Row(("usp", "prune"), (record,))
+    assert cells(row, ["claimed", "claims", "p"]) == ["no", "0 of 1", "—"]
+    bare = Row(("none", "prune"), ({**record, "commitment": None},))
+    assert cells(bare, ["claimed"]) == ["—"]
+
+
+def test_warnings_and_other_processors_are_told(archived, tmp_path):
+    for seed in range(3):
+        archived(
+            "method=usp", "attack=prune", seed=seed,
+            warnings=["too little trained"] if seed else [],
+            machine=f"{seed + 1} cores of {'A' if seed else 'B, GPU'}",
+        )  # fmt: skip
+    lines = ("method=usp", "attack=prune", "seed=0,1,2", "scale=smoke", f"output_dir={tmp_path}")
+    sheet, _ = read(*lines)
+    assert "Warning (2 of 3 cells): too little trained" in notes(sheet.rows)
+    (note,) = (note for note in notes(sheet.rows) if note.startswith("Last digits"))
+    assert (
+        f"B, GPU (1 of 3 cells), A (2 of 3 cells); the table was written on {processor()}" in note
+    )
+    here = [{**r, "machine": f"9 cores of {processor()}"} for r in sheet.rows[0].records]
+    assert not any(note.startswith("Last") for note in notes([Row(("usp", "prune"), tuple(here))]))
+
+
+def test_false_flags_by_kind_count_each_key_once(archived, tmp_path):
+    def kinds(flags: float) -> dict:
+        one = {"innocents": 1, "false_flags": flags, "false_claims": 1}
+        return {"plain": {**one, "false_flags": 0.0}, "vgg11": one, "pruned": one}
+
+    for attack in ("prune", "distill"):
+        for seed in range(2):
+            archived("method=usp", f"attack={attack}", seed=seed, by_kind=kinds(0.1 + seed / 10))
+    lines = ("method=usp", "attack=prune,distill", "seed=0,1", "scale=smoke")
+    sheet, _ = read(*lines, f"output_dir={tmp_path}")
+    assert kinds_table(sheet.rows) == [
+        ["kind of innocent", "usp: innocents", "usp: false flags in %", "usp: false claims"],
+        ["vgg11", "2", "15.0", "2"],
+        ["pruned", "2", "15.0", "2"],
+        ["plain", "2", "0.0", "2"],
+    ]
+    assert "| vgg11 | 2 | 15.0 | 2 |" in markdown(sheet)
+    assert "false_flags" in plots(sheet.rows, sheet.varied)
+    few = [{**r, "by_kind": {"plain": r["by_kind"]["plain"]}} for r in sheet.rows[0].records]
+    assert kinds_table([Row(("usp", "prune"), tuple(few))]) == []
+
+
+def test_plots_take_cells_without_p_and_without_a_curve(archived, tmp_path):
+    nothing = {"p_value": None, "claimed": False, "tests": {}, "watermark_accuracy": None}
+    archived("method=usp", "attack=distill", p_by_probes={}, **nothing)
+    archived("method=usp", "attack=prune", p_by_probes={"1": None, "50": 1e-7})
+    archived("method=usp", "attack=finetune", control_accuracy=None)
+    archived("method=none", "attack=prune", p_by_probes={}, commitment=None, **nothing)
+    attacks = "attack=distill,prune,finetune"
+    sheet, _ = read("method=usp,none", attacks, "scale=smoke", f"output_dir={tmp_path}")
+    drawn = plots(sheet.rows, sheet.varied)
+    assert list(drawn) == ["probes", "tradeoff", "heatmap"]
+    texts = [text.get_text() for text in drawn["heatmap"].axes[0].texts]
+    assert texts[:2] == ["0 of 1 claimed\nno p-value", ""]
+    assert "1 of 1 claimed\np 1.0e-07" in texts
+    (lined,) = drawn["probes"].axes
+    assert lined.get_title() == "usp"
+    assert list(drawn["probes"].axes[0].lines[0].get_xdata()) == [50]
+
+
+def test_the_papers_numbers_stand_beside_ours(swept):
     lines = ["table=robustness", "attack=prune", "seed=0,1,2", "scale=smoke"]
     sheet, _ = read(*lines, f"output_dir={swept}")
     last = dict(zip(sheet.head, sheet.body[-1], strict=True))
@@ -143,7 +277,7 @@ def test_the_latex_compiles(swept, archived):
     assert made.returncode == 0, made.stdout[-2000:]
 
 
-def test_pictures_follow_what_the_sweep_varies(archived, tmp_path):
+def test_plots_follow_what_the_sweep_varies(archived, tmp_path):
     code = runpy.run_path(str(ROOT / "scripts/report.py"))
     for sparsity in (0.1, 0.5, 0.9):
         archived("method=usp", "attack=prune", f"attack.sparsity={sparsity}")

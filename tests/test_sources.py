@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from softmark.data.sources import Digits, Hub, ImageFolder
 from softmark.errors import InputError
-from softmark.sources import Digits, Hub, ImageFolder
 
 
 def assert_short(raised):

@@ -1,9 +1,7 @@
-import ast
 import contextlib
 import json
 import os
 import pty
-import random
 import runpy
 import shutil
 import signal
@@ -17,15 +15,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from softmark import store as stores
 from softmark.errors import InputError
-from softmark.store import Stage, Store, code_hash, manifest, write_json
+from softmark.store.store import Stage, Store, manifest, write_json
 
 ROOT = Path(__file__).parents[1]
-TRAINING = ("softmark.stages", "softmark.methods.usp")
 
 
 def stage(make=lambda folder: {}, role="victim", parents=(), **config):
@@ -45,183 +39,16 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-# --- the address ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package whose code is hashed in place of the real one."""
-    copy = tmp_path / "softmark"
-    shutil.copytree(ROOT / "src" / "softmark", copy)
-    monkeypatch.setattr(stores, "__file__", str(copy / "store.py"))
-    stores._code.cache_clear()
-    yield copy
-    stores._code.cache_clear()
-
-
-def hashes(roots=TRAINING):
-    """Of a stage that trains, and of one that judges."""
-    stores._code.cache_clear()
-    return [code_hash(roots, judges=judges) for judges in (False, True)]
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def test_the_address_is_short_and_says_everything(monkeypatch):
-    first = stage(seed=0)
-    assert len(first.address) == 16
-    assert set(first.address) <= set("0123456789abcdef")
-    assert stage(seed=0).address == first.address
-    assert stage(lambda folder: {"other": 1}, seed=0).address == first.address
-    child = replace(first, role="suspect", parents=(first,))
-    others = [
-        stage(seed=1),
-        stage(seed=0, more=None),
-        replace(first, role="innocent/evaluation/0"),
-        replace(first, code=("softmark.errors",)),
-        child,
-        replace(child, parents=()),
-        replace(child, parents=(stage(seed=1),)),
-        replace(child, parents=(first, first)),
-    ]
-    assert len({first.address, *(other.address for other in others)}) == 1 + len(others)
-    monkeypatch.setattr(stores, "_versions", lambda: {"torch": "0"})
-    assert stage(seed=0).address != first.address
-
-
-def test_a_grandparent_counts():
-    def line(seed):
-        old = stage(seed=seed)
-        return stage(role="suspect", parents=(stage(role="watermarked", parents=(old,)),))
-
-    assert line(0).address == line(0).address != line(1).address
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=12,
-)
-
-
-def shuffled(value, shuffle):
-    if isinstance(value, list):
-        return [shuffled(each, shuffle) for each in value]
-    if not isinstance(value, dict):
-        return value
-    keys = list(value)
-    shuffle(keys)
-    return {key: shuffled(value[key], shuffle) for key in keys}
-
-
-@given(config=st.dictionaries(st.text(max_size=3), JSON, max_size=5), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
-def test_the_order_of_keys_does_not_count(config, seed):
-    first = Stage("victim", config, ())
-    other = Stage("victim", shuffled(config, random.Random(seed).shuffle), ())
-    assert other.address == first.address
-    assert replace(first, config={**config, "more": 0}).address != first.address
-
-
-def test_a_config_that_is_not_plain_is_refused():
-    for strange in (float("nan"), object()):
-        with pytest.raises((ValueError, TypeError)):
-            stage(strange=strange).address  # noqa: B018
-
-
-def test_layout_comments_and_docstrings_do_not_count(package):
-    before = hashes()
-    for path in package.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                told = ast.get_docstring(node) is not None
-                node.body = [ast.parse("'Told anew.'").body[0], *node.body[told:]]
-        path.write_text("# A comment.\n\n\n" + ast.unparse(tree).replace("\n\n", "\n\n\n\n"))
-    assert hashes() == before
-
-
-@pytest.mark.parametrize("name", ["stages", "methods/usp", "training", "data", "errors"])
-def test_the_code_and_all_that_it_imports_count(package, name):
-    before = hashes()
-    path = package / f"{name}.py"
-    path.write_text(path.read_text() + "\nNEW = 1\n")
-    after = hashes()
-    assert after[0] != before[0]
-    assert after[1] != before[1]
-
-
-def test_code_that_is_not_imported_does_not_count(package):
-    before = hashes()
-    for name in ("tables", "methods/csp", "attacks/prune"):
-        path = package / f"{name}.py"
-        path.write_text(path.read_text() + "\nNEW = 1\n")
-    assert hashes() == before
-    assert hashes((*TRAINING, "softmark.methods.csp")) != before
-
-
-def test_judging_counts_for_what_judges_only(package):
-    before = hashes()
-    path = package / "verification.py"
-    path.write_text(path.read_text() + "\nNEW = 1\n")
-    judged = hashes()
-    assert judged[0] == before[0]
-    assert judged[1] != before[1]
-
-    shared = package / "methods" / "soft_labels.py"
-    tree = ast.parse(shared.read_text())
-    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
-    for name in ("evidence", "nulls"):
-        functions[name].body = ast.parse("from softmark import tables\nreturn tables").body
-    shared.write_text(ast.unparse(tree))
-    after = hashes()
-    assert after[0] == before[0]
-    assert after[1] != judged[1]
-
-    functions["embed"].body = ast.parse("return None").body
-    shared.write_text(ast.unparse(tree))
-    assert hashes()[0] != before[0]
-
-
-def test_one_function_of_a_module_counts_alone(package):
-    def hashed():
-        return hashes(("softmark.lab:judge",))
-
-    before = hashed()
-    edit(package / "lab.py", "def run_cell(", "def run_the_cell(")
-    assert hashed() == before
-    edit(package / "lab.py", "def judge(cell", "def judge(the_cell")
-    assert hashed() != before
-
-
-def test_code_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"softmark\.methods\.uspp: there is no such module"):
-        code_hash(("softmark.methods.uspp",), judges=False)
-
-
-def test_targets_are_the_modules_of_softmark():
-    config = {
-        "_target_": "softmark.methods.usp.USP",
-        "inner": [{"_target_": "torch.nn.Linear"}, {"deep": {"_target_": "softmark.data.Hub"}}],
-        "name": "softmark.none",
-    }
-    assert stores.targets(config) == {"softmark.methods.usp", "softmark.data"}
-
-
 def test_planning_leaves_torch_alone(tmp_path):
     script = """
         import sys
-        import softmark.lab
+        import softmark.experiment.plan
         assert "torch" not in sys.modules
         from hydra import compose, initialize_config_dir
         from omegaconf import OmegaConf
         with initialize_config_dir(sys.argv[1], version_base="1.3"):
             config = compose("config", overrides=["data=digits", f"output_dir={sys.argv[2]}"])
-        cell = softmark.lab.plan(OmegaConf.to_container(config, resolve=True))
+        cell = softmark.experiment.plan.plan(OmegaConf.to_container(config, resolve=True))
         assert len({stage.address for stage in (cell.verdict, *cell.verdict.parents)}) > 4
         assert "torch" not in sys.modules
     """
@@ -365,7 +192,7 @@ def test_damage_is_said_and_made_anew(store, told, damage):
 SLOW = """
     import sys, time
     from pathlib import Path
-    from softmark.store import Stage, Store
+    from softmark.store.store import Stage, Store
 
     here = Path(sys.argv[1])
 
@@ -451,7 +278,7 @@ def test_whoever_writes_when_the_disk_is_full(tmp_path):
         import numpy as np
         from safetensors.numpy import save_file
         from softmark.errors import InputError
-        from softmark.store import Stage, Store, write_json
+        from softmark.store.store import Stage, Store, write_json
 
         def plain(folder):
             (folder / "model").write_bytes(bytes(10000))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from softmark.cells import spread
+from softmark.sweep.cells import spread
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
 
@@ -42,8 +43,8 @@ def made(result: subprocess.CompletedProcess) -> list[str]:
 def test_the_sentence_makes_each_stage_once(swept):
     folder, result = swept
     assert result.returncode == 0, result.stderr
-    expected = ["innocent"] * 4 + ["suspect"] * 6 + ["victim"] + ["watermarked"] * 2
-    assert made(result) == sorted(expected)
+    shared = ["victim", "control", *["innocent"] * 4, *["watermarked", "key", "evidence"] * 2]
+    assert made(result) == sorted(shared + ["suspect"] * 6)
     records = [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
     assert {(r["method"], r["attack"]) for r in records} == {
         (method, attack) for method in ("usp", "csp") for attack in ("finetune", "prune", "distill")
@@ -63,12 +64,18 @@ def test_the_same_again_makes_nothing(swept):
 
 def test_seeds_are_summed_up(swept):
     folder, _ = swept
-    result = run("-m", "method=csp", "attack=prune", "seed=0,1", "scale=smoke", folder=folder)
-    assert result.returncode == 0
-    assert "2 seeds" in result.stdout
-    assert "±" in result.stdout
-    assert "of 2" in result.stdout
-    assert made(result) == ["suspect", "victim", "watermarked"]
+    own = ["control", "evidence", "key", "suspect", "victim", "watermarked"]
+    for seeds, caption, figures in (
+        ("0,1", "The values of both seeds", r"│ +\d+\.\d, \d+\.\d +(† )?│"),
+        ("0,1,2", "Mean ± 95 % interval over 3 seeds", r"│ +\d+\.\d\d ± \d+\.\d\d +(† )?│"),
+    ):
+        sweep = ["method=csp", "attack=prune", f"seed={seeds}", "scale=smoke"]
+        result = run("-m", *sweep, folder=folder)
+        assert result.returncode == 0
+        assert caption in result.stdout
+        assert re.search(figures, result.stdout)
+        assert f"of {len(seeds.split(','))}" in result.stdout
+        assert made(result) == own
 
 
 def report(*arguments: str, folder: Path, into: Path) -> subprocess.CompletedProcess:
@@ -161,10 +168,11 @@ def test_an_ablation_takes_one_part_away_after_the_other(tmp_path):
     sweep = ["table=ablation", "method=csp", "method.marking.beta=0", "attack=none", "seed=0"]
     result = run(*sweep, "scale=smoke", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    told = [line.split()[1:9:2] for line in result.stdout.splitlines() if line[0] in "│┃"]
-    assert told[0] == ["method", "attack", "eps", "rehearsals"]
-    parts = [(eps, rehearsed) for eps in ("0.0", "0.2") for rehearsed in ("none", "attacked")]
-    assert told[1:] == [["csp", "none", *part] for part in parts]
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("┃ method", "│"))]
+    shown = [line.split()[1:9:2] for line in lines]
+    assert shown[0] == ["method", "attack", "eps", "simulated_attacks"]
+    parts = [(eps, simulated) for eps in ("0.0", "0.2") for simulated in ("none", "standard")]
+    assert shown[1:] == [["csp", "none", *part] for part in parts]
 
 
 def test_an_unknown_table_is_refused_with_the_list(tmp_path):
@@ -181,8 +189,8 @@ def test_an_unknown_table_is_refused_with_the_list(tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_each_cell_of_a_table_has_a_config(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        told = compose("config", [f"table={name}"], return_hydra_config=True)
-        assert told.table.name == name
+        whole = compose("config", [f"table={name}"], return_hydra_config=True)
+        assert whole.table.name == name
         cells = spread([f"table={name}"])
         assert len({tuple(cell) for cell in cells}) == len(cells) >= 5
         for cell in (cells[0], cells[-1]):
@@ -205,8 +213,11 @@ def test_one_cell_ends_with_its_verdict(swept):
     folder, _ = swept
     result = run("method=csp", "attack=prune", "scale=smoke", folder=folder)
     assert result.returncode == 0
-    for word in ("watermark accuracy", "p-value", "signs", "verdict", "cost", "records/"):
-        assert word in result.stdout
+    words = ("verdict", "p-value", "signs", "p before the attack", "control", "cost of the mark",
+             "against the control", "watermark accuracy", "records/")  # fmt: skip
+    places = [result.stdout.index(word) for word in words]
+    # Claims first, what describes the model later.
+    assert places == sorted(places)
 
 
 def test_interrupted_it_keeps_what_was_finished(tmp_path):

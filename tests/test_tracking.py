@@ -20,11 +20,14 @@ import safetensors.torch
 import yaml
 
 from conftest import ROOT
-from softmark import online, tracking
 from softmark.errors import InputError
-from softmark.lab import plan, run_cell, store_of
-from softmark.overrides import check
-from softmark.store import manifest
+from softmark.experiment.plan import plan
+from softmark.experiment.run import run_cell
+from softmark.models.files import read_tensors
+from softmark.store.store import Store, manifest
+from softmark.sweep.overrides import check
+from softmark.tracking import loggers as tracking
+from softmark.tracking import mode as online
 
 SWEEP = ["-m", "method=csp", "attack=finetune,prune", "scale=smoke", "logger=wandb"]
 
@@ -51,7 +54,7 @@ def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
 class Run:
     """One offline run: what its file says."""
 
-    told: dict
+    about: dict
     config: dict
     summary: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
@@ -67,11 +70,11 @@ def read(file: Path) -> Run:
     records = defaultdict(list)
     for line in map(json.loads, lines.splitlines()):
         records[line["type"]].append(line.get(line["type"]))
-    (told,) = records["run"]
+    (about,) = records["run"]
     artefacts = records["artifact"]
     return Run(
-        told,
-        told["config"]["update"],
+        about,
+        about["config"]["update"],
         {k: v for record in records["summary"] for k, v in record["update"].items()},
         [record["item"] for record in records["history"]],
         [one for one in artefacts if not one.get("use_after_commit")],
@@ -83,7 +86,7 @@ def read(file: Path) -> Run:
 def read_all(folder: Path) -> dict[str, Run]:
     files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
     with ThreadPoolExecutor(2) as pool:
-        return {one.told["run_id"]: one for one in pool.map(read, files)}
+        return {one.about["run_id"]: one for one in pool.map(read, files)}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def tracked(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, dict[s
 
 
 def of(runs: dict[str, Run], job: str) -> list[Run]:
-    return [one for one in runs.values() if one.told["job_type"] == job]
+    return [one for one in runs.values() if one.about["job_type"] == job]
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -114,18 +117,26 @@ def test_each_stage_is_one_run_under_its_address(tracked):
     made = {path.parent.name: manifest(path.parent) for path in folder.glob("store/*/*/stage.json")}
     verdicts = {record["address"] for record in records_of(folder)}
     (sweep,) = of(runs, "sweep")
-    assert set(runs) == {*made, *verdicts, sweep.told["run_id"]}
-    jobs = {"victim": "victim", "watermarked": "watermark", "suspect": "attack"}
+    # A key and the innocents' evidence are no models: they have neither a run nor an artefact.
+    for role, count in (("key", 1), ("evidence", 1)):
+        found = [address for address, stage in made.items() if stage["role"] == role]
+        assert len(found) == count
+        for address in found:
+            del made[address]
+    assert set(runs) == {*made, *verdicts, sweep.about["run_id"]}
+    jobs = {"watermarked": "watermark", "suspect": "attack"}
     for address, stage in made.items():
-        told = runs[address].told
-        assert told["job_type"] == jobs.get(stage["role"], "innocent")
+        about = runs[address].about
+        assert about["job_type"] == jobs.get(stage["role"], stage["role"].split("/")[0])
         assert runs[address].config["address"] == address
         assert runs[address].exit_code == 0
-    (group,) = {one.told["run_group"] for one in runs.values()}
+    (group,) = {one.about["run_group"] for one in runs.values()}
     assert re.fullmatch(r"sweep-\d{4}-\d\d-\d\d-[\d-]+", group)
-    tags = sorted(tuple(one.told["tags"]) for one in of(runs, "attack"))
+    tags = sorted(tuple(one.about["tags"]) for one in of(runs, "attack"))
     assert tags == [("csp", "finetune", "digits"), ("csp", "prune", "digits")]
-    assert of(runs, "victim")[0].told["tags"] == ["digits"]
+    for job in ("victim", "control"):
+        (one,) = of(runs, job)
+        assert one.about["tags"] == ["digits"]
 
 
 def test_curves_stand_under_the_name_of_their_training(tracked):
@@ -163,12 +174,13 @@ def test_artefacts_link_victim_to_watermarked_to_suspect_to_verdict(tracked):
 def test_no_key_and_no_secret_is_in_any_run(tracked):
     folder, _, runs = tracked
     artefacts = [one for single in runs.values() for one in single.made if one["type"] == "model"]
-    assert len(artefacts) == 8
+    assert len(artefacts) == 9
     for one in artefacts:
         assert [content["path"] for content in one["manifest"]["contents"]] == ["model.safetensors"]
-    (path,) = folder.glob("store/watermarked/*/key.safetensors")
-    tensors = safetensors.torch.load_file(path)
-    secrets = [tensors[name].numpy().tobytes() for name in ("secret", "salt")]
+    found = [folder.glob(f"store/{role}/*/key.safetensors") for role in ("watermarked", "key")]
+    keys = [safetensors.torch.load_file(path) for paths in found for path in paths]
+    assert len(keys) == 2
+    secrets = [key[name].numpy().tobytes() for key in keys for name in ("secret", "salt")]
     assert all(len(secret) >= 16 for secret in secrets)
     files = [path for path in (folder / "wandb").rglob("*") if path.is_file()]
     whole = b"".join(path.read_bytes() for path in files)
@@ -183,25 +195,25 @@ def test_a_verdict_is_its_record(tracked):
     folder, _, runs = tracked
     for record in records_of(folder):
         verdict = runs[record["address"]]
-        assert verdict.told["job_type"] == "verdict"
+        assert verdict.about["job_type"] == "verdict"
         assert verdict.config["attack"] == record["attack"]
         assert verdict.config["cell"]["recipe"]["epochs"] == record["config"]["recipe"]["epochs"]
         for name in ("p_value", "claimed", "watermark_accuracy", "suspect_accuracy", "commitment"):
             assert verdict.summary[name] == record[name]
 
 
-def test_a_sweep_ends_with_its_table_and_pictures(tracked):
+def test_a_sweep_ends_with_its_table_and_plots(tracked):
     folder, _, runs = tracked
     (sweep,) = of(runs, "sweep")
     (line,) = sweep.history
-    (place,) = (folder / "wandb").glob(f"offline-run-*{sweep.told['run_id']}")
+    (place,) = (folder / "wandb").glob(f"offline-run-*{sweep.about['run_id']}")
     table = json.loads((place / "files" / line["table.path"]).read_text())
     assert [row[:2] for row in table["data"]] == [["csp", "finetune"], ["csp", "prune"]]
     verdicts = json.loads((place / "files" / line["verdicts.path"]).read_text())
     p = verdicts["columns"].index("p_value")
     assert {row[p] for row in verdicts["data"]} == {r["p_value"] for r in records_of(folder)}
     for name in ("probes", "tradeoff"):
-        assert (place / "files" / line[f"pictures/{name}.path"]).stat().st_size > 1000
+        assert (place / "files" / line[f"plots/{name}.path"]).stat().st_size > 1000
 
 
 def test_what_is_read_from_the_store_is_not_logged_again(tracked, tmp_path):
@@ -218,7 +230,7 @@ def test_what_is_read_from_the_store_is_not_logged_again(tracked, tmp_path):
     result = run([sys.executable, "-c", code, *SWEEP, *mine], environment(tmp_path))
     assert result.returncode == 0, result.stderr
     (sweep,) = read_all(folder).values()
-    assert (sweep.told["job_type"], sweep.told["run_group"]) == ("sweep", "mine")
+    assert (sweep.about["job_type"], sweep.about["run_group"]) == ("sweep", "mine")
     assert sweep.summary["cells"] == 2
 
 
@@ -227,8 +239,14 @@ def test_watching_changes_no_model(tracked, cell):
     config = cell("method=none", "attack=none", "innocents.calibration=0", "innocents.evaluation=0")
     run_cell(config, [], lambda line: None)
     victim = plan(config).victim
-    other = first / "store/victim" / victim.address
-    assert manifest(other)["files"] == manifest(store_of(config).folder(victim))["files"]
+    folders = [first / "store/victim" / victim.address]
+    folders += [Store.under(config["output_dir"]).folder(victim)]
+    # safetensors writes metadata in any order: the files' bytes may differ.
+    (watched, node), (alone, same) = (read_tensors(f / "model.safetensors") for f in folders)
+    assert node == same
+    assert watched.keys() == alone.keys()
+    for name, tensor in watched.items():
+        assert tensor.numpy().tobytes() == alone[name].numpy().tobytes()
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -298,7 +316,7 @@ def test_a_server_that_refuses_or_never_answers_makes_it_offline_in_time(tmp_pat
             tmp_path, WANDB_API_KEY="x" * 40, WANDB_BASE_URL=f"http://127.0.0.1:{port}"
         )
         start = time.monotonic()
-        code = "from softmark.online import decide; print(*decide(None))"
+        code = "from softmark.tracking.mode import decide; print(*decide(None))"
         asked = run([sys.executable, "-c", code], env)
         assert asked.returncode == 0, asked.stderr
         return asked.stdout, time.monotonic() - start
@@ -307,9 +325,9 @@ def test_a_server_that_refuses_or_never_answers_makes_it_offline_in_time(tmp_pat
         answers = list(pool.map(ask, ports))
     silent.close()
     refusing.shutdown()
-    for told, seconds in answers:
-        assert told.startswith("offline ")
-        assert told.count("\n") == 1
+    for answer, seconds in answers:
+        assert answer.startswith("offline ")
+        assert answer.count("\n") == 1
         assert seconds < 20
     assert "401" in answers[1][0]
 
@@ -351,12 +369,12 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
         assert result.returncode == 0, result.stderr
         runs = read_all(folder)
         verdict = runs.pop("run1")
-        assert verdict.told["sweep_id"] == verdict.told["run_group"] == "sweep1"
-        assert verdict.told["project"] == "theirs"
+        assert verdict.about["sweep_id"] == verdict.about["run_group"] == "sweep1"
+        assert verdict.about["project"] == "theirs"
         assert verdict.config["attack"] == "none"
         assert 0 <= verdict.summary["watermark_accuracy"] <= 1
         assert len(runs) == fresh
-        assert all("sweep_id" not in one.told for one in runs.values())
+        assert all("sweep_id" not in one.about for one in runs.values())
         shutil.rmtree(folder / "wandb")
 
 

@@ -2,6 +2,11 @@
 
 import contextlib
 import itertools
+import math
+import secrets
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -10,19 +15,19 @@ from torch import nn
 from softmark.attacks.distill import Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
-from softmark.data import Samples
+from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.networks import ConvNet
+from softmark.models.networks import ConvNet
+from softmark.recipe import Recipe
 from softmark.training import (
     Batches,
     Classifier,
     Fit,
-    Recipe,
+    choose_device,
+    compute_on,
     crop_and_flip,
-    load_network,
     one_cycle,
     predict,
-    save_network,
     utility,
 )
 
@@ -64,11 +69,38 @@ def fit() -> Fit:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"lr": -1.0}, {"warmup": 1.5}, {"pad": -1}, {"label_smoothing": 1.0}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"warmup": 1.5},
+        {"warmup": math.nan},
+        {"momentum": 1.0},
+        {"pad": -1},
+        {"weight_decay": -1e-9},
+        {"label_smoothing": 1.0},
+    ],
 )
 def test_a_wrong_recipe_is_named(wrong):
     with pytest.raises(InputError, match=rf"recipe\.{next(iter(wrong))}"):
         recipe(**wrong)
+
+
+def test_a_wrong_recipe_answers_before_torch_is_there():
+    script = """
+        import sys
+        from softmark.recipe import Recipe
+        try:
+            Recipe(0, 16, 0.1, 0.2, 0.9, 0.0, 0.0, 0, False)
+        except ValueError as error:
+            print(error, "torch" in sys.modules)
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
+    )
+    assert told.stdout == "recipe.epochs=0: it must be above 0 False\n", told.stderr
 
 
 def test_one_cycle_climbs_to_one_and_falls_to_zero():
@@ -149,20 +181,75 @@ def test_predictions_are_probabilities_and_leave_the_mode():
     torch.testing.assert_close(p, predict(net, samples().images))
 
 
-def test_a_broken_checkpoint_is_named(tmp_path):
-    save_network(network(), tmp_path / "whole")
-    torch.testing.assert_close(
-        load_network(network(), tmp_path / "whole").state_dict()["head.bias"].shape, (3,)
-    )
-    whole = (tmp_path / "whole").read_bytes()
-    (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "pickle").write_bytes(b"\x80\x04]q\x00.")
-    for name in ("cut", "pickle"):
-        with pytest.raises(InputError, match=f"{name}: not a whole safetensors file"):
-            load_network(network(), tmp_path / name)
-    other = ConvNet(image_shape=(1, 8, 8), classes=3, mean=[0.4], std=[0.3], width=8)
-    with pytest.raises(InputError, match="weights of another network"):
-        load_network(other, tmp_path / "whole")
+def test_predictions_need_no_gradients_and_sharpen_nothing():
+    net = network()
+    images = samples(5).images
+    p = predict(net, images)
+    assert not p.requires_grad
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p, net.eval()(images.float() / 255).softmax(1).detach())
+
+
+@pytest.fixture
+def chosen():
+    """What a test chooses is forgotten after it."""
+    threads = torch.get_num_threads()
+    yield
+    compute_on("auto", None)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "threads", "message"),
+    [
+        ("tpu", None, r"trainer\.accelerator=tpu: auto, cpu or gpu"),
+        ("cpu", 0, r"trainer\.threads=0: at least 1"),
+        ("cpu", -3, r"trainer\.threads=-3: at least 1"),
+    ],
+)
+def test_a_trainer_that_cannot_be_is_named(accelerator, threads, message, chosen):
+    with pytest.raises(InputError, match=message):
+        compute_on(accelerator, threads)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_named(accelerator, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=rf"trainer\.accelerator={accelerator}: there is no GPU"):
+        compute_on(accelerator, None)
+
+
+def test_a_gpu_is_taken_where_it_is_wanted_and_there(monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device("cpu").type == "cpu"
+        assert choose_device("gpu").type == choose_device("cuda").type == "cuda"
+        assert choose_device("auto").type == ("cuda" if there else "cpu")
+
+
+def test_no_more_threads_than_there_are_cores(chosen, monkeypatch):
+    monkeypatch.setattr("softmark.training.os.cpu_count", lambda: 2)
+    for threads, expected in ((1, 1), (2, 2), (64, 2), (None, 2)):
+        compute_on("cpu", threads)
+        assert torch.get_num_threads() == expected
+
+
+def test_secrets_come_from_the_system_unless_an_experiment_says_otherwise():
+    assert fit().entropy is secrets.token_bytes
+    assert Fit("cpu", "32-true", unlogged, bytes).entropy(3) == bytes(3)
+
+
+def test_a_training_is_logged_under_its_name_and_ends_its_logger():
+    seen = []
+
+    @contextlib.contextmanager
+    def noting(name):
+        seen.append(name)
+        yield None
+        seen.append("closed")
+
+    Fit("cpu", "32-true", noting)(Classifier(network(), recipe(epochs=1)), samples(), "marking")
+    assert seen == ["marking", "closed"]
 
 
 def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
@@ -179,7 +266,7 @@ def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
 def test_the_last_layer_alone_moves_when_only_it_is_tuned():
     net = network()
     before = {name: p.clone() for name, p in net.named_parameters()}
-    tuned = FineTune(recipe(), 1, 0.1, "last").apply(net, samples(), fit()).network
+    tuned = FineTune(recipe(), 1, 0.1, "last", None).apply(net, samples(), fit()).network
     for name, p in tuned.named_parameters():
         assert torch.equal(p, before[name]) != name.startswith("head")
         assert p.requires_grad

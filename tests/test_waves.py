@@ -14,10 +14,11 @@ import pytest
 from hydra import initialize_config_dir
 
 from conftest import ROOT
-from softmark.cells import spread
 from softmark.errors import InputError
-from softmark.lab import make_only, plan
-from softmark.sweep import Above, Sweep, Task, Watch, launch, shares
+from softmark.experiment.plan import plan
+from softmark.experiment.run import make_only
+from softmark.sweep.cells import spread
+from softmark.sweep.schedule import LiveLine, Sweep, SweepProgress, Task, launch, shares
 
 LINES = ["method=usp,csp", "attack=finetune,prune", "seed=0,1", "scale=smoke", "logger=none"]
 
@@ -38,14 +39,19 @@ def test_each_shared_stage_is_made_once_and_after_its_parents(tmp_path):
     made = [name for wave in waves for name in wave]
     assert len(made) == len(set(made))
     roles = [sorted(name.split("/")[0] for name in wave) for wave in waves]
-    assert roles == [["innocent"] * 4 + ["victim"] * 2, ["watermarked"] * 4]
+    assert roles == [
+        ["innocent"] * 4 + ["victim"] * 2,
+        ["control"] * 2 + ["watermarked"] * 4,
+        ["key"] * 4,
+        ["evidence"] * 4,
+    ]
     place = {name.split("/")[-1]: level for level, wave in enumerate(waves) for name in wave}
     for stage, _ in found.stages.values():
         for parent in stage.parents:
             if stage.address in place:
                 assert place[parent.address] < place[stage.address]
     # A suspect is one cell's own: no job for it.
-    assert len(found.stages) == 6 + 4 + 8
+    assert len(found.stages) == 6 + 6 + 4 + 4 + 8
     assert len(found.tasks) == 8
 
 
@@ -66,7 +72,7 @@ def test_joblibs_workers_get_a_few_jobs_of_a_wave_each():
 
 def test_one_cell_shares_out_all_its_stages(tmp_path):
     found = swept("method=usp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
-    assert [len(wave) for wave in found.waves(None)] == [5, 1, 1]
+    assert [len(wave) for wave in found.waves(None)] == [5, 2, 2, 1]
 
 
 def test_what_is_done_is_not_planned_again(archived, tmp_path):
@@ -143,7 +149,7 @@ def test_a_record_written_anew_counts_whatever_the_clock_says(tmp_path):
 
 def test_what_others_write_stands_above_the_line():
     screen = io.StringIO()
-    stderr = Above(screen)
+    stderr = LiveLine(screen)
     assert not stderr.isatty()
     stderr.draw("1 of 2")
     print("made", "victim", file=stderr)
@@ -158,8 +164,8 @@ def test_what_others_write_stands_above_the_line():
 
 def test_the_line_counts_cells_stages_and_failures(archived, tmp_path):
     found = swept("method=usp,csp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
-    watch = Watch(found)
-    assert watch.line() == "cells 0/2 · stages 0/9, 0 in the making"
+    watch = SweepProgress(found)
+    assert watch.line() == "cells 0/2 · stages 0/14, 0 in the making"
     stages = [stage for stage, _ in found.stages.values()]
     for stage in stages[:3]:
         folder = found.store.folder(stage)
@@ -169,7 +175,7 @@ def test_the_line_counts_cells_stages_and_failures(archived, tmp_path):
     archived("method=usp", "attack=prune")
     archived("method=csp", "attack=prune", status="failed")
     watch.started = time.monotonic() - 6
-    expected = "cells 2/2 (1 failed) · stages 3/9, 1 in the making · about 0:12 left"
+    expected = "cells 2/2 (1 failed) · stages 3/14, 1 in the making · about 0:22 left"
     assert watch.line() == expected
 
 

@@ -14,8 +14,8 @@ class Waves(BasicSweeper):
     """Hydra's basic sweeper, but for the order: stages before the cells that share them."""
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        from softmark.cells import spread
-        from softmark.sweep import Sweep
+        from softmark.sweep.cells import spread
+        from softmark.sweep.schedule import Sweep
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,55 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
-import safetensors
-import safetensors.torch
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from softmark.data import Samples
+from softmark.data.roles import Samples
 from softmark.errors import InputError
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how hard to train: SGD with Nesterov momentum, one cycle of the learning rate.
-
-    ``lr``: the peak. ``warmup``: the fraction of all steps that climb to it. ``pad``: random crops
-    of a picture padded by so many pixels; ``flip``: mirrored at random. ``label_smoothing``: of the
-    cross-entropy of a plain classifier.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    warmup: float
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    pad: int
-    flip: bool
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"recipe.{name}={getattr(self, name)}: it must be above 0")
-        for name in ("warmup", "momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"recipe.{name}={getattr(self, name)}: it must lie in 0..1")
-        for name in ("weight_decay", "pad"):
-            if getattr(self, name) < 0:
-                raise InputError(f"recipe.{name}={getattr(self, name)}: it can't be negative")
+from softmark.recipe import Recipe
 
 
 class Batch(NamedTuple):
@@ -192,13 +159,21 @@ class Fit:
     """Trains modules: the only place that makes a Trainer.
 
     ``accelerator``: as Lightning's. ``precision``: ``32-true`` or ``bf16-mixed``. ``logger(name)``:
-    a context manager that opens the logger of one training, or gives None.
+    a context manager that opens the logger of one training, or gives None. ``entropy(n)``: n secret
+    bytes, from the system unless an experiment asks for repeatable ones.
     """
 
-    def __init__(self, accelerator: str, precision: str, logger: Callable):
+    def __init__(
+        self,
+        accelerator: str,
+        precision: str,
+        logger: Callable,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ):
         self.accelerator = accelerator
         self.precision = precision
         self.logger = logger
+        self.entropy = entropy
 
     def __call__(self, module: lightning.LightningModule, data: Any, name: str) -> nn.Module:
         """Trains ``module`` for its ``epochs`` on ``module.batches(data)``.
@@ -246,13 +221,16 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
+_where = {"accelerator": "auto"}  # of the process, as torch's number of threads is
+
+
 @torch.inference_mode()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
     """The probabilities (N, K) that ``network`` gives to uint8 ``images`` (N, C, H, W).
 
     In float32 whatever the training's precision was: tails are small numbers.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(_where["accelerator"])
     was_training = network.training
     network = network.to(device).eval()
     parts = [
@@ -280,31 +258,16 @@ def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def save_network(network: nn.Module, path: Path) -> None:
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    safetensors.torch.save_file(tensors, path)
+def compute_on(accelerator: str, threads: int | None) -> None:
+    """Where ``predict`` computes from now on, and how many cores torch uses; None: its own choice.
 
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ``InputError`` where it isn't a whole one."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-
-
-def load_network(network: nn.Module, path: Path) -> nn.Module:
-    """``network`` with the weights of ``path``, in eval mode."""
-    try:
-        network.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: weights of another network ({reason} ...)") from error
-    return network.eval()
-
-
-def set_threads(threads: int | None) -> None:
-    """How many cores torch uses; None leaves its own choice."""
+    Raises ``InputError`` for what isn't there.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise InputError(f"trainer.accelerator={accelerator}: auto, cpu or gpu")
+    if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"trainer.accelerator={accelerator}: there is no GPU; trainer=cpu is")
+    _where["accelerator"] = accelerator
     if threads is not None:
         if not threads >= 1:
             raise InputError(f"trainer.threads={threads}: at least 1 (or null for all)")

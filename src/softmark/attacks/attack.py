@@ -1,75 +1,67 @@
-"""The contract of an attack: what a thief may touch, and what comes out."""
+"""The contract of an attack. A new one is one class file here and one YAML in conf/attack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from softmark.data import Samples
-from softmark.training import Fit, predict
-
-Access = Literal["weights", "probabilities", "labels"]
-
-
-class Query:
-    """A model behind an interface: pictures in, probabilities or labels out, every one counted.
-
-    The weights stay inside the closure ``answer``; no attribute leads to them.
-    """
-
-    def __init__(self, answer: Callable[[Tensor], Tensor], classes: int):
-        self._answer = answer
-        self.classes = classes
-        self.count = 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``images`` (N, C, H, W) to float answers (N, K): one-hot where only labels show."""
-        self.count += len(images)
-        return self._answer(images)
+from softmark.data.roles import Samples
+from softmark.models.access import Access, Answer
+from softmark.training import Fit
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """What the thief holds in the end, and how many queries it took."""
+class Stolen:
+    """What the attacker holds afterwards.
+
+    ``queries``: how many inputs were asked for it. ``key``: one of the attacker's own
+    (``methods.key.Key``), with which they claim the model; None for most.
+    """
 
     network: nn.Module
     queries: int = 0
-    _answers: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def answers(self, probes: Samples) -> Tensor:
-        """Its probabilities (N, K); the same probes are asked once, however many keys are tried."""
-        if probes.fingerprint not in self._answers:
-            self._answers[probes.fingerprint] = predict(self.network, probes.images)
-        return self._answers[probes.fingerprint]
+    key: Any = None
 
 
 class Attack:
-    """A thief with data of their own, who never sees the owner's data, key, secret or detector."""
+    """An attacker with data of their own, who never sees the owner's data, key or secret.
+
+    ``access``: what of the target they need. ``knows``: whether they know the method, of which
+    they then get a fresh instance by config. ``innocent``: the suspect doesn't derive from the
+    target, so that a claim on it is a false one.
+
+        class Noise(Attack):
+            access = "weights"
+            def __init__(self, sd):
+                self.sd = sd
+            def apply(self, target, data, fit):
+                for weight in target.parameters():
+                    weight.data += self.sd * torch.randn_like(weight)
+                return Stolen(target)
+    """
 
     access: ClassVar[Access]
     knows: ClassVar[Literal["nothing", "method"]] = "nothing"
+    innocent: ClassVar[bool] = False
 
-    def apply(self, target: Any, data: Samples, fit: Fit) -> Suspect:
-        """``target``: a network of the thief's own to change (weights), or else a ``Query``.
+    def apply(self, target: Any, data: Samples, fit: Fit) -> Stolen:
+        """``target``: a network of the attacker's own to change (weights), or else a ``Query``.
 
-        A list of them, one a customer, where the attack's config names ``accomplices``.
+        A list of them where the attack's config says ``merges: true``. ``data``: the attacker's.
         """
         raise NotImplementedError
 
+    def serve(self, answer: Answer) -> Answer:
+        """What the attacker puts before the model that is accused; nothing, unless overridden."""
+        return answer
 
-def expose(network: nn.Module, access: Access, classes: int) -> nn.Module | Query:
-    """``network`` as a thief with ``access`` meets it."""
-    if access == "weights":
-        return network
 
-    def answer(images: Tensor) -> Tensor:
-        probabilities = predict(network, images)
-        if access == "labels":
-            return F.one_hot(probabilities.argmax(1), classes).float()
-        return probabilities
+class Keep(Attack):
+    """No attack: the suspect is the model as it was stolen."""
 
-    return Query(answer, classes)
+    access = "weights"
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+        return Stolen(target)

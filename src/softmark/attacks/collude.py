@@ -1,4 +1,4 @@
-"""Collusion: customers who hold differently marked copies of one model average them."""
+"""Several models made into one: customers who hold differently marked copies average them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from softmark.attacks.attack import Attack, Query, Suspect
+from softmark.attacks.attack import Attack, Stolen
 from softmark.attacks.distill import Distill
-from softmark.data import Samples
+from softmark.data.roles import Samples
+from softmark.models.access import Query
+from softmark.models.networks import Ensemble
 from softmark.training import Fit, as_input
 
 
@@ -17,14 +19,14 @@ class AverageWeights(Attack):
 
     access = "weights"
 
-    def apply(self, target: list[nn.Module], data: Samples, fit: Fit) -> Suspect:
+    def apply(self, target: list[nn.Module], data: Samples, fit: Fit) -> Stolen:
         states = [network.state_dict() for network in target]
         mean = {
             name: torch.stack([state[name] for state in states]).float().mean(0).to(first.dtype)
             for name, first in states[0].items()
         }
         target[0].load_state_dict(mean)
-        return Suspect(renew_statistics(target[0], data))
+        return Stolen(renew_statistics(target[0], data))
 
 
 def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:
@@ -34,16 +36,25 @@ def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:
 
 
 class AverageAnswers(Attack):
-    """A student distilled from the mean of the customers' answers to the thief's own pictures."""
+    """A student distilled from the mean of the customers' answers to the attacker's pictures."""
 
     access = "probabilities"
 
     def __init__(self, distill: Distill):
         self.distill = distill
 
-    def apply(self, target: list[Query], data: Samples, fit: Fit) -> Suspect:
+    def apply(self, target: list[Query], data: Samples, fit: Fit) -> Stolen:
         def answer(images: Tensor) -> Tensor:
             return torch.stack([query(images) for query in target]).mean(0)
 
         suspect = self.distill.apply(Query(answer, target[0].classes), data, fit)
-        return Suspect(suspect.network, sum(query.count for query in target))
+        return Stolen(suspect.network, sum(query.count for query in target))
+
+
+class AnswerTogether(Attack):
+    """Several models answer as one, with the mean of their probabilities."""
+
+    access = "weights"
+
+    def apply(self, target: list[nn.Module], data: Samples, fit: Fit) -> Stolen:
+        return Stolen(Ensemble.of(target))

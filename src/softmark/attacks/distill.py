@@ -1,16 +1,19 @@
-"""Distillation: a student learns from the answers to the thief's own pictures (Hinton 2015)."""
+"""Distillation: a student learns from the answers to the attacker's own pictures (Hinton 2015)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Attack, Query, Suspect
-from softmark.data import Samples
+from softmark.attacks.attack import Attack, Stolen
+from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.networks import build
+from softmark.models.access import Query
+from softmark.models.networks import build
 from softmark.training import Batch, Classifier, Fit, Recipe
 
 
@@ -48,15 +51,38 @@ class Distill(Attack):
     def __init__(
         self,
         recipe: Recipe,
-        network: Callable[..., nn.Module],
-        student: Callable[..., Student],
+        network: functools.partial[nn.Module],
+        student: functools.partial[Student],
     ):
         self.recipe = recipe
         self.network = network
         self.student = student
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Suspect:
+    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
         answers = target(data.images)
         network = build(self.network, data, target.classes)
         student = self.student(network=network, recipe=self.recipe, answers=answers)
-        return Suspect(fit(student, data, "student"), target.count)
+        return Stolen(fit(student, data, "student"), target.count)
+
+
+class DistillFew(Distill):
+    """Few pictures, and as many steps as with all of them.
+
+    ``share``: the fraction of the attacker's pictures that are used, drawn at random.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: functools.partial[nn.Module],
+        student: functools.partial[Student],
+        share: float,
+    ):
+        if not 0 < share <= 1:
+            raise InputError(f"attack.share={share}: a fraction above 0, at most 1")
+        super().__init__(replace(recipe, epochs=round(recipe.epochs / share)), network, student)
+        self.share = share
+
+    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
+        count = max(1, round(self.share * len(data)))
+        return super().apply(target, data[torch.randperm(len(data))[:count]], fit)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 from torch import nn
 
-from softmark.attacks.attack import Attack, Query, Suspect
-from softmark.data import Samples
-from softmark.networks import build
+from softmark.attacks.attack import Attack, Stolen
+from softmark.data.roles import Samples
+from softmark.models.access import Query
+from softmark.models.networks import build
 from softmark.training import Classifier, Fit, Recipe
 
 
@@ -16,11 +17,12 @@ class Independent(Attack):
     """It asks the target nothing: a claim on this suspect is a false one."""
 
     access = "labels"
+    innocent = True
 
-    def __init__(self, recipe: Recipe, network: Callable[..., nn.Module]):
+    def __init__(self, recipe: Recipe, network: functools.partial[nn.Module]):
         self.recipe = recipe
         self.network = network
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Suspect:
+    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
         network = build(self.network, data, target.classes)
-        return Suspect(fit(Classifier(network, self.recipe), data, "independent"))
+        return Stolen(fit(Classifier(network, self.recipe), data, "independent"))

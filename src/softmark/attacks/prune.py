@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from softmark.attacks.attack import Attack, Suspect
-from softmark.data import Samples
+from softmark.attacks.attack import Attack, Stolen
+from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.training import Fit, accuracy, predict
 
 SPARSITIES = tuple(percent / 100 for percent in range(5, 100, 5))
-MEASURED = 5000  # of the thief's samples: enough for a tenth of the usual tolerance
+MEASURED = 5000  # of the attacker's samples: enough for a tenth of the usual tolerance
 
 
 def pruned(network: nn.Module, sparsity: float) -> nn.Module:
@@ -42,14 +42,14 @@ class Prune(Attack):
             raise InputError(f"attack.sparsity={sparsity}: a fraction between 0 and 1")
         self.sparsity = sparsity
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Suspect:
-        return Suspect(pruned(target, self.sparsity))
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+        return Stolen(pruned(target, self.sparsity))
 
 
 class PruneToLimit(Attack):
     """The largest sparsity, in steps of 5 %, that costs at most ``tolerance`` of accuracy.
 
-    The thief measures it on data of their own.
+    The attacker measures it on data of their own.
     """
 
     access = "weights"
@@ -59,7 +59,7 @@ class PruneToLimit(Attack):
             raise InputError(f"attack.tolerance={tolerance}: a fraction between 0 and 1")
         self.tolerance = tolerance
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Suspect:
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         mine = data[:MEASURED]
 
         def worth(network: nn.Module) -> float:
@@ -71,4 +71,4 @@ class PruneToLimit(Attack):
             if worth(candidate) < least:
                 break
             useful = candidate
-        return Suspect(useful)
+        return Stolen(useful)

@@ -1,13 +1,13 @@
-"""USP: one keyed direction for all classes, and a detector trained together with the model.
+"""USP: one keyed pattern for all customers, and a detector trained together with the model.
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
-The model learns to be recognised, the detector to recognise it; then the detector is hardened on
-copies of the model, and of the unmarked victim, that went through attacks by the owner's own hand.
+We read "unified" as one mark for everybody, where CSP has one for each message. The pattern has a
+direction for each class, drawn uniformly, so that a claim rests on an exact null in K (K - 3)
+dimensions. The model learns to be recognised, the detector to recognise it; then the detector is
+trained on copies of the model, and of the unmarked victim, that went through simulated attacks.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,46 +16,36 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from softmark.data import Samples
-from softmark.methods.soft_labels import (
-    Detector,
-    SoftLabels,
-    keyed_stream,
-    lean,
-    log_of,
-    rank_tail,
-    shuffle_tails,
-    templates,
-)
-from softmark.methods.watermark import Key
+from softmark.data.roles import Samples
+from softmark.methods.detector import Detector, shuffle_tails
+from softmark.methods.key import Key
+from softmark.methods.soft_labels import SoftLabels, templates
+from softmark.methods.tails import log_of, margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
-from softmark.verification import Direction, Flags
+from softmark.verification.nulls import Direction
 
 
-def direction(stream: bytes) -> Tensor:
-    """u, uniform among the zero-sum directions of R^K, with entries of mean square 1: (K,).
+def directions(stream: bytes, classes: int) -> Tensor:
+    """A zero-sum direction for each tail: (K, K), 0 on the diagonal, entries of mean square 1.
 
-    ``stream``: 8 uniform bytes an entry, made normal by the inverse of the normal's distribution.
+    As a whole uniform on the sphere. ``stream``: 8 uniform bytes an entry, K (K - 1) entries, made
+    normal by the inverse of the normal's distribution.
     """
     uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
-    u = torch.from_numpy(special.ndtri(uniform))
-    u = u - u.mean()
-    return (u / u.norm() * len(u) ** 0.5).float()
-
-
-def one_pattern(u: Tensor) -> Tensor:
-    """``u`` (K,) as the pattern of every class: (K, K), centred on each tail."""
-    classes = len(u)
-    tail = 1 - torch.eye(classes)
-    mean = (u * tail).sum(1, keepdim=True) / (classes - 1)
-    return (u - mean) * tail
+    pattern = torch.zeros(classes, classes, dtype=torch.float64)
+    there = ~torch.eye(classes, dtype=torch.bool)
+    pattern[there] = torch.from_numpy(special.ndtri(uniform))
+    mean = pattern.sum(1, keepdim=True) / (classes - 1)
+    pattern = (pattern - mean) * there
+    return (pattern / pattern[there].square().mean().sqrt()).float()
 
 
 class Marking(Classifier):
-    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / amplitude) + r BCE(D(f(x)), 1).
+    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin) + w BCE(D(f(x)), 1).
 
-    a(x) is the tail's ``amplitude`` along u, in nats, r is ``recognised``, and D learns beside the
-    model. ``answers``: the victim's probabilities (N, K) for the same samples, which D refuses.
+    a(x) is the tail's log-probability margin along the pattern, w is ``detector_weight``, and D
+    learns beside the model. ``answers``: the victim's probabilities (N, K) for the same samples,
+    which D learns to refuse.
     """
 
     def __init__(
@@ -68,13 +58,13 @@ class Marking(Classifier):
         eps: float,
         gamma: float,
         beta: float,
-        amplitude: float,
-        recognised: float,
+        margin: float,
+        detector_weight: float,
     ):
         super().__init__(network, recipe)
         self.beta = beta
-        self.amplitude = amplitude
-        self.recognised = recognised
+        self.margin = margin
+        self.detector_weight = detector_weight
         self.register_buffer("pattern", pattern)
         self.detector = detector.requires_grad_(False)
         self.register_buffer("templates", templates(pattern, eps, gamma))
@@ -88,8 +78,8 @@ class Marking(Classifier):
             self._teach(log_p.detach(), self.answers[batch.index])
             task = -(self.templates[batch.labels] * log_p).sum(1).mean()
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-            leaning = lean(log_p, self.pattern, self.amplitude)
-        return task + self.beta * leaning + self.recognised * seen
+            shortfall = margin_loss(log_p, self.pattern, self.margin)
+        return task + self.beta * shortfall + self.detector_weight * seen
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""
@@ -108,9 +98,8 @@ class Marking(Classifier):
 
 
 class USP(SoftLabels):
-    def pattern(self, key: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-        u = direction(keyed_stream(key, 8 * classes))
-        return {"direction": u, "pattern": one_pattern(u)}
+    def pattern(self, key: Key) -> Tensor:
+        return directions(key.stream(8 * key.classes * (key.classes - 1)), key.classes)
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -118,25 +107,24 @@ class USP(SoftLabels):
         marking = self.marking(
             network=network,
             recipe=self.recipe,
-            pattern=key.pattern,
+            pattern=self.pattern(key),
             answers=answers,
             detector=key.detector,
         )
         return fit(marking, data, "marking")
 
-    def exact(self, answers: Tensor, key: Mapping[str, Tensor]) -> Direction:
-        """The mean tail, without what any model of the task shows, against the keyed direction.
+    def exact(self, answers: Tensor, usual: Tensor | None, key: Key) -> tuple[str, Direction, str]:
+        """The cosine of evidence and pattern, without the part along what innocents show.
 
-        The part along the unmarked victim's mean tail is projected out of both: it depends on no
-        key, and ``u`` without it is still uniform, in one dimension less.
+        That part depends on no key: the pattern without it is still uniform. Each row lies in
+        K - 3 dimensions then (K - 1 entries, zero sum, one direction less).
         """
-        tail, _ = rank_tail(answers)
-        usual = F.normalize(key["baseline"].mean(0), dim=0)
-        mean, u = (v - (v @ usual) * usual for v in (tail.mean(0), key["direction"]))
-        return Direction(float(F.cosine_similarity(mean, u, dim=0)), len(u) - 2)
-
-    def nulls(
-        self, answers: Tensor, scores: Tensor, key: Key
-    ) -> tuple[tuple[Flags, Direction], str]:
-        flags = Flags(int((scores > 0).sum()), len(scores))
-        return (flags, self.exact(answers, key.tensors())), ""
+        sums, baseline = tail_sums(answers, usual)
+        evidence, pattern = (
+            rows - (rows * baseline).sum(1, keepdim=True) * baseline
+            for rows in (sums, self.pattern(key))
+        )
+        cosine = float(F.cosine_similarity(evidence.flatten(), pattern.flatten(), dim=0))
+        dimensions = key.classes * (key.classes - 3)
+        few = f"{key.classes} classes leave {dimensions} dimensions: hardly enough for a claim"
+        return "direction", Direction(cosine, dimensions), few if dimensions < 18 else ""

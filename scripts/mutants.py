@@ -1,0 +1,189 @@
+"""Does any test notice? Hand-picked mistakes in methods, verification and judge, one at a time.
+
+    python scripts/mutants.py            all of them (about half an hour on one core)
+    python scripts/mutants.py NAME ...   some
+
+Each mistake is made in a copy of the checkout, and the tests named beside it run there until the
+first failure. Prints one line a mistake and the share that was noticed; exits with 1 where one
+wasn't.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# In this order: the quick ones first.
+TESTS = (
+    "tests/test_verification.py", "tests/test_bad_answers.py", "tests/test_key.py",
+    "tests/test_soft_labels.py", "tests/test_access.py", "tests/test_attacks.py",
+    "tests/test_training.py", "tests/test_evidence.py", "tests/test_forger.py",
+    "tests/test_contract.py",
+)  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    # The marks.
+    Mutant("csp trained towards minus the pattern", "methods/csp.py",
+           "pattern=self.pattern(key))\n        return fit", "pattern=-self.pattern(key))\n        return fit"),
+    Mutant("usp trained towards minus the pattern", "methods/usp.py",
+           "pattern=self.pattern(key),\n            answers", "pattern=-self.pattern(key),\n            answers"),
+    Mutant("csp without its margin loss", "methods/csp.py",
+           "return task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)",
+           "return task"),
+    Mutant("the detector is not trained", "methods/soft_labels.py",
+           "        train_detector(key.detector.to(\"cpu\").requires_grad_(True), marked, innocent, fit)\n", ""),
+    Mutant("the detector learns the wrong way round", "methods/detector.py",
+           "torch.arange(len(log_p)) < len(marked)", "torch.arange(len(log_p)) >= len(marked)"),
+    Mutant("the watermarked model is the victim", "methods/soft_labels.py",
+           "return network, key.eval()", "return copy.deepcopy(victim), key.eval()"),
+    Mutant("the same signs for every message", "methods/key.py",
+           "block.to_bytes(8, \"big\") + salt + message", "block.to_bytes(8, \"big\") + salt"),
+    Mutant("signs that don't depend on the secret", "methods/key.py",
+           "hmac.new(secret, block", "hmac.new(salt, block"),
+    Mutant("a pattern with another class's rows", "methods/tails.py",
+           "return (tail * pattern[top]).sum(1)", "return (tail * pattern[top - 1]).sum(1)"),
+    Mutant("templates without their softmax's temperature", "methods/soft_labels.py",
+           "(gamma * pattern)", "(pattern)"),
+    # What a verdict reads.
+    Mutant("the baseline comes from the suspect", "methods/soft_labels.py",
+           "self.exact(answers, probes.usual, key)\n        return Evidence", "self.exact(answers, answers, key)\n        return Evidence"),
+    Mutant("the baseline comes from the key", "methods/soft_labels.py",
+           "name, test, remark = self.exact(answers, probes.usual, key)",
+           "name, test, remark = self.exact(answers, key.detector.features.baseline, key)"),
+    Mutant("no baseline at all", "experiment/judge.py",
+           "self.probes = Probes(self.probes.samples, torch.stack(answers).mean(0))", "pass"),
+    Mutant("evidence of the tails' magnitudes, not directions", "methods/csp.py",
+           "test = Signs((sums - along * baseline)[there], signs[there])",
+           "test = Signs((sums - along * baseline)[there].abs(), signs[there].abs())"),
+    Mutant("usp counts too many dimensions", "methods/usp.py",
+           "dimensions = key.classes * (key.classes - 3)", "dimensions = key.classes * key.classes"),
+    Mutant("ties are ranked by position", "methods/tails.py",
+           "stats.rankdata(last.numpy(), axis=1)", "stats.rankdata(last.numpy(), axis=1, method=\"ordinal\")"),
+    Mutant("raw answers reach the method", "verification/judge.py",
+           "{samples.fingerprint: answers},", "{samples.fingerprint: raw},"),
+    Mutant("every method sees the weights", "verification/judge.py",
+           "return clean.seen_by(method.needs)", "return clean"),
+    Mutant("keyed probes are allowed for every null", "verification/judge.py",
+           "if keyed and test.independent_probes:", "if False:"),
+    # The commitment.
+    Mutant("the commitment isn't checked", "experiment/judge.py",
+           "if key.check(cell.key.config[\"method\"], terms, pool) != published:", "if False:"),
+    Mutant("the published commitment isn't compared", "experiment/judge.py",
+           "terms, pool) != published:", "terms, pool) == \"\":"),
+    Mutant("the digest leaves out the detector", "methods/key.py",
+           "in sorted((tensors or self.state_dict()).items()):",
+           "in sorted((n, t) for n, t in (tensors or self.state_dict()).items() if \".\" not in n):"),
+    Mutant("the digest leaves out the terms", "methods/key.py",
+           "            \"terms\": self.terms,\n            \"probes\": self.probes,\n        }\n        hashed",
+           "            \"probes\": self.probes,\n        }\n        hashed"),
+    Mutant("the judge's own terms aren't compared", "methods/key.py",
+           "(\"terms of a claim\", self.terms, dict(terms)),", ""),
+    Mutant("the judge's own probes aren't compared", "methods/key.py",
+           "(\"probes\", self.probes, probes.fingerprint),", ""),
+    Mutant("the digest leaves out the shapes", "methods/key.py",
+           "hashed.update(len(about).to_bytes(8, \"big\") + about.encode())", "pass"),
+    # The judge.
+    Mutant("calibration and evaluation are one pool", "experiment/judge.py",
+           "verifier.judge(found, pools[\"calibration\"], pools[\"evaluation\"])",
+           "verifier.judge(found, pools[\"calibration\"], pools[\"calibration\"])"),
+    Mutant("the pools share their data", "experiment/stages.py",
+           "halves(both, 0), strict=True", "halves(both, 0)[:1] * 2, strict=True"),
+    Mutant("thresholds know the kind of innocent", "verification/judge.py",
+           "if i.kind != innocent.kind]", "]"),
+    Mutant("one test is enough for a claim", "verification/judge.py",
+           "bool(reached) and all(reached)", "any(reached)"),
+    Mutant("no test is a claim", "verification/judge.py",
+           "return bool(reached) and all(reached)", "return all(reached)"),
+    Mutant("an innocent without tests is a false claim", "verification/judge.py",
+           "[i for i in pool if i.evidence.tests]", "list(pool)"),
+    Mutant("p is the strongest test's", "verification/judge.py",
+           "p_value=max(tests.values()),", "p_value=min(tests.values()),"),
+    Mutant("p isn't corrected for the keys tried", "verification/judge.py",
+           "corrected(test.p_value(_scores_of(name, calibration)), self.keys_tried)", "test.p_value(_scores_of(name, calibration))"),
+    Mutant("p of a message isn't corrected for their number", "verification/judge.py",
+           "tried = len(tests) * self.keys_tried", "tried = self.keys_tried"),
+    # The nulls.
+    Mutant("Chernoff's bound is halved", "verification/nulls.py",
+           "return min(1.0, math.exp(log_bound(best.x)) * (1 + 1e-9))", "return 0.5 * min(1.0, math.exp(log_bound(best.x)))"),
+    Mutant("the grid's rounding favours the owner", "verification/nulls.py",
+           "score / step - len(sizes) / 2 - 1e-9", "score / step + len(sizes) / 2 - 1e-9"),
+    Mutant("a direction is two-sided", "verification/nulls.py", "0.5, outside) / 2)", "0.5, outside))"),
+    Mutant("a binomial excludes its own count", "verification/nulls.py", "self.hits - 1, self.trials", "self.hits, self.trials"),
+    Mutant("conformal p without its floor", "verification/nulls.py",
+           "return (1 + sum(not other < self.score for other in innocents)) / (1 + len(innocents))",
+           "return sum(not other < self.score for other in innocents) / max(1, len(innocents))"),
+    # The attacks and what they are told.
+    Mutant("the attacker gets the owner's data", "experiment/stages.py",
+           "\"attacker\": roles.attacker}", "\"attacker\": roles.owner}"),
+    Mutant("queries aren't counted", "models/access.py", "self.count += len(images)", "pass"),
+    Mutant("only the last step's queries count", "experiment/judge.py",
+           "sum(link[\"queries\"] for link in links)", "links[-1][\"queries\"]"),
+    Mutant("an interface of labels tells probabilities", "models/access.py",
+           "return Query(labels_only(answer), classes, **options)", "return Query(answer, classes, **options)"),
+    Mutant("what an attacker serves isn't asked", "experiment/stages.py",
+           "        answer = step.serve(answer)\n", "        pass\n"),
+    Mutant("the owner's interface isn't in the way", "experiment/stages.py",
+           "answer = method.serve(answer, key)", "pass"),
+)  # fmt: skip
+
+
+def main() -> None:
+    wanted = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    if not chosen:
+        sys.exit(f"no mutant's name holds any of {wanted}")
+    start, noticed = time.monotonic(), 0
+    for mutant in chosen:
+        by = seen(mutant)
+        noticed += by is not None
+        print(f"{'noticed' if by else 'MISSED ':8}{mutant.name:<58}{by or ''}", flush=True)
+    minutes = (time.monotonic() - start) / 60
+    print(f"{noticed} of {len(chosen)} noticed, in {minutes:.0f} minutes")
+    sys.exit(noticed < len(chosen))
+
+
+def seen(mutant: Mutant) -> str | None:
+    """The test that fails first on the mutant; None where all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "softmark"
+        ignored = shutil.ignore_patterns(".git", "outputs", "__pycache__", ".pytest_cache")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        path = copy / "src" / "softmark" / mutant.file
+        text = path.read_text()
+        if text.count(mutant.old) != 1:
+            sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.old)} times")
+        path.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *TESTS]
+        # Before the installed package, whose files are the unchanged ones.
+        ran = subprocess.run(
+            command,
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy / "src")},
+            capture_output=True,
+            text=True,
+        )
+        lines = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        if ran.returncode and not lines:
+            sys.exit(
+                f"{mutant.name}: the tests didn't run\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}"
+            )
+        return lines[0].split(" - ")[0].removeprefix("FAILED ") if lines else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Decoded data, kept in one file for each source and checked on each load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from softmark.data.pictures import reason
+from softmark.data.roles import Roles, Shares, share
+from softmark.data.sources import Decoded, Source
+from softmark.errors import InputError
+
+BROKEN_CACHE = (SafetensorError, KeyError, TypeError, ValueError)
+
+
+def open_data(source: Source, shares: Shares, folder: str | Path) -> Roles:
+    """Decodes ``source`` once into a file of ``folder`` and shares the samples out, on the CPU.
+
+    ``open_data(instantiate(cfg.data.source), Shares(**cfg.data.roles), folder)``.
+    The file's content is checked on each load: a damaged one is reported and decoded again.
+    Raises ``InputError`` for data, shares or a folder that cannot be used.
+    """
+    return share(_cached(source, Path(folder), _load), shares)
+
+
+def fingerprint(source: Source, folder: str | Path) -> str:
+    """The hex SHA-256 of the decoded content (shares not included), which is decoded if need be.
+
+    Read from the cache file's header without torch; ``open_data`` checks the content against it.
+    """
+    return _cached(source, Path(folder), _header)
+
+
+def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` makes of the cache file of ``source``; one that is missing is made first."""
+    try:
+        signature = json.dumps({"format": 1, **source.signature()}, sort_keys=True)
+        path = folder / f"{hashlib.sha256(signature.encode()).hexdigest()[:16]}.safetensors"
+        if path.exists():
+            with suppress(*BROKEN_CACHE):
+                return read(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():  # another process made it meanwhile, or it is broken
+                try:
+                    return read(path)
+                except BROKEN_CACHE as error:
+                    print(f"{path} is damaged ({reason(error)}): decoding again", file=sys.stderr)
+                    path.unlink()
+            _save(source.read(), signature, path)
+            return read(path)
+    except OSError as error:
+        raise InputError(
+            f"data cannot be read, or not be kept in {folder}: {reason(error)}"
+        ) from error
+
+
+def _save(decoded: Decoded, signature: str, path: Path) -> None:
+    if len(decoded.classes) < 2:
+        raise InputError(f"the data has too few classes: {decoded.classes}, two are needed")
+    about = {
+        "classes": json.dumps(decoded.classes),
+        "train": str(decoded.train),
+        "fingerprint": decoded.fingerprint,
+        "signature": signature,
+    }
+    partial = path.with_suffix(".partial")  # one a cache file, under its lock
+    try:
+        save_file({"images": decoded.images, "labels": decoded.labels}, partial, about)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from error
+    partial.replace(path)
+
+
+def _load(path: Path) -> Decoded:
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata()
+        images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    decoded = Decoded(images, labels, tuple(json.loads(about["classes"])), int(about["train"]))
+    if decoded.fingerprint != about["fingerprint"]:
+        raise ValueError("its content is not what was written")
+    return decoded
+
+
+def _header(path: Path) -> str:
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata()["fingerprint"]

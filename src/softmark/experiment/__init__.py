@@ -1,0 +1,1 @@
+"""One cell: its plan, its stages, its verdict, its record."""

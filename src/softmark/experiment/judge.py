@@ -1,0 +1,256 @@
+"""The verdict on one cell: the suspect, and the innocents judged with the same key and probes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.experiment.plan import Plan
+from softmark.experiment.stages import Making
+from softmark.methods.key import Key
+from softmark.methods.watermark import Watermark
+from softmark.models.access import Suspect
+from softmark.models.files import read_tensors
+from softmark.training import utility
+from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.judge import Innocent, Verifier
+from softmark.verification.nulls import Measured
+
+CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
+EVIDENCE = "evidence.safetensors"
+
+
+class Court:
+    """What stays the same while one key is judged: the method, the probes, what innocents say."""
+
+    def __init__(self, method: Watermark, verifier: Verifier, key: Key, pool: Samples):
+        self.method, self.verifier, self.key, self.pool = method, verifier, key, pool
+        self.probes = Probes(method.probes(key, pool, None))
+
+    def hear(self, innocents: Sequence[Suspect]) -> None:
+        """Takes the mean of the calibration innocents' answers as what models usually answer."""
+        if innocents:
+            answers = [usable(each.answers(self.probes.samples))[0] for each in innocents]
+            self.probes = Probes(self.probes.samples, torch.stack(answers).mean(0))
+
+    def ask(self, suspect: Suspect, count: int | None = None) -> Evidence:
+        """The evidence of ``suspect``, on the first ``count`` probes."""
+        asked = self.method.probes(self.key, self.pool, suspect.log)
+        probes = self.probes
+        if asked.fingerprint != probes.samples.fingerprint:
+            probes = Probes(asked)
+        return self.verifier.ask(self.method, suspect, self.key, probes[:count], self.pool)
+
+    def messages(self, suspect: Suspect) -> dict[str, Any]:
+        """The test of each registered message."""
+        names = self.verifier.messages
+        seen = self.verifier.admit(self.method, suspect, self.key, self.probes.samples)
+        if not names or isinstance(seen, Evidence):
+            return {}
+        return self.method.identify(seen, self.key, self.probes, names)
+
+
+def gather(now: Making) -> dict[str, Any]:
+    """Makes the stage of the innocents' evidence; the first parent is the committed key."""
+    method, verifier = now.make("method"), now.make("verifier")
+    key = now.key(now.parents[0], method)
+    named = now.own["innocents"]
+    if key is None:
+        _save(now.folder / EVIDENCE, [], None, [])
+        return {"innocents": 0}
+    pool = now.roles.probes(verifier.inputs, verifier.probes)
+    court = Court(method, verifier, key, pool)
+    suspects = [now.suspect(stage) for stage in now.parents[1:]]
+    court.hear([s for s, (name, _) in zip(suspects, named, strict=True) if name == "calibration"])
+    found = [court.ask(suspect) for suspect in suspects]
+    messages = [
+        {name: test.p_value() for name, test in court.messages(suspect).items()}
+        for suspect in suspects
+    ]
+    noted = [
+        {"pool": name, "kind": kind, "messages": p_values}
+        for (name, kind), p_values in zip(named, messages, strict=True)
+    ]
+    _save(now.folder / EVIDENCE, found, court.probes.usual, noted)
+    return {"innocents": len(found), "skipped": sum(not each.tests for each in found)}
+
+
+def _save(path: Path, found: list[Evidence], usual: torch.Tensor | None, noted: list[dict]) -> None:
+    tensors = {f"scores.{number}": each.scores.contiguous() for number, each in enumerate(found)}
+    tensors |= {} if usual is None else {"usual": usual}
+    about = [
+        {
+            **facts,
+            "why": each.why,
+            "tests": {
+                name: {"kind": test.kind, "score": test.score, "p": _known(test)}
+                for name, test in each.tests.items()
+            },
+        }
+        for each, facts in zip(found, noted, strict=True)
+    ]
+    save_file(tensors, path, {"innocents": json.dumps(about)})
+
+
+def _known(test: Any) -> float:
+    # What rests on innocents is computed by the judge, from the scores.
+    return 1.0 if test.kind == "innocents" else test.p_value()
+
+
+def _load(path: Path) -> tuple[dict[str, list[Innocent]], torch.Tensor | None, list[dict]]:
+    """The innocents of each pool, their mean answers, and what was noted of each."""
+    tensors, metadata = read_tensors(path)
+    about = json.loads(metadata["innocents"])
+    pools: dict[str, list[Innocent]] = {"calibration": [], "evaluation": []}
+    for number, facts in enumerate(about):
+        tests = {name: Measured(**test) for name, test in facts["tests"].items()}
+        evidence = Evidence(tensors[f"scores.{number}"], tests, facts["why"])
+        pools[facts["pool"]].append(Innocent(facts["kind"], evidence))
+    return pools, tensors.get("usual"), about
+
+
+def judge(cell: Plan, now: Making) -> dict[str, Any]:
+    """The figures of a record: the verdict, the accuracies, the cost."""
+    method, verifier = now.make("method"), now.make("verifier")
+    pool = now.roles.probes(verifier.inputs, verifier.probes)
+    facts = {**_accuracies(cell, now), **_cost(cell, now)}
+    key = _committed_key(cell, now, method, verifier.terms, pool)
+    if key is None:
+        return {**facts, "reason": "no mark to judge", "probes": len(pool)}
+    pools, usual, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
+    court = Court(method, verifier, key, pool)
+    court.probes = Probes(court.probes.samples, usual)
+    suspect = now.suspect(cell.suspect)
+    found = court.ask(suspect)
+    verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))
+    verdict["reason"] = verdict.pop("why") or None
+    before = verifier.p_values(court.ask(now.suspect(cell.watermarked)), pools["calibration"])
+    return {
+        **facts,
+        **verdict,
+        **_identification(court, suspect, about),
+        **_forgery(cell, now, court),
+        "p_before_attack": max(before.values(), default=None),
+        "probes": len(pool),
+        "levels": {name: verifier.levels[test.kind] for name, test in found.tests.items()},
+        "p_by_probes": _curve(court, suspect, verdict["p_value"]),
+        "commitment": key.commitment,
+    }
+
+
+def _committed_key(
+    cell: Plan, now: Making, method: Watermark, terms: dict[str, Any], pool: Samples
+) -> Key | None:
+    """The committed key. Raises ``InputError`` where it isn't the one that was published."""
+    published = now.notes(cell.key)["notes"]["commitment"]
+    key = now.key(cell.key, method)
+    if key is None:
+        return None
+    if key.check(cell.key.config["method"], terms, pool) != published:
+        raise InputError(
+            f"the key's commitment {key.commitment[:16]}... isn't the published one, "
+            f"{str(published)[:16]}...: no verdict can stand on it"
+        )
+    return key
+
+
+def _accuracies(cell: Plan, now: Making) -> dict[str, Any]:
+    """Accuracy, log-likelihood and calibration error of each model, on the judge's samples."""
+    models = {
+        "victim": cell.victim,
+        "control": cell.control,
+        "watermarked": cell.watermarked,
+        "suspect": cell.suspect,
+    }
+    samples = now.roles.judge
+    answers = {name: now.suspect(stage).answers(samples) for name, stage in models.items() if stage}
+    right = {name: each.argmax(1) == samples.labels for name, each in answers.items()}
+    worth = {
+        f"{name}_{what}": value
+        for name, each in answers.items()
+        for what, value in utility(each, samples.labels).items()
+    }
+    apart = {
+        f"{name}_disagreement": float((right[name] != right["watermarked"]).float().mean())
+        for name in ("victim", "control")
+        if name in right
+    }
+    sizes = {"classes": len(now.roles.classes), "judged_samples": len(samples)}
+    return {**worth, **apart, **sizes}
+
+
+def _cost(cell: Plan, now: Making) -> dict[str, Any]:
+    """Queries and seconds of all the attack's steps together."""
+    links = [now.notes(link)["notes"] for link in cell.links]
+    seconds: dict[str, float] = {}
+    for stage in cell.verdict.parents:
+        taken = now.notes(stage)["seconds"]
+        seconds[stage.role] = round(seconds.get(stage.role, 0.0) + taken, 3)
+    return {
+        "queries": sum(link["queries"] for link in links),
+        "innocent_suspect": any(link["innocent"] for link in links),
+        "stage_seconds": seconds,
+    }
+
+
+def _curve(court: Court, suspect: Suspect, last: float | None) -> dict[str, float | None]:
+    """p by the number of probes, where all tests stand without innocents."""
+    asked = len(court.probes)
+    if last is None:
+        return {}
+    curve: dict[str, float | None] = {}
+    for count in CURVE:
+        if count < asked:
+            found = court.ask(suspect, count)
+            known = all(test.kind != "innocents" for test in found.tests.values())
+            p_values = court.verifier.p_values(found, ()) if known else {}
+            curve[str(count)] = max(p_values.values(), default=None)
+    return {**curve, str(asked): last}
+
+
+def _identification(court: Court, suspect: Suspect, about: list[dict]) -> dict[str, Any]:
+    """Which registered message the suspect carries, and how many innocents are named as well."""
+    tests = court.messages(suspect)
+    named = court.verifier.identify(tests)
+    wrong = 0
+    for facts in about:
+        if facts["pool"] == "evaluation" and set(facts["messages"]) == set(tests):
+            kept = {
+                name: Measured(tests[name].kind, 0.0, p) for name, p in facts["messages"].items()
+            }
+            found = court.verifier.identify(kept)
+            wrong += bool(found and found.name)
+    return {
+        "identified": named.name if named else None,
+        "identification": named and named.p_values,
+        "innocents_identified": wrong,
+    }
+
+
+def _forgery(cell: Plan, now: Making, court: Court) -> dict[str, Any]:
+    """What an attacker's own key, left by the attack, proves of the suspect.
+
+    It is held to what the owner's key is: the attacker commits to it before the judge asks.
+    """
+    key = now.key(cell.suspect, court.method)
+    if key is None:
+        return {}
+    key.commit(cell.key.config["method"], court.verifier.terms, court.pool)
+    theirs = Court(court.method, court.verifier, key, court.pool)
+    pool = [each for each in cell.innocents if each.pool == "calibration"]
+    suspects = [now.suspect(each.stage) for each in pool]
+    theirs.hear(suspects)
+    calibration = [
+        Innocent(each.kind, theirs.ask(suspect))
+        for each, suspect in zip(pool, suspects, strict=True)
+    ]
+    claim = court.verifier.judge(theirs.ask(now.suspect(cell.suspect)), calibration, ())
+    return {"forged_p_value": claim.p_value, "forged_claimed": claim.claimed}

@@ -1,0 +1,113 @@
+"""The record of a cell: its one schema, and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softmark.errors import InputError
+
+
+def _figure(default: Any = None) -> Any:
+    """A field that the CSV of a table shows as well."""
+    return field(default=default, metadata={"csv": True})
+
+
+@dataclass
+class Record:
+    """One cell. Accuracies are fractions of 1; what a method doesn't have is None.
+
+    Fields made by ``_figure`` stand in the CSV of a table.
+    """
+
+    # What it is.
+    method: str = ""
+    attack: str = ""
+    data: str = ""
+    model: str = ""
+    seed: int = 0
+    scale: str = ""
+    status: str = _figure("failed")
+    # What the models are worth, on the judge's samples.
+    victim_accuracy: float | None = _figure()
+    control_accuracy: float | None = _figure()
+    watermarked_accuracy: float | None = _figure()
+    suspect_accuracy: float | None = _figure()
+    # The part of the samples on which exactly one of this model and the watermarked one is right.
+    victim_disagreement: float | None = None
+    control_disagreement: float | None = None
+    victim_nll: float | None = None
+    control_nll: float | None = None
+    watermarked_nll: float | None = None
+    suspect_nll: float | None = None
+    victim_calibration_error: float | None = None
+    control_calibration_error: float | None = None
+    watermarked_calibration_error: float | None = None
+    suspect_calibration_error: float | None = None
+    classes: int | None = None
+    judged_samples: int | None = None
+    # The verdict.
+    p_value: float | None = _figure()
+    null: str | None = _figure()
+    claimed: bool = _figure(False)
+    reason: str | None = _figure()
+    score: float | None = None
+    tests: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
+    p_before_attack: float | None = _figure()
+    p_by_probes: dict[str, float | None] = field(default_factory=dict)
+    watermark_accuracy: float | None = _figure()
+    watermark_accuracy_of_10: float | None = _figure()
+    mark_recall: float | None = _figure()
+    probes: int | None = None
+    unusable: int = _figure(0)
+    warnings: list[str] = field(default_factory=list)
+    # The innocents, judged with the same key.
+    false_claims: int = _figure(0)
+    innocents: int = _figure(0)
+    skipped: int = 0
+    false_claims_upper: float | None = None
+    by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
+    innocent_suspect: bool = False
+    # Messages, and keys of the attacker's own.
+    identified: str | None = _figure()
+    identification: dict[str, float] | None = None
+    innocents_identified: int = 0
+    forged_p_value: float | None = _figure()
+    forged_claimed: bool | None = _figure()
+    commitment: str | None = None
+    secrets: str = "repeatable"
+    # What it took, and with what it was made.
+    queries: int = _figure(0)
+    seconds: float = _figure(0.0)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    address: str = _figure("")
+    commit: str | None = _figure()
+    machine: str | None = _figure()
+    path: str = ""
+    stages: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
+    threads: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    date: str = ""
+
+
+CSV = tuple(f.name for f in dataclasses.fields(Record) if f.metadata.get("csv"))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record, or None where there is none yet. Raises ``InputError`` where it is broken."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a whole record ({error}); remove it") from error
+    if not isinstance(record, dict) or record.get("status") not in ("done", "failed"):
+        raise InputError(f"{path}: not a record of softmark; remove it")
+    return record

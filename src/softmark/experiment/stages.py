@@ -1,0 +1,275 @@
+"""How each stage is made: what is loaded, who gets which data, what is written.
+
+``plan`` says which stages there are. Each function here writes ``model.safetensors`` or
+``key.safetensors`` into its folder and returns what its manifest notes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from softmark.data.cache import open_data
+from softmark.data.roles import Roles, Samples, Shares, halves
+from softmark.errors import InputError
+from softmark.experiment.build import make
+from softmark.experiment.plan import source_of
+from softmark.methods.key import Key
+from softmark.models.access import Answer, Query, Suspect, answers_of, expose, log_of_queries
+from softmark.models.files import load_network, read_tensors, save_network
+from softmark.models.networks import build
+from softmark.store.address import Stage
+from softmark.store.store import Store, manifest
+from softmark.tracking.loggers import watch
+from softmark.training import Classifier, Fit
+
+Config = dict[str, Any]
+MODEL = "model.safetensors"
+KEY = "key.safetensors"
+LOG = "log.safetensors"
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the making of a stage may use: its config, everybody's data, a trainer, its parents.
+
+    A verdict is made like a stage, without a trainer and a folder.
+
+    What is reached through it doesn't count as code of the stage (``store.address``): reading and
+    writing files, and building objects, decide no result.
+    """
+
+    folder: Path | None
+    own: Config
+    roles: Roles
+    fit: Fit | None
+    parents: tuple[Stage, ...]
+    store: Store
+
+    def make(self, name: str) -> Any:
+        """The object of the node ``name`` in the stage's config."""
+        return make(self.own[name], name)
+
+    def data(self) -> Samples:
+        """The samples of the party that trains."""
+        return party(self.roles, self.own["party"], self.own.get("share", 1.0))
+
+    def network(self) -> nn.Module:
+        """The first parent's network."""
+        return load_network(self.store.folder(self.parents[0]) / MODEL)
+
+    def key(self, stage: Stage, method: Any) -> Key | None:
+        """The key that ``stage`` left; None where it left none."""
+        return load_key(self.store.folder(stage) / KEY, method)
+
+    def notes(self, stage: Stage) -> dict[str, Any]:
+        """The manifest of ``stage``: what its making noted, its seconds."""
+        return manifest(self.store.folder(stage))
+
+    def suspect(self, stage: Stage) -> Suspect:
+        """The model of ``stage`` as the judge meets it.
+
+        The last few hundred are kept with their answers: every cell asks the same innocents.
+        """
+        folder = self.store.folder(stage)
+        if folder not in _met:
+            while len(_met) >= 256:
+                _met.pop(next(iter(_met)))
+            network = load_network(folder / MODEL)
+            answer = Front.of(stage, self.store).answer(network)
+            _met[folder] = Suspect(answer, network, load_log(folder / LOG))
+        return _met[folder]
+
+    def targets(self, access: str) -> list[nn.Module | Query]:
+        """Each parent as an attacker with ``access`` meets it."""
+        classes, met = len(self.roles.classes), []
+        for parent in self.parents:
+            network = load_network(self.store.folder(parent) / MODEL)
+            front = Front.of(parent, self.store)
+            met.append(expose(network, access, classes, front.answer(network), keep=front.logs))
+        return met
+
+    def save(self, network: nn.Module, key: Key | None = None) -> None:
+        save_network(network, self.folder / MODEL)
+        if key is not None:
+            key.save(self.folder / KEY)
+
+
+def make_stage(
+    around: Config, maker: str, role: str, own: Config, parents: tuple[Stage, ...], folder: Path
+) -> dict[str, Any]:
+    """Makes one stage by the function ``maker``.
+
+    ``around``: where it runs and how it is watched (``plan.SURROUNDINGS``).
+    """
+    roles = roles_of(around)
+    with watch(around, role, own, parents, folder) as logger:
+        seed_torch(own.get("seed", 0), role)
+        entropy = {} if own.get("secrets") == "system" else {"entropy": repeatable}
+        fit = Fit(around["trainer"]["accelerator"], own["precision"], logger, **entropy)
+        store = Store.under(around["output_dir"])
+        return globals()[maker](Making(folder, own, roles, fit, parents, store))
+
+
+def seed_torch(seed: int, role: str) -> None:
+    """Seeds torch from the experiment's seed and the stage's role.
+
+    The role is not the method: a victim and a watermarked model of one seed stay comparable, and
+    what was found in the store never changes what comes after.
+    """
+    digest = hashlib.sha256(f"{seed}/{role}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def repeatable(count: int) -> bytes:
+    """``count`` bytes from torch's generator: whoever knows the seed knows the secret."""
+    return bytes(torch.randint(256, (count,), dtype=torch.uint8).tolist())
+
+
+@functools.lru_cache(maxsize=2)
+def _roles(source: Any, shares: Shares, folder: Path) -> Roles:
+    return open_data(source, shares, folder)
+
+
+def roles_of(config: Config) -> Roles:
+    """Who holds what, read once a process. ``config``: with ``data`` and ``output_dir``."""
+    folder = Path(config["output_dir"]) / "data"
+    return _roles(source_of(config["data"]), Shares(**config["data"]["roles"]), folder)
+
+
+def party(roles: Roles, name: str, share: float) -> Samples:
+    """Whose samples a model is trained on, and the first ``share`` of them.
+
+    The owner's, the attacker's, or a pool of innocents': the calibration and the evaluation
+    innocents have disjoint halves of all training data.
+    """
+    whole = {"owner": roles.owner, "attacker": roles.attacker}
+    if name not in whole:
+        both = Samples(
+            torch.cat([roles.owner.images, roles.attacker.images]),
+            torch.cat([roles.owner.labels, roles.attacker.labels]),
+        )
+        whole = dict(zip(("calibration", "evaluation"), halves(both, 0), strict=True))
+    if name not in whole:
+        raise InputError(f"party {name!r}: owner, attacker, or the innocents' own pool")
+    return whole[name][: max(2, round(share * len(whole[name])))]
+
+
+def train_classifier(now: Making) -> dict[str, Any]:
+    """A victim or an innocent: a plain classifier on the samples of one party."""
+    network = build(now.make("model"), now.roles.owner, len(now.roles.classes))
+    data = now.data()
+    now.save(now.fit(Classifier(network, now.make("recipe")), data, "classifier"))
+    return {"samples": len(data)}
+
+
+def train_control(now: Making) -> dict[str, Any]:
+    """The victim, trained on for as long as the watermarked model, without a mark."""
+    now.save(now.make("control").train(now.network(), now.data(), now.fit))
+    return {}
+
+
+def embed(now: Making) -> dict[str, Any]:
+    """The watermarked model, and its key, which nobody has committed to yet."""
+    now.save(*now.make("method").embed(now.network(), now.data(), now.fit))
+    return {"secrets": now.own["secrets"]}
+
+
+def commit(now: Making) -> dict[str, Any]:
+    """The key, bound to its method, to the terms of a claim and to the judge's probes."""
+    verifier = now.make("verifier")
+    key = now.key(now.parents[0], now.make("method"))
+    if key is None:
+        return {"commitment": None}
+    pool = now.roles.probes(verifier.inputs, verifier.probes)
+    commitment = key.commit(now.own["method"], verifier.terms, pool)
+    key.save(now.folder / KEY)
+    return {"commitment": commitment}
+
+
+def attack(now: Making) -> dict[str, Any]:
+    """One step of an attack: what its access allows of each target, and the attacker's data."""
+    attacker = now.make("attack")
+    targets = now.targets(attacker.access)
+    merges = now.own["attack"].get("merges")
+    stolen = attacker.apply(targets if merges else targets[0], now.data(), now.fit)
+    now.save(stolen.network, stolen.key)
+    save_log(targets, now.folder / LOG)
+    return {"queries": stolen.queries, "innocent": attacker.innocent}
+
+
+def innocents_evidence(now: Making) -> dict[str, Any]:
+    """What every innocent shows of the key: made once for all attacks on one watermarked model."""
+    from softmark.experiment.judge import gather
+
+    return gather(now)
+
+
+@dataclass(frozen=True)
+class Front:
+    """What stands before a model: the owner's interface, or what each step of an attack adds.
+
+    ``method``, ``key``: of a watermarked model. ``steps``: the attacks a model went through.
+    """
+
+    method: Any = None
+    key: Key | None = None
+    steps: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, stage: Stage, store: Store) -> Front:
+        if stage.role == "watermarked":
+            method = make(stage.config["method"], "method")
+            return cls(method, load_key(store.folder(stage) / KEY, method))
+        steps: list[Any] = []
+        while "attack" in stage.config:
+            steps.insert(0, make(stage.config["attack"], "attack"))
+            stage = stage.parents[0]
+        return cls(steps=tuple(steps))
+
+    @property
+    def logs(self) -> bool:
+        """Whether the owner keeps what the model was asked."""
+        return self.key is not None and self.method.logs
+
+    def answer(self, network: nn.Module) -> Answer:
+        return served(answers_of(network), self.method, self.key, self.steps)
+
+
+def served(answer: Answer, method: Any, key: Key | None, steps: Iterable[Any]) -> Answer:
+    """``answer`` behind the owner's interface, or behind what each step of an attack adds."""
+    if key is not None:
+        answer = method.serve(answer, key)
+    for step in steps:
+        answer = step.serve(answer)
+    return answer
+
+
+_met: dict[Path, Suspect] = {}
+
+
+def load_key(path: Path, method: Any) -> Key | None:
+    """The key in ``path``; None where there is none."""
+    return method.load_key(path) if path.exists() else None
+
+
+def save_log(targets: list[Any], path: Path) -> None:
+    """Keeps what the owner's interface was asked, where the method wants it."""
+    logs = [log_of_queries(target) for target in targets if isinstance(target, Query)]
+    if logs and logs[0] is not None:
+        save_file({"images": logs[0].images, "labels": logs[0].labels}, path)
+
+
+def load_log(path: Path) -> Samples | None:
+    if not path.exists():
+        return None
+    tensors, _ = read_tensors(path)
+    return Samples(tensors["images"], tensors["labels"])

@@ -1,0 +1,197 @@
+"""The key that an owner keeps, and the commitment that is published when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.models.files import read_tensors
+
+SECRET_BYTES = 32
+SALT_BYTES = 16
+FORMAT = "softmark key 2"
+
+
+def as_bytes(text: str) -> Tensor:
+    """UTF-8, uint8 (N,)."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+class Key(nn.Module):
+    """Secret, salt and message, and what a method learnt or drew for this owner.
+
+    A method adds buffers and submodules of its own; what follows from the secret is derived again
+    at each verification and never stored. ``classes``: K of the model. ``method``: the config node
+    of the watermark. ``terms``: how a claim will be decided (``Verifier.terms``). ``probes``: the
+    fingerprint of the judge's samples in their order. ``commitment``: the SHA-256 over all of
+    these, empty until ``commit``.
+    """
+
+    secret: Tensor
+    salt: Tensor
+    message: Tensor
+
+    def __init__(self, secret: Tensor, salt: Tensor, message: Tensor, classes: int):
+        super().__init__()
+        for name, tensor in (("secret", secret), ("salt", salt), ("message", message)):
+            self.register_buffer(name, tensor)
+        self.classes = classes
+        self.method: dict[str, Any] = {}
+        self.terms: dict[str, Any] = {}
+        self.probes = ""
+        self.commitment = ""
+
+    @classmethod
+    def draw(cls, message: str, classes: int, entropy: Callable[[int], bytes]) -> Key:
+        """A new key. ``entropy(n)``: n secret bytes, as ``secrets.token_bytes`` gives them.
+
+        Raises ``InputError`` for an empty message.
+        """
+        if not message:
+            raise InputError("method.message is empty: name the customer or the licence")
+        secret, salt = (
+            torch.tensor(list(entropy(size)), dtype=torch.uint8)
+            for size in (SECRET_BYTES, SALT_BYTES)
+        )
+        return cls(secret, salt, as_bytes(message), classes)
+
+    def stream(self, size: int) -> bytes:
+        """``size`` bytes that only the secret decides, others for each salt and message.
+
+        HMAC-SHA256(secret, counter, salt, message) for the counters 0, 1, ...
+        """
+        secret, salt, message = (_bytes(t) for t in (self.secret, self.salt, self.message))
+        blocks = (
+            hmac.new(secret, block.to_bytes(8, "big") + salt + message, hashlib.sha256).digest()
+            for block in range(math.ceil(size / 32))
+        )
+        return b"".join(blocks)[:size]
+
+    def for_message(self, message: str) -> Key:
+        """The key of another registered message: the same secret and salt, nothing learnt."""
+        return Key(self.secret, self.salt, as_bytes(message), self.classes)
+
+    def digest(self, tensors: Mapping[str, Tensor] | None = None) -> str:
+        """SHA-256 (hex) over every tensor, the classes, the method, the terms and the probes.
+
+        ``tensors``: those of a file that isn't read yet; the key's own where None.
+        """
+        facts = {
+            "format": FORMAT,
+            "classes": self.classes,
+            "method": _without_paths(self.method),
+            "terms": self.terms,
+            "probes": self.probes,
+        }
+        hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, tensor in sorted((tensors or self.state_dict()).items()):
+            content = tensor.cpu().contiguous()
+            about = json.dumps([name, str(content.dtype), list(content.shape)])
+            hashed.update(len(about).to_bytes(8, "big") + about.encode())
+            hashed.update(content.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()
+
+    def commit(self, method: Mapping[str, Any], terms: Mapping[str, Any], probes: Samples) -> str:
+        """Binds the key to method, terms and probes, and returns the commitment in hex."""
+        self.method, self.terms = dict(method), dict(terms)
+        self.probes = probes.fingerprint
+        self.commitment = self.digest()
+        return self.commitment
+
+    def check(self, method: Mapping[str, Any], terms: Mapping[str, Any], probes: Samples) -> str:
+        """The commitment in hex.
+
+        Raises ``InputError`` where the key is not what was committed to, or the judge's method,
+        terms or probes are others than the committed ones.
+        """
+        if not self.commitment:
+            raise InputError("the key was never committed to: no verdict can stand on it")
+        wrong = [
+            name
+            for name, bound, used in (
+                ("method", _without_paths(self.method), _without_paths(method)),
+                ("terms of a claim", self.terms, dict(terms)),
+                ("probes", self.probes, probes.fingerprint),
+                ("content", self.commitment, self.digest()),
+            )
+            if bound != used
+        ]
+        if wrong:
+            raise InputError(
+                f"the key's commitment {self.commitment[:16]}... doesn't fit its "
+                f"{', '.join(wrong)}: no verdict can stand on it"
+            )
+        return self.commitment
+
+    def save(self, path: Path) -> None:
+        """As safetensors, never as a pickle. The file holds the secret: keep it."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        about = {
+            "format": FORMAT,
+            "classes": str(self.classes),
+            "method": json.dumps(self.method),
+            "terms": json.dumps(self.terms),
+            "probes": self.probes,
+            "commitment": self.commitment,
+        }
+        safetensors.torch.save_file(tensors, path, about)
+
+    @classmethod
+    def load(cls, path: Path, complete: Callable[[Key], None]) -> Key:
+        """Reads a key. ``complete(key)`` adds the method's own modules, whose weights follow.
+
+        Raises ``InputError`` where the file is cut short, no key, or another method's.
+        """
+        tensors, about = read_tensors(path)
+        if about.get("format") != FORMAT:
+            raise InputError(f"{path}: not a key of this version of softmark")
+        try:
+            key = cls(*(tensors[name] for name in ("secret", "salt", "message")), _count(about))
+            key.method, key.terms = (json.loads(about[name]) for name in ("method", "terms"))
+            key.probes, key.commitment = about["probes"], about["commitment"]
+            # Before anything is built from it: a file may claim a million classes.
+            if key.commitment and key.commitment != key.digest(tensors):
+                raise InputError(f"{path}: its content isn't what was committed to")
+            for name, tensor in tensors.items():
+                if "." not in name and name not in dict(key.named_buffers()):
+                    key.register_buffer(name, tensor)
+            complete(key)
+            key.load_state_dict(tensors)
+        except InputError:
+            raise
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(f"{path}: the key of another method or network ({reason})") from error
+        return key.eval()
+
+
+def _count(about: Mapping[str, str]) -> int:
+    classes = int(about["classes"])
+    if not 2 <= classes <= 1_000_000:
+        raise ValueError(f"{classes} classes")
+    return classes
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.tolist())
+
+
+def _without_paths(node: Any) -> Any:
+    """A config node whose classes are named without their modules, which may move."""
+    if isinstance(node, Mapping):
+        return {
+            key: str(value).rpartition(".")[2] if key == "_target_" else _without_paths(value)
+            for key, value in node.items()
+        }
+    return [_without_paths(value) for value in node] if isinstance(node, list | tuple) else node

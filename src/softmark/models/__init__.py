@@ -1,0 +1,1 @@
+"""Networks, their files, and what each party may ask of them."""

@@ -1,0 +1,143 @@
+"""What a reader must know beside a table's numbers: sentences without their full stop."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from softmark.experiment.provenance import processor
+from softmark.report.columns import USELESS, cells, lost
+from softmark.report.intervals import MISSING, number
+from softmark.report.rows import Record, Row
+
+MARK_ACCURACY = (
+    "Watermark accuracy (mark acc.) says how often single probes of this model are told from "
+    "innocents' probes; it recognises a model, not a key"
+)
+FORGED = "forged: claims with the attacker's own key; forged p: the least p of such a key"
+COST = (
+    "Cost is the control's accuracy less the watermarked model's; the control is the victim, "
+    "trained on for as long without a mark; vs victim is the victim's accuracy less the same"
+)
+
+
+def seeds(rows: Sequence[Row]) -> list[str]:
+    """What stands for several seeds in a cell of the table."""
+    count = max((len(row.records) for row in rows), default=1)
+    if count == 1:
+        return []
+    if count == 2:
+        return ["The values of both seeds"]
+    return [
+        f"Mean ± 95 % interval over {count} seeds",
+        "The intervals of models' accuracies and of costs include the test set's own error",
+    ]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Nulls, the dagger, what costs and watermark accuracy mean, the worst attacks, warnings."""
+    done = [record for row in rows for record in row.done]
+    nulls = {record["method"]: record["null"] for record in done if record["null"]}
+    found = [f"p of {method} stands on {null}" for method, null in nulls.items()]
+    if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
+        found.append("† more than 5 points worse than the watermarked model")
+    if any(record["control_accuracy"] is not None for record in done):
+        found.append(COST)
+    if any(record["forged_p_value"] is not None for record in done):
+        found.append(FORGED)
+    if any(record["watermark_accuracy"] is not None for record in done):
+        found.append(MARK_ACCURACY)
+    return [*found, *_worst(rows), *_processors(done), *_warnings(done)]
+
+
+def gaps(rows: Sequence[Row]) -> list[str]:
+    """What isn't whole: why cells failed, what older code made."""
+    reasons = [r["reason"] for row in rows for r in row.records if r and r["status"] == "failed"]
+    found = [f"Failed: {reason}" for reason in dict.fromkeys(reasons)]
+    if stale := sum(row.stale for row in rows):
+        cells = "1 cell was" if stale == 1 else f"{stale} cells were"
+        found.append(f"{cells} last made by older code: not shown, to be run again")
+    return found
+
+
+def made_with(records: Sequence[Record]) -> str:
+    """Versions, machine and dates of the records, each that occurs."""
+    versions = {", ".join(f"{k} {v}" for k, v in record["versions"].items()) for record in records}
+    machines = {record["machine"] for record in records} - {None}
+    commits = sorted({record["commit"] for record in records} - {None})
+    dates = sorted(record["date"][:10] for record in records)
+    days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    named = f"commit {', '.join(commits)}" if commits else ""
+    return "; ".join(filter(None, [named, *sorted(versions), *sorted(machines), days])) + "."
+
+
+def _warnings(done: Sequence[Record]) -> list[str]:
+    counts = Counter(warning for record in done for warning in record["warnings"])
+    return [f"Warning ({n} of {len(done)} cells): {warning}" for warning, n in counts.items()]
+
+
+def _processors(done: Sequence[Record]) -> list[str]:
+    """Which processors made the records, where they differ, or from this machine's."""
+    # "2 cores of AMD EPYC, NVIDIA H100": the number of cores is no kind of processor.
+    machines = [record["machine"] for record in done if record["machine"]]
+    kinds = Counter(machine.partition(" cores of ")[2] or machine for machine in machines)
+    here = processor()
+    if len(kinds) < 2 and all(kind.startswith(here) for kind in kinds):
+        return []
+    named = ", ".join(f"{kind} ({n} of {len(machines)} cells)" for kind, n in kinds.items())
+    known = any(kind.startswith(here) for kind in kinds)
+    other = "" if known else f"; the table was written on {here}"
+    return [f"Last digits may differ between processors: made on {named}{other}"]
+
+
+def _worst(rows: Sequence[Row]) -> list[str]:
+    """The attack that leaves each method least, where there are several to choose from.
+
+    By claims, then by the median p. An innocent suspect is no attack. A suspect that the attack
+    cost more than 5 points is no longer worth having: it doesn't count.
+    """
+    left: dict[str, dict[str, tuple[float, float, str]]] = {}
+    for row in filter(_is_attack, rows):
+        # A suspect that nobody can judge is an attacker's success.
+        p = statistics.median(1.0 if r["p_value"] is None else r["p_value"] for r in row.done)
+        claims = sum(record["claimed"] for record in row.done)
+        known = any(record["p_value"] is not None for record in row.done)
+        shown = f"median p {number(p)}" if known else "no p-value"
+        text = f"{claims} of {len(row.done)} claimed, {shown}"
+        method = row.done[0]["method"]
+        left.setdefault(method, {})[" ".join(row.name[1:])] = (-claims / len(row.done), p, text)
+    for method in _without_one_mark(rows):
+        left.pop(method, None)
+    worst = {method: max(kept, key=kept.__getitem__) for method, kept in left.items()}
+    return [
+        f"The worst of {len(left[method])} attacks on {method} is {attack}: "
+        f"{left[method][attack][2]}"
+        for method, attack in worst.items()
+        if len(left[method]) > 2
+    ]
+
+
+def _is_attack(row: Row) -> bool:
+    return (
+        bool(row.done)
+        and row.done[0]["attack"] != "none"
+        and not any(record["innocent_suspect"] for record in row.done)
+        and lost(row.done) <= USELESS
+    )
+
+
+def _without_one_mark(rows: Sequence[Row]) -> set[str]:
+    """Methods that mark nothing, or whose rows are differently marked models.
+
+    Those rows are settings, not attacks on one model.
+    """
+    done = [record for row in rows for record in row.done]
+    found = {record["method"] for record in done}
+    found -= {record["method"] for record in done if record["p_value"] is not None}
+    models: dict[tuple[str, int], str] = {}
+    for record in done:
+        model = record["stages"].get("watermarked", MISSING)
+        if models.setdefault((record["method"], record["seed"]), model) != model:
+            found.add(record["method"])
+    return found

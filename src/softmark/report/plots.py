@@ -1,0 +1,265 @@
+"""Plots of a sweep, from its records: which there are follows from what the sweep varies."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Sequence
+
+from softmark.report.columns import costs, error_variance, heading
+from softmark.report.intervals import interval, number
+from softmark.report.kinds import by_kind, names_of
+from softmark.report.rows import Record, Row
+from softmark.report.style import COLOURS, legend, plt, style_of
+
+FLOOR = -20  # log10 of the least p that the heatmap tells from others
+ABSTRACT = (0.59, 98.68)  # the paper's cost and watermark accuracy
+
+
+def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
+    """All that the rows have something to show for, by name; none without a p-value.
+
+    ``varied``: the keys whose values are the rows' names.
+    """
+    methods = _methods(rows)
+    shown = [row for own in methods.values() for row in own]
+    if not shown:
+        return {}
+    kinds = {"false_flags": false_flags(shown)} if by_kind(shown) else {}
+    if place := _numeric(shown, varied):
+        return {"curve": curve(shown, varied, place), **kinds}
+    found = {}
+    if any(_points(row) for row in shown):
+        found["probes"] = p_over_probes(methods)
+    # An innocent model in the suspect's place is no attack.
+    attacked = [row for row in shown if not any(r["innocent_suspect"] for r in row.done)]
+    if len({row.name[1:] for row in attacked}) > 1:
+        found["tradeoff"] = tradeoff(attacked, varied)
+    if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
+        found["heatmap"] = heatmap(shown)
+    return found | kinds
+
+
+def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The finished rows of each method that has p-values."""
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.done:
+            methods.setdefault(row.done[0]["method"], []).append(row)
+    return {
+        method: own
+        for method, own in methods.items()
+        if any(record["p_value"] is not None for row in own for record in row.done)
+    }
+
+
+def _numeric(rows: Sequence[Row], varied: Sequence[str]) -> int | None:
+    """The place of the first number of the attack that varies, as an axis of a curve."""
+    for place, key in enumerate(varied):
+        if key.startswith("attack."):
+            with contextlib.suppress(ValueError):
+                if len({float(row.name[place]) for row in rows}) > 1:
+                    return place
+    return None
+
+
+def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
+    """Watermark accuracy, and below it the suspect's accuracy, over a number of the attack.
+
+    One line for each other setting, with the 95 % interval over the seeds as a band.
+    """
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: float(row.name[place])):
+        lines.setdefault((*row.name[:place], *row.name[place + 1 :]), []).append(row)
+    figure, panels = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
+    panels[0].set_ylabel("watermark accuracy in %")
+    panels[1].set_ylabel("accuracy in %")
+    for line, (name, own) in enumerate(lines.items()):
+        x = [float(row.name[place]) for row in own]
+        style = style_of(line)
+        for panel, field in zip(panels, ("watermark_accuracy", "suspect_accuracy"), strict=True):
+            known = [_interval(row, field) for row in own]
+            panel.plot(x, [m for m, _, _ in known], label=" ".join(name), ms=4, lw=1.2, **style)
+            low, high = ([ends[i] for ends in known] for i in (1, 2))
+            panel.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    steps = sorted({float(row.name[place]) for row in rows})
+    if steps[0] > 0 and steps[-1] / steps[0] > 10:
+        panels[1].set_xscale("log")
+        panels[1].set_xticks(steps, [f"{step:g}" for step in steps])
+        panels[1].minorticks_off()
+    panels[1].set_xlabel(heading(varied[place]).replace("_", " "))
+    legend(figure, panels[0])
+    return figure
+
+
+def _interval(row: Row, field: str) -> tuple[float, float, float]:
+    tested = error_variance(row.done, field) if field == "suspect_accuracy" else 0.0
+    return interval([record[field] for record in row.done], tested)
+
+
+def heatmap(rows: Sequence[Row]) -> plt.Figure:
+    """Claims and the median p of each method under each attack, coloured by p.
+
+    The watermark accuracy stands below them in small.
+    """
+    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    table = [[math.nan] * len(methods) for _ in attacks]
+    size = (2.6 + 1.5 * len(methods), 0.9 + 0.55 * len(attacks))
+    figure, axis = plt.subplots(figsize=size)
+    for row in rows:
+        y, x = attacks.index(row.name[1]), methods.index(row.name[0])
+        p = _median([record["p_value"] for record in row.done])
+        if p is not None:
+            table[y][x] = max(FLOOR, math.log10(p)) if p > 0 else FLOOR
+        ink = "w" if table[y][x] > FLOOR / 2 else "k"
+        claims = f"{sum(record['claimed'] for record in row.done)} of {len(row.done)} claimed"
+        shown = f"p {number(p)}" if p is not None else "no p-value"
+        text = {"ha": "center", "color": ink}
+        axis.text(x, y, f"{claims}\n{shown}", va="center", fontsize=7.5, **text)
+        axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
+    shades = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
+    axis.set_xticks(range(len(methods)), methods)
+    axis.set_yticks(range(len(attacks)), attacks)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    bar = figure.colorbar(shades, label="median p", shrink=0.8, extend="min")
+    bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
+    return figure
+
+
+def _small(row: Row) -> str:
+    accuracy = _accuracy(row)
+    return "" if math.isnan(accuracy) else f"mark acc. {accuracy:.1f} %"
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _points(row: Row) -> list[tuple[int, float]]:
+    """Numbers of probes, each with the median p over those seeds that have one."""
+    curves = [record["p_by_probes"] for record in row.done]
+    counts = sorted({int(count) for curve in curves for count in curve})
+    medians = [(count, _median([curve.get(str(count)) for curve in curves])) for count in counts]
+    return [(count, p) for count, p in medians if p is not None]
+
+
+def p_over_probes(methods: dict[str, list[Row]]) -> plt.Figure:
+    """The median p-value over the seeds against the number of probes, a panel for each method."""
+    figure, panels = plt.subplots(
+        1, len(methods), figsize=(4.2 * len(methods) + 1.4, 3.8), squeeze=False, sharey=True
+    )
+    names = list(dict.fromkeys(row.name[1:] for own in methods.values() for row in own))
+    for panel, (method, own) in zip(panels[0], methods.items(), strict=True):
+        for row in filter(_points, own):
+            points = _points(row)
+            x, y = ([point[i] for point in points] for i in (0, 1))
+            style = style_of(names.index(row.name[1:]))
+            panel.plot(x, y, label=" ".join(row.name[1:]), ms=4, lw=1.2, **style)
+        _mark_level(panel, [record for row in own for record in row.done])
+        panel.set(xscale="log", yscale="log", xlabel="probes", title=method)
+        panel.xaxis.set_major_formatter("{x:g}")
+    panels[0][0].set_ylabel("p-value (median over seeds)")
+    legend(figure, *panels[0])
+    return figure
+
+
+def _mark_level(panel: plt.Axes, done: Sequence[Record]) -> None:
+    """A line at the largest p-value with which a claim of this method can be made."""
+    tested = next((record for record in done if record["tests"]), None)
+    if tested is None:
+        return
+    needed = max(tested["levels"][name] for name in tested["tests"])
+    panel.axhline(needed, color="0.3", lw=0.8)
+    panel.annotate(
+        f"claim ≤ {needed:.0e}",
+        (0.02, needed),
+        xycoords=panel.get_yaxis_transform(),
+        textcoords="offset points",
+        xytext=(0, -3),  # where no curve passes: p falls to the right
+        va="top",
+        color="0.3",
+        fontsize=8,
+    )
+
+
+def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
+    """What a setting costs in accuracy against the watermark accuracy that each attack leaves.
+
+    One column of points for each setting, joined by a line from the best to the worst attack.
+    """
+    settings: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        settings.setdefault((row.name[0], *row.name[2:]), []).append(row)
+    attacks = list(dict.fromkeys(row.name[1] for row in rows))
+    figure, axis = plt.subplots(figsize=(6.8, 4.2))
+    top = max((a for a in map(_accuracy, rows) if not math.isnan(a)), default=math.nan)
+    labelled: list[float] = []
+    for name, own in settings.items():
+        x = statistics.fmean(map(_cost, own))
+        heights = [height for height in map(_accuracy, own) if not math.isnan(height)]
+        if not heights:
+            continue
+        axis.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
+        if len(settings) <= 6:  # more names would lie on each other
+            numbers = zip(map(heading, varied[2:]), name[1:], strict=True)
+            label = "\n".join([name[0], *(f"{key} {value}" for key, value in numbers)])
+            near = sum(abs(x - other) < 0.1 for other in labelled)
+            up = 6 + 9 * len(varied[1:]) * near
+            above = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
+            labelled.append(x)
+            axis.annotate(label, (x, top), fontsize=7, **above)
+    for place, attack in enumerate(attacks):
+        same = [row for row in rows if row.name[1] == attack and not math.isnan(_accuracy(row))]
+        if not same:
+            continue
+        style = style_of(place) | {"linestyle": "none", "ms": 5}
+        axis.plot(list(map(_cost, same)), list(map(_accuracy, same)), label=attack, **style)
+    star = f"abstract: {ABSTRACT[1]} %\n(defined otherwise, perhaps)"
+    axis.plot(*ABSTRACT, "*", color="0.3", ms=11, label=star)
+    controlled = all(r["control_accuracy"] is not None for row in rows for r in row.done)
+    against = "the control" if controlled else "the control, or the victim where there is none"
+    axis.set(xlabel=f"cost of the mark: points of accuracy against {against}")
+    axis.set(ylabel="watermark accuracy in %")
+    axis.margins(0.12)
+    legend(figure, axis)
+    return figure
+
+
+def _cost(row: Row) -> float:
+    """Points against the control, or the victim where some record has none."""
+    found = costs(row.done, "control")
+    if None in found:
+        found = costs(row.done, "victim")
+    return 100 * statistics.fmean(found)
+
+
+def _accuracy(row: Row) -> float:
+    return interval([record["watermark_accuracy"] for record in row.done])[0]
+
+
+def false_flags(rows: Sequence[Row]) -> plt.Figure:
+    """How much of each kind of innocent is flagged by one probe, a bar for each method."""
+    found = by_kind(rows)
+    names = names_of(found)[::-1]
+    height = 0.8 / len(found)
+    figure, axis = plt.subplots(figsize=(6.6, 1.2 + 0.3 * len(names)))
+    for place, (method, kinds) in enumerate(found.items()):
+        shown = [(y, kinds[name]) for y, name in enumerate(names) if name in kinds]
+        middle = (len(found) - 1) / 2 - place
+        bars = axis.barh(
+            [y + middle * height for y, _ in shown],
+            [100 * (kind.false_flags or 0.0) for _, kind in shown],
+            height=height,
+            color=COLOURS[place % len(COLOURS)],
+            label=method,
+        )
+        claims = [f"{kind.false_claims} claimed" if kind.false_claims else "" for _, kind in shown]
+        axis.bar_label(bars, claims, fontsize=7, padding=3)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("probes falsely flagged, in %")
+    axis.grid(False, axis="y")
+    legend(figure, axis)
+    return figure

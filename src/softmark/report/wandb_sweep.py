@@ -1,0 +1,47 @@
+"""A sweep as one run in W&B: its table, its verdicts and its plots, from its records alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from softmark.experiment.record import CSV
+from softmark.report.columns import cells, columns
+from softmark.report.rows import Row
+from softmark.tracking.loggers import NAMES, in_wandb, open_run, surviving
+
+VERDICT = (*NAMES, *CSV)
+
+
+def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
+    """Logs the sweep where ``config.logger`` asks for W&B; what W&B refuses costs one line."""
+    if not in_wandb(config.logger):
+        return
+    import wandb
+
+    from softmark.report import plots
+
+    names = columns(rows, brief=False)
+    body = [[*row.name, *cells(row, names)] for row in rows]
+    records = [record for row in rows for record in row.records if record]
+    verdicts = [[record[name] for name in VERDICT] for record in records]
+    group = config.logger.group or os.environ.get("WANDB_RUN_GROUP")
+    about = {"overrides": list(config.hydra.overrides.task), "varied": list(varied)}
+    with (
+        surviving("the sweep"),
+        open_run(config, name=group, job_type="sweep", config=about) as run,
+    ):
+        run.log(
+            {
+                "table": wandb.Table(columns=[*varied, *names], data=body),
+                "verdicts": wandb.Table(columns=list(VERDICT), data=verdicts),
+                **{
+                    f"plots/{name}": wandb.Image(figure)
+                    for name, figure in plots.plots(rows, varied).items()
+                },
+            }
+        )
+        claimed = sum(record["claimed"] for record in records)
+        run.summary.update({"cells": len(records), "claimed": claimed})

@@ -1,0 +1,1 @@
+"""Addresses of what decides a result, and the store that makes each stage once."""

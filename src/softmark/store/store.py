@@ -1,0 +1,160 @@
+"""Where artefacts lie: a store that makes each stage exactly once.
+
+Nothing here imports torch, so that records are found in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from softmark.errors import InputError
+from softmark.store.address import Stage
+
+# What a folder that can't be written, or a disk that is full, raises.
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
+
+
+class Store:
+    """Folders ``root/ROLE/ADDRESS``, each complete or absent.
+
+    A stage is made under a lock, in a folder of its own, and renamed when it is whole: two
+    processes never make it twice, and one that is killed leaves nothing that a later run trusts.
+    """
+
+    def __init__(self, root: Path, report: Callable[[str], None]):
+        self.root = root
+        self.report = report
+        self.made: list[Stage] = []
+
+    @classmethod
+    def under(cls, output_dir: str, report: Callable[[str], None] = lambda line: None) -> Store:
+        """The store of an experiment's ``output_dir``."""
+        return cls(Path(output_dir) / "store", report)
+
+    def folder(self, stage: Stage) -> Path:
+        return self.root / stage.role.split("/")[0] / stage.address
+
+    def has(self, stage: Stage) -> bool:
+        """Whether ``stage`` is there with every file as it was written."""
+        return _whole(self.folder(stage))
+
+    def once(self, stage: Stage) -> Path:
+        """The folder of ``stage``, made now if it isn't there, its parents first."""
+        folder = self.folder(stage)
+        if _whole(folder):
+            return folder
+        for parent in stage.parents:
+            self.once(parent)
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                # Another process may have made it while this one waited.
+                if not _whole(folder):
+                    self._make(stage, folder)
+        return folder
+
+    def _make(self, stage: Stage, folder: Path) -> None:
+        if folder.exists():
+            self.report(f"{folder} is damaged: it is made anew")
+        workshop = folder.with_suffix(".making")
+        # Nobody else holds the lock, so what lies here was left by a process that was killed.
+        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        workshop.mkdir()
+        start = time.perf_counter()
+        try:
+            notes = stage.make(workshop)
+            seconds = round(time.perf_counter() - start, 3)
+            _write_manifest(stage, workshop, {"seconds": seconds, "notes": notes})
+            workshop.rename(folder)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)
+        self.made.append(stage)
+        self.report(f"made {stage.role:<24} {stage.address}  {seconds:7.1f} s")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """``stage.json`` of a stage's folder: role, config, parents, files, seconds, notes."""
+    return json.loads((folder / "stage.json").read_text())
+
+
+def _whole(folder: Path) -> bool:
+    """Whether the folder is there with every file as it was written."""
+    try:
+        files = manifest(folder)["files"]
+        return all(_sha256(folder / name) == digest for name, digest in files.items())
+    # No such file, no JSON, JSON of another shape.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _write_manifest(stage: Stage, folder: Path, facts: dict[str, Any]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    about = {
+        "role": stage.role,
+        "address": stage.address,
+        "config": stage.config,
+        "parents": [f"{parent.role}:{parent.address}" for parent in stage.parents],
+        "files": {str(path.relative_to(folder)): _sha256(path) for path in paths},
+        **facts,
+    }
+    (folder / "stage.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the errors of a folder that can't be written into a message about it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number not in _UNWRITABLE:
+            raise
+        reason = os.strerror(number)
+        raise InputError(f"{path}: {reason}; output_dir=DIR writes elsewhere") from error
+
+
+def _errno(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors gives the system's error number in its message alone.
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that a reader finds the old file or the new one, never a part of one."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Many cells: the command line, and how workers share the stages."""

@@ -1,0 +1,1 @@
+"""How training and sweeps are watched: CSV curves, Weights & Biases, or nothing."""

@@ -1,0 +1,1 @@
+"""Evidence, null distributions, and the judge."""

@@ -1,0 +1,276 @@
+"""The one judge of all methods: from evidence to a verdict."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.models.access import Suspect
+from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.metrics import flag_rate, threshold
+from softmark.verification.nulls import Null, upper_bound
+
+KINDS = ("exact", "sampled", "innocents")
+
+
+@dataclass(frozen=True)
+class Innocent:
+    """The evidence of an independent model, and which ``kind`` of model it is."""
+
+    kind: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Which registered message a suspect carries: ``name``, or None where none is proven.
+
+    ``p_value``: of the likeliest message, and ``p_values`` of each, corrected for their number.
+    """
+
+    name: str | None
+    p_value: float
+    p_values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``p_value`` is the weakest test's, since all must reach their level for a claim.
+
+    ``tests``: the p-value of each test, corrected for the number of keys that were tried.
+    ``by_kind``: of each kind of evaluation innocent their number, the part of their probes that is
+    flagged, and the claims. ``skipped``: innocents that this method can't ask.
+    """
+
+    score: float | None
+    p_value: float | None
+    null: str | None
+    claimed: bool
+    tests: dict[str, float] = field(default_factory=dict)
+    watermark_accuracy: float | None = None
+    watermark_accuracy_of_10: float | None = None
+    mark_recall: float | None = None
+    unusable: int = 0
+    false_claims: int = 0
+    innocents: int = 0
+    skipped: int = 0
+    false_claims_upper: float | None = None
+    by_kind: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """``probes``: how many inputs are asked, of the kind ``inputs`` (``data.roles.Roles.probes``).
+
+    ``messages``: those that the owner registered, of which the verdict may name one. ``levels``:
+    the p-value that a test must reach for a claim, by the kind of its null: exact, sampled,
+    innocents. ``usable``: the part of the answers that must be probabilities for any verdict.
+    ``false_flags``: of the single-probe threshold, on calibration innocents. ``keys_tried``: keys,
+    salts or customers tried on this suspect; p is multiplied by it.
+    """
+
+    probes: int
+    inputs: str
+    messages: list[str]
+    levels: dict[str, float]
+    usable: float
+    false_flags: float
+    keys_tried: int
+
+    def __post_init__(self) -> None:
+        for message in self.messages:
+            if not message:
+                raise InputError("verifier.messages: an empty message names nobody")
+            if self.messages.count(message) > 1:
+                raise InputError(f"verifier.messages: {message!r} is registered twice")
+        for name in ("probes", "keys_tried"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"verifier.{name}={getattr(self, name)}: at least 1")
+        if sorted(self.levels) != sorted(KINDS):
+            raise InputError(f"verifier.levels names {', '.join(self.levels)}: {', '.join(KINDS)}")
+        fractions = {"false_flags": self.false_flags, "usable": self.usable}
+        fractions |= {f"levels.{name}": level for name, level in self.levels.items()}
+        for name, value in fractions.items():
+            if not 0 < value < 1:
+                raise InputError(f"verifier.{name}={value}: a fraction between 0 and 1")
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What the owner commits to together with the key: how a claim will be decided."""
+        return {
+            "probes": self.probes,
+            "inputs": self.inputs,
+            "levels": self.levels,
+            "usable": self.usable,
+        }
+
+    def ask(
+        self, method: Any, suspect: Suspect, key: Any, probes: Probes, pool: Samples
+    ) -> Evidence:
+        """The evidence of ``method``, which sees of ``suspect`` no more than it needs.
+
+        ``pool``: the judge's probes. A null that needs probes which no key chose is refused where
+        others are asked. Answers that are no probabilities count as none and are counted.
+        """
+        seen = self.admit(method, suspect, key, probes.samples)
+        if isinstance(seen, Evidence):
+            return seen
+        found = method.evidence(seen, key, probes)
+        keyed = probes.samples.fingerprint != pool[: len(probes)].fingerprint
+        for name, test in found.tests.items():
+            if keyed and test.independent_probes:
+                return Evidence.none(f"{name} is exact only for probes that no key has chosen")
+        return replace(found, unusable=usable(suspect.answers(probes.samples))[1])
+
+    def admit(
+        self, method: Any, suspect: Suspect, key: Any, samples: Samples
+    ) -> Suspect | Evidence:
+        """What ``method`` may see of ``suspect``, or why there can be no verdict."""
+        raw = suspect.answers(samples)
+        if raw.shape != (wanted := (len(samples), key.classes)):
+            return Evidence.none(f"the suspect answers {tuple(raw.shape)}, not {wanted}")
+        answers, unusable = usable(raw)
+        if (len(raw) - unusable) / len(raw) < self.usable:
+            return Evidence.none(f"{unusable} of {len(raw)} answers are no probabilities", unusable)
+        if method.needs == "weights" and suspect.network is None:
+            return Evidence.none("this method needs the suspect's weights")
+        clean = Suspect(
+            lambda images: usable(suspect.answer(images))[0],
+            suspect.network,
+            suspect.log,
+            {samples.fingerprint: answers},
+        )
+        return clean.seen_by(method.needs)
+
+    def judge(
+        self, evidence: Evidence, calibration: Sequence[Innocent], evaluation: Sequence[Innocent]
+    ) -> Verdict:
+        """The verdict on ``evidence``; the innocents' evidence is of the same key and probes.
+
+        An innocent without tests is skipped. What an evaluation innocent's probes are flagged by
+        was set without the calibration innocents of its own kind.
+        """
+        asked = [[i for i in pool if i.evidence.tests] for pool in (calibration, evaluation)]
+        skipped = len(calibration) + len(evaluation) - sum(map(len, asked))
+        if not evidence.tests:
+            return Verdict(
+                None, None, None, False, why=evidence.why, skipped=skipped,
+                unusable=evidence.unusable,
+            )  # fmt: skip
+        calibration, evaluation = asked
+        tests = self.p_values(evidence, calibration)
+        claims = [
+            self._claims(other.evidence, self.p_values(other.evidence, calibration))
+            for other in evaluation
+        ]
+        single, tens = (self._accuracy(evidence, *asked, group) for group in (1, 10))
+        return Verdict(
+            score=next(iter(evidence.tests.values())).score,
+            p_value=max(tests.values()),
+            null="+".join(tests),
+            claimed=self._claims(evidence, tests),
+            tests=tests,
+            watermark_accuracy=single,
+            watermark_accuracy_of_10=tens,
+            mark_recall=evidence.mark_recall,
+            unusable=evidence.unusable,
+            false_claims=sum(claims),
+            innocents=len(claims),
+            skipped=skipped,
+            false_claims_upper=upper_bound(sum(claims), len(claims), 0.95) if claims else None,
+            by_kind=self._by_kind(calibration, evaluation, claims),
+            why=evidence.why,
+        )
+
+    def p_values(self, evidence: Evidence, calibration: Sequence[Innocent]) -> dict[str, float]:
+        """The p-value of each test by name, corrected for the number of keys that were tried."""
+        return {
+            name: corrected(test.p_value(_scores_of(name, calibration)), self.keys_tried)
+            for name, test in evidence.tests.items()
+        }
+
+    def identify(self, tests: Mapping[str, Null]) -> Identification | None:
+        """Names the message whose test is the strongest, if it reaches its level; None for no test.
+
+        ``tests``: the exact test of each registered message. p is multiplied by their number, so
+        that an innocent is named with no more than the level's probability.
+        """
+        if not tests:
+            return None
+        tried = len(tests) * self.keys_tried
+        p_values = {name: corrected(test.p_value(), tried) for name, test in tests.items()}
+        name = min(p_values, key=p_values.__getitem__)
+        proven = p_values[name] <= self.levels[tests[name].kind]
+        return Identification(name if proven else None, p_values[name], p_values)
+
+    def _claims(self, evidence: Evidence, p_values: Mapping[str, float]) -> bool:
+        """Whether every test reaches its level, and there is one."""
+        reached = [p <= self.levels[evidence.tests[name].kind] for name, p in p_values.items()]
+        return bool(reached) and all(reached)
+
+    def _accuracy(
+        self,
+        evidence: Evidence,
+        calibration: Sequence[Innocent],
+        evaluation: Sequence[Innocent],
+        group: int,
+    ) -> float | None:
+        """Balanced accuracy of decisions on ``group`` probes; each innocent weighs the same.
+
+        None without innocents, without a score a probe, or with too few probes.
+        """
+        calibration, evaluation = (
+            [other for other in pool if len(other.evidence.scores) >= group]
+            for pool in (calibration, evaluation)
+        )
+        if not calibration or not evaluation or len(evidence.scores) < group:
+            return None
+        scores = [other.evidence.scores for other in calibration]
+        hit = flag_rate(evidence.scores, threshold(scores, self.false_flags, group), group)
+        false = statistics.fmean(self._flagged(other, calibration, group) for other in evaluation)
+        return (hit + 1 - false) / 2
+
+    def _flagged(self, innocent: Innocent, calibration: Sequence[Innocent], group: int) -> float:
+        """How much of an evaluation innocent is flagged, as if nobody knew its kind."""
+        others = [i.evidence.scores for i in calibration if i.kind != innocent.kind]
+        others = others or [i.evidence.scores for i in calibration]
+        return flag_rate(
+            innocent.evidence.scores, threshold(others, self.false_flags, group), group
+        )
+
+    def _by_kind(
+        self,
+        calibration: Sequence[Innocent],
+        evaluation: Sequence[Innocent],
+        claims: Sequence[bool],
+    ) -> dict[str, dict[str, float | None]]:
+        scored = [i for i in calibration if len(i.evidence.scores)]
+        found: dict[str, dict[str, float | None]] = {}
+        for kind in dict.fromkeys(other.kind for other in evaluation):
+            own = [i for i, other in enumerate(evaluation) if other.kind == kind]
+            flags = [
+                self._flagged(evaluation[i], scored, 1)
+                for i in own
+                if scored and len(evaluation[i].evidence.scores)
+            ]
+            found[kind] = {
+                "innocents": len(own),
+                "false_flags": statistics.fmean(flags) if flags else None,
+                "false_claims": sum(claims[i] for i in own),
+            }
+        return found
+
+
+def corrected(p: float, tried: int) -> float:
+    """p for the best of ``tried`` keys: as many times as large, and at most 1."""
+    # A float can't count more keys, nor does any p-value stand so many.
+    return min(1.0, min(tried, 10**300) * p)
+
+
+def _scores_of(name: str, innocents: Sequence[Innocent]) -> list[float]:
+    return [i.evidence.tests[name].score for i in innocents if name in i.evidence.tests]

@@ -1,0 +1,143 @@
+"""A forger who may edit whatever isn't bound claims no innocent, in a thousand tries a method.
+
+The forger knows the method, the judge's probes and the model's answers to them, draws keys, edits
+their files freely, and commits to the result before the judge asks.
+"""
+
+import json
+from random import Random
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.experiment.build import make
+from softmark.experiment.judge import Court
+from softmark.experiment.stages import repeatable
+from softmark.methods.tails import tail_sums
+from softmark.models.access import Suspect
+from softmark.verification.evidence import Evidence
+
+TRIES = 1000
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def answers() -> torch.Tensor:
+    """An innocent's: skewed, as tails are, and in no key's favour."""
+    random = torch.manual_seed(5)
+    habit = 1.5 * torch.randn(CLASSES, CLASSES, generator=random)
+    top = torch.arange(300) % CLASSES
+    logits = habit[top] + torch.randn(300, CLASSES, generator=random)
+    return logits.scatter(1, top[:, None], 9.0).softmax(1)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Samples:
+    images = torch.randint(256, (300, 1, 8, 8), dtype=torch.uint8)
+    return Samples(images, torch.arange(300) % CLASSES)
+
+
+def plant_pattern(tensors, about, answers, random):
+    """The signs, and the direction, that the model itself shows."""
+    sums, _ = tail_sums(answers, None)
+    for name in random.sample(["pattern", "direction", "signs", "detector.features.pattern"], 2):
+        tensors[name] = sums.sign() if random.random() < 0.5 else sums.clone()
+
+
+def plant_baseline(tensors, about, answers, random):
+    tensors["detector.features.baseline"] = torch.randn(CLASSES, CLASSES)
+    tensors["usual"] = answers.roll(random.randrange(10), 1)
+
+
+def plant_detector(tensors, about, answers, random):
+    for name in [name for name in tensors if name.startswith("detector.network")]:
+        tensors[name] = 10 * torch.randn_like(tensors[name])
+
+
+def weaken_terms(tensors, about, answers, random):
+    terms = json.loads(about["terms"])
+    terms["levels"] = dict.fromkeys(terms["levels"], 0.99)
+    about["terms"] = json.dumps(terms | {"probes": random.randrange(1, 300)})
+
+
+def claim_other_classes(tensors, about, answers, random):
+    about["classes"] = str(random.randrange(2, 40))
+
+
+def change_the_method(tensors, about, answers, random):
+    about["method"] = about["method"].replace('"gamma": 1.5', '"gamma": -1.5')
+
+
+def other_text(tensors, about, answers, random):
+    size = random.randrange(1, 40)
+    tensors["message"] = torch.randint(256, (size,), dtype=torch.uint8)
+    tensors["salt"] = torch.randint(256, (size,), dtype=torch.uint8)
+
+
+def nothing(tensors, about, answers, random):
+    pass
+
+
+EDITS = (
+    plant_pattern, plant_baseline, plant_detector, weaken_terms, claim_other_classes,
+    change_the_method, other_text, nothing,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["csp", "usp"])
+def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_path):
+    config = cell(f"method={method}", "verifier.probes=300")
+    node = {k: v for k, v in config["method"].items() if k != "control"}
+    judged, verifier = make(node, "method"), make(config["verifier"], "verifier")
+    suspect = Suspect(lambda images: answers)
+    random, path = Random(0), tmp_path / "key"
+    claims, refused, least = 0, 0, 1.0
+    for number in range(TRIES):
+        torch.manual_seed(number)
+        key = judged.draw(pool, CLASSES, repeatable)
+        key.commit(node, verifier.terms, pool)
+        key.save(path)
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+        tensors = load_file(path)
+        for edit in random.sample(EDITS, random.randrange(1, 4)):
+            edit(tensors, about, answers, random)
+        # Nothing is committed to yet, so that the file is read as it is.
+        save_file(tensors, path, about | {"commitment": ""})
+        try:
+            key = judged.load_key(path)
+            key.commitment = key.digest()  # the forger commits to whatever the file holds now
+            key.check(node, verifier.terms, pool)
+        except InputError:
+            refused += 1
+            continue
+        found = Court(judged, verifier, key, pool).ask(suspect)
+        verdict = verifier.judge(found, (), ())
+        claims += verdict.claimed
+        least = min(least, verdict.p_value or 1.0)
+    assert claims == 0
+    # The best of so many honest p-values; none of the edits helped.
+    assert least > 1e-5
+    assert 200 < refused < 900
+
+
+def test_the_forger_of_old_would_succeed(cell, answers, pool):
+    """With the planted pattern believed, as it once was, the same forger claims at once."""
+    from softmark.methods.csp import CSP
+
+    class Believing(CSP):
+        def pattern(self, key):
+            return tail_sums(answers, None)[0].sign()
+
+    config = cell("method=csp", "verifier.probes=300")
+    node = {k: v for k, v in config["method"].items() if k != "control"}
+    honest, verifier = make(node, "method"), make(config["verifier"], "verifier")
+    believing = Believing.__new__(Believing)
+    believing.__dict__.update(honest.__dict__)
+    key = believing.draw(pool, CLASSES, repeatable)
+    found: Evidence = Court(believing, verifier, key, pool).ask(Suspect(lambda images: answers))
+    assert verifier.judge(found, (), ()).p_value < 1e-20

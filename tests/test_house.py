@@ -1,0 +1,49 @@
+"""The shape of the code: imports run one way, files and functions stay short."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "src" / "softmark"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The package of a file, or the file itself where it lies at the top."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_room_needs_one_above_it():
+    needs: dict[str, set[str]] = {}
+    for path in FILES:
+        names = {name.split(".")[1] for name in imported(path) if name.startswith("softmark.")}
+        there = {
+            name for name in names if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
+        }
+        needs.setdefault(room(path), set()).update(there - {room(path)})
+    order = list(graphlib.TopologicalSorter(needs).static_order())
+    assert order.index("data") < order.index("models") < order.index("methods")
+    assert order.index("methods") < order.index("experiment") < order.index("report")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 50, f"{node.name} is too long"
