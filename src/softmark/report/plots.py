@@ -175,10 +175,11 @@ def _mark_level(panel: plt.Axes, done: Sequence[Record]) -> None:
     panel.axhline(needed, color="0.3", lw=0.8)
     panel.annotate(
         f"claim ≤ {needed:.0e}",
-        (0.02, needed),
+        (0.98, needed),
         xycoords=panel.get_yaxis_transform(),
         textcoords="offset points",
-        xytext=(0, -3),  # where no curve passes: p falls to the right
+        xytext=(0, -3),
+        ha="right",
         va="top",
         color="0.3",
         fontsize=8,
