@@ -6,6 +6,7 @@ method that reads answers and one that reads weights.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from softmark.experiment.run import run_cell
 from softmark.methods.key import Key
 from softmark.models.access import Query, expose
 from softmark.store.store import Store
+from softmark.training import predict
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
@@ -202,11 +204,52 @@ def test_the_pools_are_trained_on_disjoint_halves(cell):
     assert parties["calibration"] == {"calibration"}
     assert parties["evaluation"] == {"evaluation", "owner", "attacker"}
     halves = [stages.party(roles, name, 1.0) for name in ("calibration", "evaluation")]
-    rows = [{bytes(image.flatten().tolist()) for image in half.images} for half in halves]
     both = torch.cat([half.images for half in halves])
-    assert len(both) == len(roles.owner) + len(roles.attacker)
-    # The digits hold a few pictures twice.
-    assert len(rows[0] & rows[1]) <= len(both) - len(both.unique(dim=0))
+    whole = torch.cat([roles.owner.images, roles.attacker.images])
+    # Each picture lies in one of them, and as often as there.
+    for one, other in zip(
+        both.unique(dim=0, return_counts=True), whole.unique(dim=0, return_counts=True), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_false_claims_are_counted_on_the_evaluation_pool(cell):
+    record = run_cell(cell("method=csp", "attack=none", "innocents.evaluation=3"), [], silent)
+    assert record["innocents"] == 3
+    assert {kind: each["innocents"] for kind, each in record["by_kind"].items()} == {
+        "plain": 1,
+        "smoothed": 1,
+        "distilled": 1,
+    }
+
+
+def made_of(config) -> tuple:
+    """The plan of a cell that is run, and what the making of its stages may use."""
+    run_cell(config, [], silent)
+    draft = plan(config)
+    store = Store.under(config["output_dir"])
+    return draft, stages.Making(None, {}, stages.roles_of(config), None, (), store)
+
+
+def test_the_judge_asks_what_the_attacker_serves(cell):
+    draft, now = made_of(cell("method=csp", "attack=temperature"))
+    suspect, samples = now.suspect(draft.suspect), now.roles.judge[:20]
+    plain = predict(suspect.network, samples.images)
+    torch.testing.assert_close(suspect.answers(samples), (plain.log() / 4).softmax(1))
+
+
+def test_an_attacker_asks_what_the_owner_serves(cell):
+    config = cell("method=altered_answers", "attack=distill")
+    draft, now = made_of(config)
+    (query,) = replace(now, parents=(draft.watermarked,)).targets("probabilities")
+    (network,) = replace(now, parents=(draft.watermarked,)).targets("weights")
+    images = now.roles.attacker.images
+    lies = query(images).argmax(1) != predict(network, images).argmax(1)
+    assert 0.04 < float(lies.float().mean()) < 0.2
+    # The suspect's log holds the pictures with the labels that the interface answered.
+    log = now.suspect(draft.suspect).log
+    assert torch.equal(log.images, images)
+    assert torch.equal(log.labels, query(images).argmax(1))
 
 
 def test_where_it_runs_is_no_part_of_an_address(cell):
