@@ -355,7 +355,7 @@ def test_a_failed_cell_says_why_and_is_tried_again(cell):
         run_cell(config, [], silent)
     record = json.loads(plan(config).record.read_text())
     assert record["status"] == "failed"
-    assert "at step" in record["reason"]
+    assert "in epoch 1" in record["reason"]
     assert not Store.under(config["output_dir"]).folder(plan(config).victim).exists()
     with pytest.raises(InputError, match="the loss became"):
         run_cell(config, [], silent)

@@ -94,6 +94,7 @@ class Classifier(lightning.LightningModule):
         self.network = network
         self.recipe = recipe
         self.epochs = recipe.epochs
+        self.losses: list[Tensor] = []
 
     def batches(self, samples: Samples) -> Batches:
         return Batches(samples.to(self.device), self.recipe)
@@ -105,13 +106,19 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         loss = self.loss(batch)
-        if not math.isfinite(float(loss.detach())):
-            raise InputError(
-                f"{type(self).__name__}: the loss became {float(loss.detach())} at step "
-                f"{self.global_step + 1} (recipe.lr={self.recipe.lr}): try a smaller recipe.lr"
-            )
-        self.log("loss", loss, on_step=False, on_epoch=True)
+        self.losses.append(loss.detach())
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # Read once an epoch: a GPU would wait for Python at every step. What is no number stays so.
+        loss = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"{type(self).__name__}: the loss became {loss} in epoch {self.current_epoch + 1} "
+                f"(recipe.lr={self.recipe.lr}): try a smaller recipe.lr"
+            )
+        self.log("loss", loss)
 
     def configure_optimizers(self):
         recipe = self.recipe

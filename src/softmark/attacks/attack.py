@@ -17,12 +17,14 @@ class Stolen:
     """What the attacker holds afterwards.
 
     ``queries``: how many inputs were asked for it. ``key``: one of the attacker's own
-    (``methods.key.Key``), with which they claim the model; None for most.
+    (``methods.key.Key``), with which they claim the model; None for most. ``note``: what the
+    attacker found out and a reader of the record wants to know, such as the settings of a search.
     """
 
     network: nn.Module
     queries: int = 0
     key: Any = None
+    note: str = ""
 
 
 class Attack:

@@ -188,14 +188,19 @@ def _accuracies(cell: Plan, now: Making) -> dict[str, Any]:
 
 
 def _cost(cell: Plan, now: Making) -> dict[str, Any]:
-    """Queries and seconds of all the attack's steps together."""
+    """What the attack's steps took together, and what the attacker needed."""
     links = [now.notes(link)["notes"] for link in cell.links]
     seconds: dict[str, float] = {}
     for stage in cell.verdict.parents:
         taken = now.notes(stage)["seconds"]
         seconds[stage.role] = round(seconds.get(stage.role, 0.0) + taken, 3)
     return {
+        # Whoever has extracted a model holds the weights of the student.
+        "access": links[0]["access"],
+        "knows": "method" if any(link["knows"] == "method" for link in links) else "nothing",
         "queries": sum(link["queries"] for link in links),
+        "epochs": round(sum(link["epochs"] for link in links), 2),
+        "attack_note": "; ".join(filter(None, (link["note"] for link in links))) or None,
         "innocent_suspect": any(link["innocent"] for link in links),
         "stage_seconds": seconds,
     }

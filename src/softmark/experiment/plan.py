@@ -25,6 +25,8 @@ Config = dict[str, Any]
 UNHASHED = ("output_dir", "trainer", "logger", "table", "only")
 # What the making of a stage may read of the cell's config beside the stage's own.
 SURROUNDINGS = ("output_dir", "data", "trainer", "logger", "method")
+# Whose pictures an attacker holds: their own, or the owner's, of which a copy has leaked.
+PICTURES = {"own": "attacker", "owner": "owner"}
 # What decides the result of every stage that trains, beside its own function and its config.
 CODE = (
     "softmark.experiment.stages:seed_torch",
@@ -168,9 +170,12 @@ class _Draft:
         share = self.config["attacker"]["share"]
         if not 0 < share <= 1:
             raise InputError(f"attacker.share={share}: a fraction above 0, at most 1")
+        pictures = self.config["attacker"]["pictures"]
+        if pictures not in PICTURES:
+            raise InputError(f"attacker.pictures={pictures}: own or owner")
         links: list[Stage] = []
         for step in steps:
-            own = {**self.common, "party": "attacker", "share": share}
+            own = {**self.common, "party": PICTURES[pictures], "share": share}
             own |= {"attack": without(step, "colluders"), "seed": self.config["seed"]}
             groups = [tuple(held)] if step.get("merges") else [(each,) for each in held]
             held = [self.stage("suspect", "attack", own, group) for group in groups]

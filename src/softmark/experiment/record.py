@@ -81,7 +81,11 @@ class Record:
     commitment: str | None = None
     secrets: str = "repeatable"
     # What it took, and with what it was made.
+    access: str | None = _figure()
+    knows: str | None = _figure()
+    attack_note: str | None = _figure()
     queries: int = _figure(0)
+    epochs: float | None = _figure()
     seconds: float = _figure(0.0)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     address: str = _figure("")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
 from torch import nn
 
@@ -200,10 +201,31 @@ def attack(now: Making) -> dict[str, Any]:
     attacker = now.make("attack")
     targets = now.targets(attacker.access)
     merges = now.own["attack"].get("merges")
-    stolen = attacker.apply(targets if merges else targets[0], now.data(), now.fit)
+    data, fit = now.data(), Counted(now.fit)
+    stolen = attacker.apply(targets if merges else targets[0], data, fit)
     now.save(stolen.network, stolen.key)
     save_log(targets, now.folder / LOG)
-    return {"queries": stolen.queries, "innocent": attacker.innocent}
+    return {
+        "access": attacker.access,
+        "knows": attacker.knows,
+        "innocent": attacker.innocent,
+        "queries": stolen.queries,
+        "epochs": round(fit.seen / len(data), 2),
+        "note": stolen.note,
+    }
+
+
+class Counted(Fit):
+    """Trains as ``fit`` does, and counts the pictures that all trainings together have seen."""
+
+    def __init__(self, fit: Fit):
+        super().__init__(fit.accelerator, fit.precision, fit.logger, fit.entropy)
+        self.seen = 0
+
+    def __call__(self, module: LightningModule, data: Any, name: str) -> nn.Module:
+        if isinstance(data, Samples):
+            self.seen += module.epochs * len(data)
+        return super().__call__(module, data, name)
 
 
 def innocents_evidence(now: Making) -> dict[str, Any]:
