@@ -135,9 +135,9 @@ MUTANTS = (
            "sum(link[\"queries\"] for link in links)", "links[-1][\"queries\"]"),
     Mutant("an interface of labels tells probabilities", "models/access.py",
            "return Query(labels_only(answer), classes, **options)", "return Query(answer, classes, **options)"),
-    Mutant("what an attacker serves isn't asked", "experiment/stages.py",
+    Mutant("what an attacker serves isn't asked", "experiment/front.py",
            "        answer = step.serve(answer)\n", "        pass\n"),
-    Mutant("the owner's interface isn't in the way", "experiment/stages.py",
+    Mutant("the owner's interface isn't in the way", "experiment/front.py",
            "answer = method.serve(answer, key)", "pass"),
 )  # fmt: skip
 

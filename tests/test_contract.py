@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import ROOT
 from softmark.errors import InputError
-from softmark.experiment import stages
+from softmark.experiment import front, stages
 from softmark.experiment.build import make
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
@@ -73,9 +73,9 @@ def test_no_secret_leaves_the_key(method, cell):
     run_cell(config, [], silent)
     draft = plan(config)
     folder = Store.under(config["output_dir"]).folder(draft.key)
-    key = stages.load_key(folder / stages.KEY, make(config["method"]))
+    key = front.load_key(folder / front.KEY, make(config["method"]))
     if key is None:
-        assert not (folder / stages.KEY).exists()
+        assert not (folder / front.KEY).exists()
         return
     secrets = [bytes(key.secret.tolist()).hex(), str(key.secret.tolist())]
     written = list(Path(config["output_dir"]).rglob("*.json"))
@@ -120,7 +120,7 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
     run_cell(config, [], silent)
     draft, roles = plan(config), stages.roles_of(config)
     store = Store.under(config["output_dir"])
-    key = stages.load_key(store.folder(draft.key) / stages.KEY, make(config["method"]))
+    key = front.load_key(store.folder(draft.key) / front.KEY, make(config["method"]))
     secrets = {name: t for name, t in key.state_dict().items() if t.numel() > 1}
     pattern = make(config["method"]).pattern(key)
     for link in draft.links:
@@ -334,7 +334,7 @@ def test_a_student_of_another_architecture_says_what_it_is(cell):
     config = cell("attack=distill", "model@attack.network=vgg11", "attack.network.width=8")
     run_cell(config, [], silent)
     folder = Store.under(config["output_dir"]).folder(plan(config).suspect)
-    assert type(load_network(folder / stages.MODEL)).__name__ == "VGG"
+    assert type(load_network(folder / front.MODEL)).__name__ == "VGG"
 
 
 def test_the_attackers_share_of_the_data_is_a_setting(cell):
@@ -426,7 +426,7 @@ def test_secrets_of_the_system_are_others_each_time(cell, tmp_path):
         )
         assert run_cell(config, [], silent)["secrets"] == "system"
         folder = Store.under(config["output_dir"]).folder(plan(config).key)
-        keys.append(stages.load_key(folder / stages.KEY, make(config["method"])))
+        keys.append(front.load_key(folder / front.KEY, make(config["method"])))
     assert not torch.equal(keys[0].secret, keys[1].secret)
     with pytest.raises(InputError, match="secrets=none: repeatable or system"):
         run_cell(cell("secrets=none"), [], silent)

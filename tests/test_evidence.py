@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softmark.errors import InputError
-from softmark.experiment import judge, stages
+from softmark.experiment import front, judge, stages
 from softmark.experiment.build import make
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
@@ -59,7 +59,7 @@ def court_of(config, cell, store) -> tuple[judge.Court, dict]:
     """The court as the verdict has it, and the innocents of each pool."""
     method, verifier = make(cell.key.config["method"]), make(config["verifier"])
     pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
-    key = stages.load_key(store.folder(cell.key) / stages.KEY, method)
+    key = front.load_key(store.folder(cell.key) / front.KEY, method)
     court = judge.Court(method, verifier, key, pool)
     pools, usual, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
     court.probes = Probes(court.probes.samples, usual)
@@ -160,7 +160,7 @@ def test_calibration_and_evaluation_are_other_models(method, real):
 
 def spoil(folder, change) -> None:
     """Changes the key in ``folder`` as somebody would who can write anything in the store."""
-    path = folder / stages.KEY
+    path = folder / front.KEY
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -170,7 +170,7 @@ def spoil(folder, change) -> None:
     change(tensors, about)
     save_file(tensors, path, about)
     noted = json.loads((folder / "stage.json").read_text())
-    noted["files"][stages.KEY] = stores._sha256(path)
+    noted["files"][front.KEY] = stores._sha256(path)
     (folder / "stage.json").write_text(json.dumps(noted))
 
 

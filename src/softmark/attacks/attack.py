@@ -32,7 +32,8 @@ class Attack:
 
     ``access``: what of the target they need. ``knows``: whether they know the method, of which
     they then get a fresh instance by config. ``innocent``: the suspect doesn't derive from the
-    target, so that a claim on it is a false one.
+    target, so that a claim on it is a false one. ``front``: a module that ``serve`` uses and that
+    ``apply`` may train; what it has learnt is kept with the suspect.
 
         class Noise(Attack):
             access = "weights"
@@ -47,6 +48,7 @@ class Attack:
     access: ClassVar[Access]
     knows: ClassVar[Literal["nothing", "method"]] = "nothing"
     innocent: ClassVar[bool] = False
+    front: nn.Module | None = None
 
     def apply(self, target: Any, data: Samples, fit: Fit) -> Stolen:
         """``target``: a network of the attacker's own to change (weights), or else a ``Query``.

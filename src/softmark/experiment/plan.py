@@ -32,13 +32,13 @@ CODE = (
     "softmark.experiment.stages:seed_torch",
     "softmark.experiment.stages:repeatable",
     "softmark.experiment.stages:party",
-    "softmark.experiment.stages:served",
+    "softmark.experiment.front:served",
     "softmark.data.roles:share",
     "softmark.models.access:expose",
     "softmark.training:Fit",
 )
 # What decides evidence and verdicts, beside the method, the verifier and the function itself.
-JUDGING = ("softmark.experiment.stages:served", "softmark.training:predict")
+JUDGING = ("softmark.experiment.front:served", "softmark.training:predict")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from softmark.data.cache import open_data
 from softmark.data.roles import Roles, Samples, Shares, halves
 from softmark.errors import InputError
 from softmark.experiment.build import make
+from softmark.experiment.front import FRONT, KEY, LOG, MODEL, Front, load_key, load_log, save_log
 from softmark.experiment.plan import source_of
 from softmark.methods.key import Key
-from softmark.models.access import Answer, Query, Suspect, answers_of, expose, log_of_queries
-from softmark.models.files import load_network, read_tensors, save_network
+from softmark.models.access import Query, Suspect, expose
+from softmark.models.files import load_network, save_network
 from softmark.models.networks import build
 from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
@@ -33,9 +33,7 @@ from softmark.tracking.loggers import watch
 from softmark.training import Classifier, Fit
 
 Config = dict[str, Any]
-MODEL = "model.safetensors"
-KEY = "key.safetensors"
-LOG = "log.safetensors"
+_met: dict[Path, Suspect] = {}
 
 
 @dataclass(frozen=True)
@@ -204,6 +202,8 @@ def attack(now: Making) -> dict[str, Any]:
     data, fit = now.data(), Counted(now.fit)
     stolen = attacker.apply(targets if merges else targets[0], data, fit)
     now.save(stolen.network, stolen.key)
+    if attacker.front is not None:
+        save_file(attacker.front.state_dict(), now.folder / FRONT)
     save_log(targets, now.folder / LOG)
     return {
         "access": attacker.access,
@@ -233,65 +233,3 @@ def innocents_evidence(now: Making) -> dict[str, Any]:
     from softmark.experiment.judge import gather
 
     return gather(now)
-
-
-@dataclass(frozen=True)
-class Front:
-    """What stands before a model: the owner's interface, or what each step of an attack adds.
-
-    ``method``, ``key``: of a watermarked model. ``steps``: the attacks a model went through.
-    """
-
-    method: Any = None
-    key: Key | None = None
-    steps: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, stage: Stage, store: Store) -> Front:
-        if stage.role == "watermarked":
-            method = make(stage.config["method"], "method")
-            return cls(method, load_key(store.folder(stage) / KEY, method))
-        steps: list[Any] = []
-        while "attack" in stage.config:
-            steps.insert(0, make(stage.config["attack"], "attack"))
-            stage = stage.parents[0]
-        return cls(steps=tuple(steps))
-
-    @property
-    def logs(self) -> bool:
-        """Whether the owner keeps what the model was asked."""
-        return self.key is not None and self.method.logs
-
-    def answer(self, network: nn.Module) -> Answer:
-        return served(answers_of(network), self.method, self.key, self.steps)
-
-
-def served(answer: Answer, method: Any, key: Key | None, steps: Iterable[Any]) -> Answer:
-    """``answer`` behind the owner's interface, or behind what each step of an attack adds."""
-    if key is not None:
-        answer = method.serve(answer, key)
-    for step in steps:
-        answer = step.serve(answer)
-    return answer
-
-
-_met: dict[Path, Suspect] = {}
-
-
-def load_key(path: Path, method: Any) -> Key | None:
-    """The key in ``path``; None where there is none."""
-    return method.load_key(path) if path.exists() else None
-
-
-def save_log(targets: list[Any], path: Path) -> None:
-    """Keeps what the owner's interface was asked, where the method wants it."""
-    logs = [log_of_queries(target) for target in targets if isinstance(target, Query)]
-    if logs and logs[0] is not None:
-        save_file({"images": logs[0].images, "labels": logs[0].labels}, path)
-
-
-def load_log(path: Path) -> Samples | None:
-    if not path.exists():
-        return None
-    tensors, _ = read_tensors(path)
-    return Samples(tensors["images"], tensors["labels"])
