@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from softmark.attacks import forge
+from softmark.attacks.answers import Temper
 from softmark.attacks.attack import Attack, Keep, Stolen
 from softmark.attacks.collude import (
     AnswerTogether,
@@ -25,8 +26,8 @@ from softmark.attacks.finetune import FineTune, ReTrain
 from softmark.attacks.forge import Forge
 from softmark.attacks.independent import Independent
 from softmark.attacks.prune import Prune, PruneToLimit, pruned
+from softmark.attacks.served import Serve
 from softmark.attacks.smoothing import SmoothBySimilarity
-from softmark.attacks.temperature import Temperature
 from softmark.errors import InputError
 from softmark.methods.csp import CSP
 from softmark.methods.key import Key
@@ -251,7 +252,7 @@ def test_fine_tuning_that_cannot_be_is_named(kind, wrong, message):
 @given(st.floats(0.1, 20), st.integers(0, 99))
 def test_answers_at_a_temperature_are_those_of_the_logits_divided_by_it(temperature, seed):
     logits = 2 * torch.randn(20, 5, generator=torch.manual_seed(seed))
-    served = Temperature(temperature).serve(lambda images: logits.softmax(1))
+    served = Serve(Temper(temperature)).serve(lambda images: logits.softmax(1))
     told = served(torch.empty(20, 1, 8, 8))
     torch.testing.assert_close(told, (logits / temperature).softmax(1), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(told.sum(1), torch.ones(20))
@@ -259,7 +260,7 @@ def test_answers_at_a_temperature_are_those_of_the_logits_divided_by_it(temperat
 
 
 def test_a_temperature_leaves_the_model_and_its_zeros_alone():
-    attack, target = Temperature(4.0), network()
+    attack, target = Serve(Temper(4.0)), network()
     before = copy.deepcopy(target.state_dict())
     assert attack.apply(target, samples(), fit()) == Stolen(target)
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
@@ -267,14 +268,14 @@ def test_a_temperature_leaves_the_model_and_its_zeros_alone():
     told = attack.serve(lambda images: sure)(torch.empty(1, 1, 8, 8))
     assert told.isfinite().all()
     assert told.argmax() == 1
-    cold = Temperature(1e-3).serve(lambda images: torch.tensor([[0.2, 0.5, 0.3]]))
+    cold = Serve(Temper(1e-3)).serve(lambda images: torch.tensor([[0.2, 0.5, 0.3]]))
     torch.testing.assert_close(cold(torch.empty(1, 1, 8, 8)), sure)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_is_above_zero(temperature):
-    with pytest.raises(InputError, match=r"attack\.temperature="):
-        Temperature(temperature)
+    with pytest.raises(InputError, match=r"attack\.change\.temperature="):
+        Temper(temperature)
 
 
 def test_other_attacks_serve_what_the_model_answers():
@@ -372,7 +373,7 @@ def test_an_independent_model_asks_the_target_nothing():
     assert stolen.queries == 0
     assert attack.innocent
     assert accuracy(predict(stolen.network, data.images), data.labels) > 0.9
-    assert not any(kind.innocent for kind in (Keep, FineTune, Prune, Distill, Temperature, Forge))
+    assert not any(kind.innocent for kind in (Keep, FineTune, Prune, Distill, Serve, Forge))
 
 
 # --- forgery ----------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Distillation: a student learns from the answers to the attacker's own pictures (Hinton 2015)."""
+"""Distillation: a student learns from the answers to the attacker's own pictures (Hinton 2015).
+
+Kinds of distillation differ in what is asked and in what is learnt of the answers: see ``ask``.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
 from softmark.models.networks import build
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.training import Batch, Classifier, Fit, Recipe, crop_and_flip
 
 
 class Student(Classifier):
@@ -58,11 +62,15 @@ class Distill(Attack):
         self.network = network
         self.student = student
 
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        """The pictures that the student learns, and what it learns of each, (N, K)."""
+        return data, target(data.images)
+
     def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
-        answers = target(data.images)
+        asked, answers = self.ask(target, data, fit)
         network = build(self.network, data, target.classes)
         student = self.student(network=network, recipe=self.recipe, answers=answers)
-        return Stolen(fit(student, data, "student"), target.count)
+        return Stolen(fit(student, asked, "student"), target.count)
 
 
 class DistillFew(Distill):
@@ -83,6 +91,75 @@ class DistillFew(Distill):
         super().__init__(replace(recipe, epochs=round(recipe.epochs / share)), network, student)
         self.share = share
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
-        count = max(1, round(self.share * len(data)))
-        return super().apply(target, data[torch.randperm(len(data))[:count]], fit)
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        few = data[torch.randperm(len(data))[: max(1, round(self.share * len(data)))]]
+        return few, target(few.images)
+
+
+class DistillChanged(Distill):
+    """``change``: what is made of the answers before the student learns them.
+
+    The owner's interface does it (fewer digits, the likeliest classes alone), or the attacker, who
+    hopes that the mark goes with what is taken away.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: functools.partial[nn.Module],
+        student: functools.partial[Student],
+        change: Change,
+    ):
+        super().__init__(recipe, network, student)
+        self.change = change
+
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        answers = target(data.images)
+        self.change.learn(answers, data, fit)
+        return data, self.change(answers)
+
+
+class DistillLabelled(Distill):
+    """``labels``: the weight of the true labels in what the student learns, beside the answers."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: functools.partial[nn.Module],
+        student: functools.partial[Student],
+        labels: float,
+    ):
+        if not 0 < labels < 1:
+            raise InputError(f"attack.labels={labels}: a fraction between 0 and 1")
+        super().__init__(recipe, network, student)
+        self.labels = labels
+
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        true = F.one_hot(data.labels, target.classes).float()
+        return data, (1 - self.labels) * target(data.images) + self.labels * true
+
+
+class DistillAveraged(Distill):
+    """The student learns mean answers to ``copies`` of each picture, shifted and mirrored.
+
+    What a mark adds to single answers may average out.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: functools.partial[nn.Module],
+        student: functools.partial[Student],
+        copies: int,
+    ):
+        if not copies >= 1:
+            raise InputError(f"attack.copies={copies}: at least 1")
+        super().__init__(recipe, network, student)
+        self.copies = copies
+
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        copies = (
+            crop_and_flip(data.images, self.recipe.pad, self.recipe.flip)
+            for _ in range(self.copies)
+        )
+        return data, torch.stack([target(images) for images in copies]).mean(0)

@@ -1,16 +1,21 @@
-"""Fine-tuning on the attacker's labels: FTAL, FTLL, RTAL and RTLL of Adi et al. 2018."""
+"""Fine-tuning on the attacker's data: FTAL, FTLL, RTAL and RTLL of Adi et al. 2018, and others."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.distill import Student
+from softmark.attacks.perturb import perturbed
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import Classifier, Fit, Recipe
+from softmark.training import Batch, Classifier, Fit, Recipe, predict
 
 
 class FineTune(Attack):
@@ -62,3 +67,83 @@ class ReTrain(FineTune):
         if hasattr(target, "head"):
             target.head.reset_parameters()
         return super().apply(target, data, fit)
+
+
+class SmoothLabels(FineTune):
+    """On labels with the mass ``label_smoothing`` spread evenly over all classes.
+
+    It writes an even tail over the one that carries a mark.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        epochs: int,
+        lr_factor: float,
+        layers: Literal["all", "last"],
+        samples: int | None,
+        label_smoothing: float,
+    ):
+        smoothed = replace(recipe, label_smoothing=label_smoothing)
+        super().__init__(smoothed, epochs, lr_factor, layers, samples)
+
+
+class AgainstPerturbations(Classifier):
+    """On pictures that ``perturb.perturbed`` moves by at most ``eps``, in ``iterations`` steps."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, eps: float, iterations: int):
+        super().__init__(network, recipe)
+        self.eps, self.iterations = eps, iterations
+
+    def loss(self, batch: Batch) -> Tensor:
+        moved = perturbed(self.network, batch.images, batch.labels, self.eps, self.iterations)
+        return F.cross_entropy(self.network(moved), batch.labels)
+
+
+class TrainAdversarially(Attack):
+    """Adversarial training (Madry et al. 2018). ``eps``: of a pixel's range, 0 to 1."""
+
+    access = "weights"
+
+    def __init__(self, recipe: Recipe, epochs: int, lr_factor: float, eps: float, iterations: int):
+        if not lr_factor > 0:
+            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
+        if not 0 < eps <= 1:
+            raise InputError(f"attack.eps={eps}: above 0, at most 1")
+        if not iterations >= 1:
+            raise InputError(f"attack.iterations={iterations}: at least 1")
+        self.recipe = replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+        self.eps, self.iterations = eps, iterations
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+        module = AgainstPerturbations(target, self.recipe, self.eps, self.iterations)
+        return Stolen(fit(module, data, "finetune"))
+
+
+class SelfDistill(Attack):
+    """The stolen model learns its own answers, after ``change`` has changed them.
+
+    No label is needed. A tail that is flattened so is flattened in the weights too.
+    """
+
+    access = "weights"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        epochs: int,
+        lr_factor: float,
+        student: functools.partial[Student],
+        change: Change,
+    ):
+        if not lr_factor > 0:
+            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
+        self.recipe = replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+        self.student, self.change = student, change
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+        answers = predict(target, data.images)
+        self.change.learn(answers, data, fit)
+        wanted = self.change(answers)
+        student = self.student(network=target, recipe=self.recipe, answers=wanted)
+        return Stolen(fit(student, data, "finetune"))
