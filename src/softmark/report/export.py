@@ -14,11 +14,18 @@ from softmark.report.columns import cells, columns, heading
 from softmark.report.intervals import MISSING
 from softmark.report.kinds import kinds_table
 from softmark.report.notes import gaps, made_with, notes, seeds
+from softmark.report.price import price_table
 from softmark.report.rows import Row
 
 ADDRESSES = (
     "An address promises the recipe of a cell, not the last digit: another processor rounds "
     "otherwise"
+)
+
+PRICE = (
+    "The price of removal: attacks after which a suspect within 5 points of the watermarked model "
+    "isn't claimed. *removed*: of how many keys; *lost*: points of accuracy; *epochs*: passes over "
+    "the attacker's pictures; *seconds*: of one core. Medians over those keys."
 )
 
 
@@ -81,6 +88,8 @@ def reported(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:
 def markdown(sheet: Sheet) -> str:
     """The table with what is needed to make it again."""
     parts = [f"    {sheet.command}", sheet.caption, _table([sheet.head, *sheet.body])]
+    if price := price_table(sheet.rows):
+        parts += [PRICE, _table(price)]
     if kinds := kinds_table(sheet.rows):
         parts += ["False flags by kind of innocent: the mean over all keys.", _table(kinds)]
     return "\n\n".join([*parts, sheet.origin]) + "\n"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from softmark.experiment.provenance import processor
 from softmark.report.columns import USELESS, cells, lost
 from softmark.report.intervals import MISSING, number
+from softmark.report.price import prices
 from softmark.report.rows import Record, Row
 
 MARK_ACCURACY = (
@@ -48,7 +49,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append(FORGED)
     if any(record["watermark_accuracy"] is not None for record in done):
         found.append(MARK_ACCURACY)
-    return [*found, *_worst(rows), *_processors(done), *_warnings(done)]
+    return [*found, *_worst(rows), *prices(rows), *_processors(done), *_warnings(done)]
 
 
 def gaps(rows: Sequence[Row]) -> list[str]:

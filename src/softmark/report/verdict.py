@@ -23,6 +23,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("p-value", p_value if record["p_value"] is not None else ""),
         ("its null", ", ".join(f"{name} {number(p)}" for name, p in record["tests"].items())),
         ("p before the attack", _known(record["p_before_attack"], number)),
+        ("the attacker", _attacker(record)),
         ("attacker's own key", _forged(record)),
         ("carries the message", _identified(record)),
         ("innocents falsely claimed", _false_claims(record)),
@@ -39,6 +40,16 @@ def facts(record: Record) -> list[tuple[str, str]]:
 
 def _known(value: float | None, write) -> str:
     return "" if value is None else write(value)
+
+
+def _attacker(record: Record) -> str:
+    """What they needed, knew and spent."""
+    if record["access"] is None:
+        return ""
+    knows = ", knows the method" if record["knows"] == "method" else ""
+    spent = f"{record['queries']} queries, {record['epochs']:g} epochs"
+    note = f"; {record['attack_note']}" if record["attack_note"] else ""
+    return f"has {record['access']}{knows}; {spent}{note}"
 
 
 def _forged(record: Record) -> str:

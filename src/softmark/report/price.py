@@ -1,0 +1,107 @@
+"""The price of removal: at what loss of accuracy, and with how much work, a mark was removed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from softmark.report.columns import USELESS
+from softmark.report.intervals import MISSING, number
+from softmark.report.rows import Record, Row
+
+CHANCE = 0.02  # a suspect that is right no more often above chance has nothing left to steal
+HEAD = ("method", "attack", "access", "knows", "removed", "lost", "queries", "epochs", "seconds")
+
+
+def outcome(record: Record) -> str:
+    """What became of the mark: claimed, useless, spoilt or removed; empty where nothing could.
+
+    ``useless``: the suspect is within 2 points of chance; ``spoilt``: more than 5 points worse than
+    the watermarked model. Only a suspect that is still worth having has had its mark removed.
+    """
+    if not record["commitment"] or record["innocent_suspect"] or record["attack"] == "none":
+        return ""
+    if record["claimed"]:
+        return "claimed"
+    if record["suspect_accuracy"] < 1 / record["classes"] + CHANCE:
+        return "useless"
+    return "spoilt" if loss(record) > USELESS else "removed"
+
+
+def loss(record: Record) -> float:
+    """Of accuracy by the attack, a fraction of 1."""
+    return record["watermarked_accuracy"] - record["suspect_accuracy"]
+
+
+def price_table(rows: Sequence[Row]) -> list[list[str]]:
+    """Head and lines: each attack that removed a mark, by method, the least loss first.
+
+    Nothing where no mark was removed. The figures are medians over the seeds that lost theirs.
+    """
+    lines = []
+    for row in rows:
+        gone = removed(row)
+        if gone:
+            about = gone[0]
+            name = " ".join(row.name[1:])
+            lines.append(
+                (
+                    about["method"],
+                    statistics.median(map(loss, gone)),
+                    [
+                        name,
+                        about["access"] or MISSING,
+                        about["knows"] or MISSING,
+                        f"{len(gone)} of {len(row.done)}",
+                        f"{100 * statistics.median(map(loss, gone)):.2f}",
+                        f"{_median(r['queries'] for r in gone):.0f}",
+                        f"{_median(r['epochs'] or 0.0 for r in gone):.0f}",
+                        f"{_median(map(_seconds, gone)):.1f}",
+                    ],
+                )
+            )
+    lines.sort(key=lambda line: line[:2])
+    return [list(HEAD), *([method, *cells] for method, _, cells in lines)] if lines else []
+
+
+def removed(row: Row) -> list[Record]:
+    return [record for record in row.done if outcome(record) == "removed"]
+
+
+def prices(rows: Sequence[Row]) -> list[str]:
+    """For each method a sentence: the least loss and the least work with which its mark went.
+
+    Attacks that removed the mark of at least half of the keys count.
+    """
+    methods = dict.fromkeys(r["method"] for row in rows for r in row.done if outcome(r))
+    found = []
+    for method in methods:
+        own = [row for row in rows if row.done and row.done[0]["method"] == method]
+        tried = [row for row in own if any(map(outcome, row.done))]
+        gone = [row for row in tried if 2 * len(removed(row)) >= len(row.done)]
+        if len(tried) < 3:
+            continue
+        if not gone:
+            found.append(f"None of {len(tried)} attacks removed the mark of {method}")
+            continue
+        cheapest = min(gone, key=lambda row: _median(map(loss, removed(row))))
+        quickest = min(gone, key=lambda row: _median(map(_seconds, removed(row))))
+        points = 100 * _median(map(loss, removed(cheapest)))
+        found.append(
+            f"{len(gone)} of {len(tried)} attacks removed the mark of {method} from half of the "
+            f"keys or more: at the least loss {_name(cheapest)} ({points:.2f} points), with the "
+            f"least work {_name(quickest)} ({number(_median(map(_seconds, removed(quickest))))} s)"
+        )
+    return found
+
+
+def _name(row: Row) -> str:
+    return " ".join(row.name[1:])
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _seconds(record: Record) -> float:
+    return record["stage_seconds"].get("suspect", 0.0)
