@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -20,13 +22,18 @@ class AverageWeights(Attack):
     access = "weights"
 
     def apply(self, target: list[nn.Module], data: Samples, fit: Fit) -> Stolen:
-        states = [network.state_dict() for network in target]
-        mean = {
-            name: torch.stack([state[name] for state in states]).float().mean(0).to(first.dtype)
-            for name, first in states[0].items()
-        }
-        target[0].load_state_dict(mean)
-        return Stolen(renew_statistics(target[0], data))
+        return Stolen(mean_of(target, data))
+
+
+def mean_of(networks: Sequence[nn.Module], data: Samples) -> nn.Module:
+    """The first network, changed to the mean of all; BatchNorm's statistics renewed on ``data``."""
+    states = [network.state_dict() for network in networks]
+    mean = {
+        name: torch.stack([state[name] for state in states]).float().mean(0).to(first.dtype)
+        for name, first in states[0].items()
+    }
+    networks[0].load_state_dict(mean)
+    return renew_statistics(networks[0], data)
 
 
 def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:

@@ -95,6 +95,16 @@ def _forged(done: Sequence[Record]) -> str:
     return f"{sum(claimed)} of {len(claimed)}" if claimed else MISSING
 
 
+def _corrected(done: Sequence[Record]) -> str:
+    """The least p of an attacker's key, multiplied by the number of keys that they tried."""
+    p = [
+        r["forged_p_value"] * r["config"]["attack"].get("keys", 1)
+        for r in done
+        if r["forged_p_value"] is not None
+    ]
+    return number(min([1.0, *p])) if p else MISSING
+
+
 def _false(done: Sequence[Record]) -> str:
     return f"{sum(r['false_claims'] for r in done)} of {sum(r['innocents'] for r in done)}"
 
@@ -118,6 +128,7 @@ COLUMNS: dict[str, Column] = {
     "p least": _p(min),
     "forged": _forged,
     "forged p": _p(min, "forged_p_value"),  # the largest claim of an attacker
+    "corrected p": _corrected,
     "names": _names,
     "suspect": _suspect,
     "cost": _cost("control"),
@@ -134,6 +145,7 @@ COLUMNS: dict[str, Column] = {
 OPTIONAL = {
     "forged": "forged_p_value",
     "forged p": "forged_p_value",
+    "corrected p": "forged_p_value",
     "names": "identification",
     "control": "control_accuracy",
     "mark recall": "mark_recall",

@@ -16,7 +16,10 @@ MARK_ACCURACY = (
     "Watermark accuracy (mark acc.) says how often single probes of this model are told from "
     "innocents' probes; it recognises a model, not a key"
 )
-FORGED = "forged: claims with the attacker's own key; forged p: the least p of such a key"
+FORGED = (
+    "forged: claims with the attacker's own key; forged p: the least p of such a key; corrected p: "
+    "the same, multiplied by the number of keys that the attacker tried"
+)
 COST = (
     "Cost is the control's accuracy less the watermarked model's; the control is the victim, "
     "trained on for as long without a mark; vs victim is the victim's accuracy less the same"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from softmark.report.columns import USELESS
-from softmark.report.intervals import MISSING, number
+from softmark.report.intervals import MISSING
 from softmark.report.rows import Record, Row
 
 CHANCE = 0.02  # a suspect that is right no more often above chance has nothing left to steal
@@ -90,7 +90,7 @@ def prices(rows: Sequence[Row]) -> list[str]:
         found.append(
             f"{len(gone)} of {len(tried)} attacks removed the mark of {method} from half of the "
             f"keys or more: at the least loss {_name(cheapest)} ({points:.2f} points), with the "
-            f"least work {_name(quickest)} ({number(_median(map(_seconds, removed(quickest))))} s)"
+            f"least work {_name(quickest)} ({_median(map(_seconds, removed(quickest))):.1f} s)"
         )
     return found
 

@@ -1,0 +1,77 @@
+"""What removal costs: outcomes, the table of prices, and the sentence that sums it up."""
+
+import pytest
+
+from softmark.report.price import outcome, price_table, prices
+from softmark.report.rows import Row, filled
+
+
+def record(**changes):
+    base = {
+        "method": "csp",
+        "attack": "prune",
+        "commitment": "c0ffee",
+        "claimed": False,
+        "classes": 10,
+        "watermarked_accuracy": 0.9,
+        "suspect_accuracy": 0.89,
+        "access": "weights",
+        "knows": "nothing",
+        "queries": 0,
+        "epochs": 5.0,
+        "status": "done",
+        "stage_seconds": {"suspect": 2.0},
+    }
+    return filled({**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "removed"),
+        ({"claimed": True}, "claimed"),
+        ({"claimed": True, "suspect_accuracy": 0.1}, "claimed"),
+        ({"suspect_accuracy": 0.84}, "spoilt"),
+        ({"suspect_accuracy": 0.119}, "useless"),
+        ({"suspect_accuracy": 0.95}, "removed"),
+        ({"watermarked_accuracy": 0.11, "suspect_accuracy": 0.11}, "useless"),
+        ({"attack": "none"}, ""),
+        ({"innocent_suspect": True}, ""),
+        ({"commitment": None}, ""),
+    ],
+)
+def test_an_outcome(changes, expected):
+    assert outcome(record(**changes)) == expected
+
+
+def row(attack, *records):
+    return Row(("csp", attack), tuple({**each, "attack": attack} for each in records))
+
+
+ROWS = [
+    row("cheap", record(suspect_accuracy=0.90, stage_seconds={"suspect": 60.0}), record()),
+    row("quick", record(suspect_accuracy=0.86, stage_seconds={"suspect": 0.5}, epochs=0.0)),
+    row("once", record(), record(claimed=True), record(claimed=True)),
+    row("never", record(claimed=True)),
+    row("useless", record(suspect_accuracy=0.1)),
+]
+
+
+def test_prices_are_sorted_by_what_is_lost_and_leave_out_what_removed_nothing():
+    head, *lines = price_table(ROWS)
+    assert head[:2] == ["method", "attack"]
+    assert [line[1] for line in lines] == ["cheap", "once", "quick"]
+    assert [line[4] for line in lines] == ["2 of 2", "1 of 3", "1 of 1"]
+    assert [line[5] for line in lines] == ["0.50", "1.00", "4.00"]
+    assert price_table(ROWS[3:]) == []
+
+
+def test_the_sentence_names_the_least_loss_and_the_least_work():
+    assert prices(ROWS) == [
+        "2 of 5 attacks removed the mark of csp from half of the keys or more: at the least loss "
+        "cheap (0.50 points), with the least work quick (0.5 s)"
+    ]
+    assert prices([row("never", record(claimed=True))] * 3) == [
+        "None of 3 attacks removed the mark of csp"
+    ]
+    assert prices(ROWS[:1]) == []

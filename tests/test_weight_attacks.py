@@ -1,0 +1,667 @@
+"""Attacks on weights: pruning, quantising, averaging, and repairs that unlearn."""
+
+import copy
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from softmark.attacks.attack import Stolen
+from softmark.attacks.collude import mean_of, renew_statistics
+from softmark.attacks.distill import Student
+from softmark.attacks.prune import (
+    PruneFilters,
+    PruneInactive,
+    PruneLayers,
+    activity,
+    own_channels,
+)
+from softmark.attacks.unlearn import (
+    AttentionDistillation,
+    Attentive,
+    NeuronMasks,
+    PruneNeurons,
+    Unlearn,
+    Unlearning,
+    attention,
+    maps_of,
+)
+from softmark.attacks.weights import (
+    AddNoise,
+    AveragePath,
+    AverageStudent,
+    Quantise,
+    Regularise,
+    ShiftWeights,
+    tuning,
+)
+from softmark.data.roles import Samples, Shares, share
+from softmark.data.sources import Digits
+from softmark.errors import InputError
+from softmark.models.networks import VGG, ConvNet, ResNet, WideResNet, build
+from softmark.training import Batch, Classifier, accuracy, as_input, predict
+from test_training import fit, network, recipe, samples
+
+NETWORKS = {
+    "convnet": functools.partial(ConvNet, width=4),
+    "resnet": functools.partial(ResNet, depth=18, width=4),
+    "vgg": functools.partial(VGG, depth=11, width=4),
+    "wideresnet": functools.partial(WideResNet, depth=10, width=4, factor=2),
+}
+
+
+@pytest.fixture(scope="module")
+def roles():
+    shares = Shares(0.5, 0.3333, 0, None, None, False)
+    return share(Digits().read(), shares)
+
+
+@pytest.fixture(scope="module")
+def trained(roles):
+    """A small victim, on the owner's digits."""
+    torch.manual_seed(0)
+    made = build(functools.partial(ConvNet, width=8), roles.owner, 10)
+    return fit()(Classifier(made, recipe(epochs=10, batch_size=64)), roles.owner, "victim")
+
+
+def worth(model: nn.Module, data: Samples) -> float:
+    return accuracy(predict(model, data.images), data.labels)
+
+
+def built(name: str, classes: int = 3) -> nn.Module:
+    """With statistics of its data, so that deep layers answer something before any training."""
+    data = samples()
+    return renew_statistics(build(NETWORKS[name], data, classes), data)
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+class Flat(nn.Module):
+    """A network without convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.head = nn.Flatten(), nn.Linear(64, 3)
+
+    def forward(self, images):
+        return self.head(self.flatten(images))
+
+
+def batch_of(data: Samples) -> Batch:
+    return Batch(as_input(data.images), data.labels, torch.arange(len(data)))
+
+
+# --- every attack on every network ----------------------------------------------------------------
+
+
+def attacks(name: str) -> list:
+    short = recipe(epochs=1, lr=0.02, batch_size=32)
+    student = functools.partial(Student, temperature=1.0, hard=False)
+    return [
+        PruneLayers(0.5),
+        PruneFilters(0.25),
+        PruneInactive(0.5),
+        Quantise(4),
+        AddNoise(0.1),
+        ShiftWeights(short, 1, 0.1, 1.5, 1.0),
+        Regularise(short, 1, 0.1, 0.1),
+        AveragePath(short, 2, 1, 0.1),
+        AverageStudent(short, NETWORKS[name], student),
+        AttentionDistillation(short, 1, 0.1, 4.0),
+        PruneNeurons(short, 3, 5.0, 0.4, 0.2, 0.99),
+        Unlearn(short, 1, 0.1, 0.18, 2, 0.5),
+    ]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_attack_takes_each_network_and_leaves_one_like_it(name):
+    target, data = built(name), samples(32)
+    for attack in attacks(name):
+        given = copy.deepcopy(target)
+        stolen = attack.apply(given, data, fit())
+        assert isinstance(stolen, Stolen)
+        assert stolen.network.node == target.node
+        assert not stolen.network.training
+        assert all(p.requires_grad for p in stolen.network.parameters())
+        state = stolen.network.state_dict()
+        assert {n: v.shape for n, v in state.items()} == {
+            n: v.shape for n, v in target.state_dict().items()
+        }
+        assert all(value.isfinite().all() for value in state.values())
+        changed = [n for n, v in target.state_dict().items() if not torch.equal(v, state[n])]
+        assert changed, type(attack).__name__
+        assert not any(m._forward_hooks for m in stolen.network.modules())
+
+
+WRONG = [
+    (PruneLayers, {"sparsity": 0.5}, {"sparsity": (-0.1, 1.1, math.nan)}),
+    (PruneFilters, {"share": 0.5}, {"share": (-0.1, 1.1, math.nan)}),
+    (PruneInactive, {"share": 0.5}, {"share": (-0.1, 1.1, math.nan)}),
+    (Quantise, {"bits": 4}, {"bits": (1, 17, 0)}),
+    (AddNoise, {"sigma": 0.1}, {"sigma": (-0.1, math.nan)}),
+    (
+        ShiftWeights,
+        {"recipe": recipe(), "epochs": 1, "lr_factor": 0.1, "strength": 1.5, "noise": 1.0},
+        {
+            "epochs": (0,),
+            "lr_factor": (0.0, math.nan),
+            "strength": (-1.0, math.nan),
+            "noise": (-1.0, math.nan),
+        },
+    ),
+    (
+        Regularise,
+        {"recipe": recipe(), "epochs": 1, "lr_factor": 0.1, "weight_decay": 0.1},
+        {"epochs": (0,), "lr_factor": (0.0,), "weight_decay": (0.0, -1.0, math.nan)},
+    ),
+    (
+        AveragePath,
+        {"recipe": recipe(), "rounds": 2, "epochs": 1, "lr_factor": 0.1},
+        {"rounds": (0,), "epochs": (0,), "lr_factor": (-1.0,)},
+    ),
+    (
+        AttentionDistillation,
+        {"recipe": recipe(), "epochs": 1, "lr_factor": 0.1, "beta": 1.0},
+        {"epochs": (0,), "lr_factor": (0.0,), "beta": (-1.0, math.nan)},
+    ),
+    (
+        PruneNeurons,
+        {"recipe": recipe(), "epochs": 1, "lr": 0.2, "eps": 0.4, "alpha": 0.2, "threshold": 0.2},
+        {
+            "epochs": (0,),
+            "lr": (0.0, math.nan),
+            "eps": (0.0,),
+            "alpha": (-0.1, 1.1, math.nan),
+            "threshold": (-0.1, 1.1),
+        },
+    ),
+    (
+        Unlearn,
+        {
+            "recipe": recipe(),
+            "epochs": 1,
+            "lr_factor": 0.1,
+            "size": 0.1,
+            "ascents": 1,
+            "share": 0.5,
+        },
+        {
+            "epochs": (0,),
+            "lr_factor": (0.0,),
+            "size": (0.0, math.nan),
+            "ascents": (0,),
+            "share": (0.0, 1.1, math.nan),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "name", "value"),
+    [
+        (kind, right, name, value)
+        for kind, right, wrong in WRONG
+        for name, values in wrong.items()
+        for value in values
+    ],
+)
+def test_a_wrong_number_is_named(kind, right, name, value):
+    kind(**right)
+    with pytest.raises(InputError, match=rf"^attack\.{name}={value}: "):
+        kind(**{**right, name: value})
+
+
+def test_a_tuning_is_the_recipe_but_for_length_and_learning_rate():
+    assert tuning(recipe(lr=0.2), 3, 0.5) == recipe(lr=0.1, epochs=3)
+    assert Regularise(recipe(), 2, 1.0, 0.3).recipe == recipe(epochs=2, weight_decay=0.3)
+
+
+# --- pruning --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_layer_loses_the_same_share_and_its_smallest(name):
+    old = built(name)
+    new = PruneLayers(0.6).apply(copy.deepcopy(old), samples(), fit()).network
+    for before, after in zip(layers(old), layers(new), strict=True):
+        gone = after.weight == 0
+        assert int(gone.sum()) == round(0.6 * gone.numel())
+        assert before.weight[gone].abs().max() <= before.weight[~gone].abs().min()
+        assert torch.equal(before.weight[~gone], after.weight[~gone])
+
+
+def test_a_trained_network_lies_channels_last_and_is_pruned_all_the_same():
+    model = network().to(memory_format=torch.channels_last)
+    PruneLayers(0.5).apply(model, samples(), fit())
+    assert all(float((m.weight == 0).float().mean()) == 0.5 for m in layers(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("convnet", 4), ("vgg", 8), ("resnet", 1 + 8), ("wideresnet", 3)]
+)
+def test_a_channel_that_is_pruned_answers_nothing(name, count):
+    model, data = built(name), samples()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+    pairs = own_channels(model)
+    assert len(pairs) == count
+    small = [c.weight.abs().sum((1, 2, 3)).argsort()[: c.out_channels // 2] for c, _ in pairs]
+    untouched = [m for m in layers(model) if m not in [c for c, _ in pairs]]
+    before = [m.weight.clone() for m in untouched]
+    PruneFilters(0.5).apply(model, data, fit())
+    seen = {}
+    for _, norm in pairs:
+        norm.register_forward_hook(lambda m, inputs, output: seen.update({m: output.relu()}))
+    predict(model, data.images)
+    for (_, norm), gone in zip(pairs, small, strict=True):
+        assert (seen[norm][:, gone] == 0).all()
+        left = torch.ones(norm.num_features, dtype=torch.bool)
+        left[gone] = False
+        assert (norm.weight[left] != 0).all()
+    assert all(torch.equal(m.weight, w) for m, w in zip(untouched, before, strict=True))
+
+
+def test_pruned_filters_stay_dead_when_the_rest_is_tuned():
+    model, data = built("convnet"), samples()
+    PruneFilters(0.5).apply(model, data, fit())
+    dead = [norm.weight == 0 for _, norm in own_channels(model)]
+    fit()(Classifier(model, recipe(epochs=2)), data, "finetune")
+    for (_, norm), gone in zip(own_channels(model), dead, strict=True):
+        assert gone.sum() == norm.num_features // 2
+        assert (norm.weight[gone] == 0).all()
+        assert (norm.bias[gone] == 0).all()
+
+
+def test_the_least_active_channels_go():
+    model, data = built("convnet"), samples()
+    convolution, norm = own_channels(model)[-1]
+    nn.init.normal_(norm.bias)
+    answers = []
+    handle = norm.register_forward_hook(lambda m, i, output: answers.append(output.relu()))
+    predict(model, data.images)
+    handle.remove()
+    mean = answers[0].mean((0, 2, 3))
+    torch.testing.assert_close(activity(model, norm, data) / len(data), mean)
+    before = copy.deepcopy(model.state_dict())
+    PruneInactive(0.25).apply(model, data, fit())
+    gone = norm.weight == 0
+    assert int(gone.sum()) == round(0.25 * norm.num_features)
+    assert mean[gone].max() <= mean[~gone].min()
+    assert (convolution.weight[gone] == 0).all()
+    own = {id(p) for p in (convolution.weight, norm.weight, norm.bias)}
+    for name, value in model.named_parameters():
+        assert id(value) in own or torch.equal(value, before[name])
+
+
+def test_a_network_without_convolutions_is_refused():
+    for attack in (PruneFilters(0.5), PruneInactive(0.5)):
+        with pytest.raises(InputError, match="Flat has no convolution"):
+            attack.apply(Flat(), samples(), fit())
+    with pytest.raises(InputError, match="Flat has no map"):
+        AttentionDistillation(recipe(), 1, 0.1, 1.0).apply(Flat(), samples(), fit())
+    with pytest.raises(InputError, match="Flat has no BatchNorm"):
+        PruneNeurons(recipe(), 1, 0.2, 0.4, 0.2, 0.2).apply(Flat(), samples(), fit())
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_quantised_weights_have_few_values_near_the_old_ones(bits):
+    old = built("resnet")
+    new = Quantise(bits).apply(copy.deepcopy(old), samples(), fit()).network
+    for before, after in zip(layers(old), layers(new), strict=True):
+        largest = before.weight.abs().max()
+        step = largest / (2 ** (bits - 1) - 1)
+        assert len(after.weight.unique()) <= 2**bits - 1
+        assert (after.weight - before.weight).abs().max() <= step / 2 + 1e-6 * largest
+        torch.testing.assert_close(after.weight.abs().max(), largest)
+        counts = after.weight / step
+        torch.testing.assert_close(counts, counts.round(), atol=2e-2, rtol=0)
+
+
+def test_a_layer_of_zeros_stays_one():
+    model = network()
+    nn.init.zeros_(model.head.weight)
+    Quantise(4).apply(model, samples(), fit())
+    AddNoise(0.5).apply(model, samples(), fit())
+    assert (model.head.weight == 0).all()
+
+
+def test_noise_is_as_large_as_said():
+    data = samples()
+    old = build(functools.partial(ConvNet, width=32), data, 3).requires_grad_(False)
+    new = AddNoise(0.3).apply(copy.deepcopy(old), data, fit()).network
+    for before, after in zip(layers(old)[1:4], layers(new)[1:4], strict=True):
+        noise = after.weight - before.weight
+        assert float(noise.std() / before.weight.std()) == pytest.approx(0.3, rel=0.03)
+        assert abs(float(noise.mean() / before.weight.std())) < 0.01
+    others = [n for n, _ in old.named_parameters() if "head.bias" in n]
+    assert others
+    assert all(torch.equal(old.state_dict()[n], new.state_dict()[n]) for n in others)
+    again = AddNoise(0.3).apply(copy.deepcopy(old), data, fit()).network
+    assert not torch.equal(again.head.weight, new.head.weight)
+
+
+def test_shifting_takes_the_mean_filter_away():
+    old = built("resnet")
+    for strength in (1.0, 1.5):
+        new = copy.deepcopy(old)
+        ShiftWeights(recipe(), 1, 0.1, strength, 0.0).shift(new)
+        for before, after in zip(layers(old), layers(new), strict=True):
+            moved = isinstance(before, nn.Conv2d)
+            mean = before.weight.mean(0) * (strength if moved else 0)
+            torch.testing.assert_close(after.weight, before.weight - mean)
+    new = copy.deepcopy(old)
+    ShiftWeights(recipe(), 1, 0.1, 0.0, 1.0).shift(new)
+    before, after = layers(old)[-2].weight.detach(), layers(new)[-2].weight.detach()
+    assert float((after - before).std() / before.std()) == pytest.approx(1, rel=0.05)
+
+
+def test_a_penalty_shrinks_weights():
+    old, data = built("convnet"), samples()
+    norms = []
+    for decay in (1e-6, 0.3):
+        attack = Regularise(recipe(), 5, 0.3, decay)
+        model = attack.apply(copy.deepcopy(old), data, fit()).network
+        norms.append(math.hypot(*(float(m.weight.detach().norm()) for m in layers(model))))
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_a_path_of_tiny_steps_ends_where_it_began():
+    old, data = built("convnet"), samples()
+    new = AveragePath(recipe(), 3, 1, 1e-9).apply(copy.deepcopy(old), data, fit()).network
+    for name, value in old.named_parameters():
+        torch.testing.assert_close(new.get_parameter(name), value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_path_is_the_mean_of_its_ends():
+    ends, data = [], samples()
+
+    def training(module, data, name):
+        with torch.no_grad():
+            module.network.head.weight += 1
+        ends.append((name, module.recipe, module.network.head.weight.clone()))
+        return module.network
+
+    start = built("convnet")
+    first = start.head.weight.detach().clone()
+    made = AveragePath(recipe(), 3, 2, 0.5).apply(start, data, training).network
+    torch.testing.assert_close(made.head.weight, first + 2)
+    assert [name for name, _, _ in ends] == ["finetune-1", "finetune-2", "finetune-3"]
+    assert all(used == recipe(epochs=2, lr=0.05) for _, used, _ in ends)
+    statistics = copy.deepcopy(made.state_dict())
+    renewed = renew_statistics(made, data).state_dict()
+    assert all(torch.equal(value, statistics[name]) for name, value in renewed.items())
+
+
+def test_the_mean_of_networks_is_the_first_changed():
+    two = [network(), network()]
+    expected = (two[0].head.weight + two[1].head.weight) / 2
+    made = mean_of(two, samples())
+    assert made is two[0]
+    torch.testing.assert_close(made.head.weight, expected)
+    assert made.features[1].weight.dtype == torch.float32
+
+
+def test_a_student_is_averaged_with_the_stolen_model():
+    target, data, seen = built("convnet"), samples(), []
+    student = functools.partial(Student, temperature=1.0, hard=False)
+    before = target.head.weight.detach().clone()
+    answers = predict(target, data.images)
+
+    def training(module, data, name):
+        seen.append(module)
+        nn.init.constant_(module.network.head.weight, 4.0)
+        return module.network.eval()
+
+    attack = AverageStudent(recipe(), NETWORKS["convnet"], student)
+    stolen = attack.apply(target, data, training)
+    torch.testing.assert_close(stolen.network.head.weight, before / 2 + 2)
+    torch.testing.assert_close(seen[0].targets, answers, atol=1e-5, rtol=1e-4)
+    assert stolen.queries == 0
+
+
+@pytest.mark.parametrize("other", [functools.partial(ConvNet, width=8), NETWORKS["vgg"]])
+def test_a_student_of_another_architecture_has_no_mean(other):
+    student = functools.partial(Student, temperature=1.0, hard=False)
+    with pytest.raises(InputError, match=r"attack\.network: "):
+        AverageStudent(recipe(), other, student).apply(built("convnet"), samples(), fit())
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def test_the_attention_map_of_a_known_tensor():
+    features = torch.tensor([[[[1.0, 2.0]], [[-1.0, 1.0]]], [[[0.0, 0.0]], [[0.0, 3.0]]]])
+    expected = torch.tensor([[2.0, 5.0], [0.0, 9.0]])
+    expected[0] /= math.sqrt(29)
+    expected[1] /= 9
+    torch.testing.assert_close(attention(features), expected)
+    assert attention(torch.zeros(1, 2, 3, 3)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("convnet", {8: "features.1", 4: "features.5", 2: "features.9"}),
+        ("resnet", {8: "features.5", 4: "features.7", 2: "features.9"}),
+    ],
+)
+def test_the_last_map_of_each_size_is_watched(name, last):
+    model = built(name)
+    images = as_input(samples(4).images)
+    logits, maps = maps_of(model, images)
+    torch.testing.assert_close(logits, model(images))
+    assert [m.shape[2] for m in maps] == list(last)
+    for watched, module in zip(maps, last.values(), strict=True):
+        seen = []
+        handle = model.get_submodule(module).register_forward_hook(
+            lambda m, i, output, seen=seen: seen.append(output)
+        )
+        model(images)
+        handle.remove()
+        torch.testing.assert_close(watched, seen[0])
+
+
+def test_a_student_that_looks_where_its_teacher_does_has_the_labels_loss_alone():
+    model, batch = built("convnet"), batch_of(samples())
+    teacher = copy.deepcopy(model)
+    plain = F.cross_entropy(model(batch.images), batch.labels)
+    torch.testing.assert_close(Attentive(model, recipe(), teacher, 1e3).loss(batch), plain)
+    other = build(NETWORKS["convnet"], samples(), 3).eval()
+    apart = sum(
+        (attention(a) - attention(b)).square().sum() / len(a)
+        for a, b in zip(
+            maps_of(model, batch.images)[1], maps_of(other, batch.images)[1], strict=True
+        )
+    )
+    loss = Attentive(model, recipe(), other, 10.0).loss(batch)
+    torch.testing.assert_close(loss, plain + 10 * apart)
+    assert not any(p.requires_grad for p in other.parameters())
+
+
+def test_a_teacher_stays_as_it_is_while_its_student_learns():
+    model, data = built("convnet"), samples()
+    teacher = built("convnet")
+    before = copy.deepcopy(teacher.state_dict())
+    fit()(Attentive(model, recipe(), teacher, 1.0), data, "student")
+    assert all(torch.equal(value, before[n]) for n, value in teacher.state_dict().items())
+    assert not torch.equal(model.head.weight, teacher.head.weight)
+
+
+# --- neurons --------------------------------------------------------------------------------------
+
+
+class TwoChannels(nn.Module):
+    """Two channels of a BatchNorm: the first says the class, the second only hurts."""
+
+    node = None
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.tensor([[-2.0, 2.0], [2.0, -2.0]])
+
+    def forward(self, images):
+        bright = images.mean((2, 3), keepdim=True) - 0.5
+        return self.head(self.norm(torch.cat([2 * bright, 1.2 * bright], 1)).flatten(1))
+
+
+@torch.no_grad()
+def nats(model: nn.Module, data: Samples) -> float:
+    return float(F.cross_entropy(model(as_input(data.images)), data.labels))
+
+
+def bright_and_dark() -> Samples:
+    labels = torch.arange(64) % 2
+    images = (labels * 255).to(torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    return Samples(images.contiguous(), labels)
+
+
+def test_a_channel_that_only_hurts_is_pruned():
+    torch.manual_seed(0)
+    model, data = TwoChannels().eval(), bright_and_dark()
+    before = nats(model, data)
+    attack = PruneNeurons(recipe(), 10, 0.2, 0.4, 0.2, 0.5)
+    stolen = attack.apply(model, data, fit())
+    assert stolen.network is model
+    assert model.norm.weight.tolist() == [1.0, 0.0]
+    assert stolen.note == "1 of 2 channels pruned"
+    assert nats(model, data) < before
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_masks_stay_fractions_and_leave_the_network_alone():
+    model, data = built("resnet"), samples()
+    before = copy.deepcopy(model.state_dict())
+    module = NeuronMasks(model, recipe(epochs=2, lr=5.0), 0.4, 0.2)
+    fit()(module, data, "masks")
+    assert len(module.masks) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    values = torch.cat([mask.detach() for mask in module.masks])
+    assert values.min() >= 0
+    assert values.max() <= 1
+    assert (values < 1).any()
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+
+
+def test_masks_meet_what_hurts_most():
+    torch.manual_seed(0)
+    model, batch = built("convnet"), batch_of(samples())
+    module = NeuronMasks(model, recipe(), 0.4, 0.2)
+    moves = module.worst(batch)
+    sizes = torch.cat([move.abs() for pair in moves for move in pair])
+    assert sizes.max() <= 0.4
+    still = [(torch.zeros_like(d), torch.zeros_like(x)) for d, x in moves]
+    plain, hurt = module.masked(batch, still), module.masked(batch, moves)
+    torch.testing.assert_close(plain, F.cross_entropy(model(batch.images), batch.labels))
+    assert hurt > plain
+    # By hand: one channel's weight and bias, moved in the network itself.
+    one = copy.deepcopy(model)
+    norms = [m for m in one.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm, (d, x) in zip(norms, moves, strict=True):
+        norm.weight.data *= 1 + d
+        norm.bias.data *= 1 + x
+    torch.testing.assert_close(hurt, F.cross_entropy(one(batch.images), batch.labels))
+
+
+# --- perturbations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ascents", [1, 4])
+def test_a_perturbation_keeps_its_bound_and_raises_the_loss(ascents, trained, roles):
+    batch = batch_of(roles.attacker[:200])
+    module = Unlearning(copy.deepcopy(trained), recipe(), 0.18, ascents, 1.0)
+    added = module.worst(batch)
+    assert added.shape == (1, 1, 8, 8)
+    assert float(added.norm()) <= 0.18 * 8 * (1 + 1e-5)
+
+    @torch.no_grad()
+    def loss(images):
+        return float(F.cross_entropy(module.network.eval()(images), batch.labels))
+
+    plain, hurt = loss(batch.images), loss(batch.images + added)
+    noise = torch.randn_like(added)
+    chance = loss(batch.images + noise / noise.norm() * added.norm())
+    assert hurt > plain + 0.1
+    assert hurt > chance
+
+
+def test_a_search_leaves_statistics_alone_and_only_a_share_is_hit(trained, roles):
+    model = copy.deepcopy(trained)
+    module, batch = Unlearning(model, recipe(), 0.18, 3, 1.0), batch_of(roles.attacker[:64])
+    before = copy.deepcopy(model.state_dict())
+    module.worst(batch)
+    assert model.training
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    module.worst, met = (lambda batch: torch.ones(1, 1, 8, 8)), []
+    model.register_forward_pre_hook(lambda m, inputs: met.append(inputs[0]))
+    for part in (0.5, 1.0):
+        module.share = part
+        module.loss(batch)
+        hit = (met[-1] - batch.images).flatten(1)
+        assert set(hit.round().unique().tolist()) <= {0.0, 1.0}
+        assert float(hit.mean()) == pytest.approx(part, abs=0.25)
+
+
+# --- a victim that was trained --------------------------------------------------------------------
+
+
+def test_attacks_leave_a_trained_victim_useful(trained, roles):
+    told = recipe(epochs=10, batch_size=64)
+    good = worth(trained, roles.judge)
+    assert good > 0.93
+    least = {
+        PruneLayers(0.3): 0.1,
+        PruneInactive(0.3): 0.2,
+        Quantise(6): 0.03,
+        AddNoise(0.05): 0.03,
+        ShiftWeights(told, 5, 0.5, 1.5, 1.0): 0.1,
+        Regularise(told, 2, 0.1, 0.1): 0.1,
+        AveragePath(told, 3, 1, 0.1): 0.03,
+        AttentionDistillation(told, 3, 0.1, 4.0): 0.03,
+        PruneNeurons(told, 3, 0.05, 0.4, 0.2, 0.2): 0.1,
+        Unlearn(told, 3, 0.1, 0.1, 2, 0.5): 0.05,
+    }
+    for attack, loss in least.items():
+        torch.manual_seed(0)
+        stolen = attack.apply(copy.deepcopy(trained), roles.attacker, fit())
+        assert worth(stolen.network, roles.judge) > good - loss, type(attack).__name__
+
+
+def test_unlearning_helps_against_the_perturbation(trained, roles):
+    def hurt(model):
+        module = Unlearning(model, recipe(), 0.18, 5, 1.0)
+        batch = batch_of(roles.judge[:300])
+        added = module.worst(batch)
+        return F.cross_entropy(model.eval()(batch.images + added), batch.labels).item()
+
+    torch.manual_seed(0)
+    told = recipe(epochs=10, batch_size=64)
+    attack = Unlearn(told, 10, 1.0, 0.18, 3, 0.5)
+    after = attack.apply(copy.deepcopy(trained), roles.attacker, fit()).network
+    assert hurt(after) < 0.7 * hurt(copy.deepcopy(trained))
+
+
+def test_a_seed_repeats_an_attack(trained, roles):
+    data = roles.attacker[:128]
+    for attack in (
+        AddNoise(0.2),
+        PruneNeurons(recipe(), 1, 0.2, 0.4, 0.2, 0.9),
+        Unlearn(recipe(), 1, 0.1, 0.18, 2, 0.5),
+    ):
+        states = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            made = attack.apply(copy.deepcopy(trained), data, fit()).network
+            states.append(torch.cat([p.detach().flatten() for p in made.parameters()]))
+        torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-6)
+        if not isinstance(attack, PruneNeurons):
+            assert not torch.equal(states[0], states[2])
