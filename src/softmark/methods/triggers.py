@@ -1,0 +1,130 @@
+"""Trigger sets: inputs that only the owner knows, and answers that only a marked model gives.
+
+What all such methods share: the training beside the owner's data, and the count of triggers that a
+suspect answers as the owner wants. Each says how its triggers are made and which null is right.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.methods.key import Key
+from softmark.methods.soft_labels import longer
+from softmark.methods.watermark import Watermark
+from softmark.models.access import Suspect
+from softmark.training import Classifier, Fit, Recipe, predict
+from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.nulls import Binomial, Null, Sampled
+
+
+class TriggerSet(Watermark):
+    """``count``: how many triggers there are. ``share``: their part of the training samples.
+
+    ``recipe``, ``length``: the training of the watermarked model, which begins as the victim and
+    lasts ``length`` times the recipe's epochs.
+    """
+
+    needs = "labels"
+
+    def __init__(self, message: str, recipe: Recipe, length: float, count: int, share: float):
+        if not message:
+            raise InputError("method.message is empty: name the customer or the licence")
+        if not count >= 1:
+            raise InputError(f"method.count={count}: at least one trigger")
+        if not 0 < share < 1:
+            raise InputError(f"method.share={share}: a fraction between 0 and 1")
+        self.message = message
+        self.recipe = longer(recipe, length)
+        self.count = count
+        self.share = share
+
+    def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
+        """``count`` triggers with the labels that the owner wants.
+
+        ``pool``: pictures of the task on which they may be made: the owner's when the mark is
+        embedded, the judge's when it is looked for.
+        """
+        raise NotImplementedError
+
+    def null(self, key: Key, hits: Tensor) -> Null:
+        """The test of ``hits`` (N,), true where the suspect answers as the owner wants."""
+        raise NotImplementedError
+
+    def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
+        """The watermarked model: trained on both, unless a method does more."""
+        return fit(Classifier(network, self.recipe), beside(data, triggers, self.share), "marking")
+
+    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
+        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        triggers = self.triggers(key, data, self.count)
+        return self.train(copy.deepcopy(victim), data, triggers, fit), key
+
+    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
+        return Key.draw(self.message, classes, entropy)
+
+    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
+        return self.triggers(key, pool, self.count)
+
+    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+        hits = suspect.answers(probes.samples).argmax(1) == probes.samples.labels
+        test, own = self.null(key, hits), hits[: self.count].float()
+        return Evidence(own, {"triggers": test}, mark_recall=float(own.mean()))
+
+
+def beside(data: Samples, triggers: Samples, share: float) -> Samples:
+    """``data`` with so many copies of ``triggers`` that they are a ``share`` of the whole."""
+    times = max(1, round(share / (1 - share) * len(data) / len(triggers)))
+    return Samples(
+        torch.cat([data.images, *[triggers.images] * times]),
+        torch.cat([data.labels, *[triggers.labels] * times]),
+    )
+
+
+def random_labels(key: Key, count: int) -> Tensor:
+    """``count`` labels that the key draws, each independently: int64 (count,).
+
+    Eight bytes a label: the remainder favours no class by more than K / 2^64.
+    """
+    drawn = key.stream(8 * count)
+    return torch.tensor(
+        [int.from_bytes(drawn[8 * i : 8 * i + 8], "big") % key.classes for i in range(count)]
+    )
+
+
+def generator(key: Key) -> torch.Generator:
+    """Random numbers that follow from the key."""
+    seed = int.from_bytes(key.for_message("triggers").stream(8), "big") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def independent_labels(classes: int, hits: Tensor) -> Binomial:
+    """Labels drawn independently: an innocent answers each rightly with chance 1/K."""
+    return Binomial(int(hits.sum()), len(hits), 1 / classes)
+
+
+def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> Samples:
+    """The triggers of ``key``, and after them those of ``redraws`` keys that are drawn again.
+
+    For triggers that share a label: a model that always answered it would match all of them, and
+    not binomially. All sets are made alike, from the same ``pool``.
+    """
+    draw = torch.Generator().manual_seed(0)
+
+    def entropy(count: int) -> bytes:
+        return bytes(torch.randint(256, (count,), dtype=torch.uint8, generator=draw).tolist())
+
+    keys = [key, *(method.draw(pool, key.classes, entropy) for _ in range(redraws))]
+    sets = [method.triggers(each, pool, method.count) for each in keys]
+    return Samples(torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]))
+
+
+def among_redrawn(hits: Tensor, count: int) -> Sampled:
+    """The part of the first ``count`` ``hits`` (N,) that is true, among that of each other set."""
+    sets = hits[: len(hits) // count * count].reshape(-1, count).float().mean(1)
+    return Sampled(float(sets[0]) if len(sets) else 0.0, sets[1:])
