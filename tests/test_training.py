@@ -286,3 +286,33 @@ def test_a_hard_student_learns_labels_alone():
     answers = torch.tensor([[0.4, 0.35, 0.25]])
     student = Student(nn.Identity(), recipe(), answers, 1.0, hard=True)
     assert student.targets.tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_no_step_waits_for_a_figure(monkeypatch):
+    """A figure that Python reads makes a GPU wait: once an epoch is enough."""
+    inside, reads = [], []
+    for name in ("item", "__float__", "__bool__", "__int__", "tolist"):
+        real = getattr(torch.Tensor, name)
+
+        def watched(tensor, real=real, name=name):
+            reads.extend([name] * bool(inside))
+            return real(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    class Watched(Classifier):
+        def training_step(self, batch, step):
+            inside.append(step)
+            loss = super().training_step(batch, step)
+            inside.clear()
+            return loss
+
+    class Reading(Watched):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return loss if float(loss) > 0 else loss
+
+    fit()(Watched(network(), recipe(epochs=2)), samples(), "classifier")
+    assert reads == []
+    fit()(Reading(network(), recipe(epochs=2)), samples(), "classifier")
+    assert len(reads) == 8
