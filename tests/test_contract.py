@@ -21,7 +21,7 @@ from softmark.experiment import front, stages
 from softmark.experiment.build import make
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
-from softmark.experiment.run import run_cell
+from softmark.experiment.run import check, run_cell
 from softmark.methods.key import Key
 from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
@@ -368,6 +368,24 @@ def test_the_attackers_share_of_the_data_is_a_setting(cell):
     assert plan(config).watermarked.address == plan(cell("attack=distill")).watermarked.address
     with pytest.raises(InputError, match=r"attacker\.share=0"):
         plan(cell("attacker.share=0.0"))
+
+
+@pytest.mark.parametrize(
+    ("has", "attack", "needed"),
+    [
+        ("probabilities", "finetune", "weights"),
+        ("labels", "distill_finetune", "probabilities"),
+        ("labels", "distill_hard", None),
+        ("probabilities", "distill_finetune", None),
+    ],
+)
+def test_the_first_step_needs_no_more_than_the_attacker_has(has, attack, needed, cell):
+    config = cell(f"attack={attack}", f"attacker.access={has}")
+    if needed is None:
+        check(config)
+        return
+    with pytest.raises(InputError, match=rf"attacker\.access={has}: .* needs {needed}"):
+        check(config)
 
 
 # --- Failures and caches -----------------------------------------------------------------------

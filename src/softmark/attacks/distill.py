@@ -73,6 +73,12 @@ class Distill(Attack):
         return Stolen(fit(student, asked, "student"), target.count)
 
 
+class DistillLabels(Distill):
+    """The interface tells labels alone."""
+
+    access = "labels"
+
+
 class DistillFew(Distill):
     """Few pictures, and as many steps as with all of them.
 

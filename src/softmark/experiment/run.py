@@ -19,6 +19,7 @@ from softmark.tracking.loggers import log_verdict
 
 Config = dict[str, Any]
 Report = Callable[[str], None]
+ACCESS = ("labels", "probabilities", "weights")  # each includes those before it
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
 
@@ -97,13 +98,27 @@ def check(config: Config) -> None:
         make(config[name], name)
     if control := config["method"].get("control"):
         make(control, "method.control")
-    for step in steps_of(config["attack"]):
-        make(step, "attack")
+    steps = [make(step, "attack") for step in steps_of(config["attack"])]
+    check_access(config["attacker"]["access"], steps[0])
     if config["secrets"] not in ("repeatable", "system"):
         raise InputError(f"secrets={config['secrets']}: repeatable or system")
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     verifier = config["verifier"]
     roles_of(config).probes(verifier["inputs"], verifier["probes"])
+
+
+def check_access(has: str, first: Any) -> None:
+    """Raises ``InputError`` where the first step of an attack needs more than the attacker has.
+
+    The steps after it work on what the first one has left in the attacker's hands.
+    """
+    if has not in ACCESS:
+        raise InputError(f"attacker.access={has}: weights, probabilities or labels")
+    if ACCESS.index(first.access) > ACCESS.index(has):
+        raise InputError(
+            f"attacker.access={has}: {type(first).__name__} needs {first.access}; begin with an "
+            "attack that needs less, such as distill_hard"
+        )
 
 
 def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
