@@ -49,7 +49,7 @@ def cell(config: DictConfig) -> None:
             else:
                 traceback.print_exc()
             if not sweeping:
-                raise SystemExit(2) from None
+                raise SystemExit(1) from None
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from conftest import ROOT
@@ -165,6 +166,14 @@ def nodes(config: Any) -> Iterator[dict[str, Any]]:
             yield config
         for value in config.values():
             yield from nodes(value)
+
+
+@pytest.mark.parametrize("group", ["attack", "method", "model", "table"])
+def test_every_yaml_is_called_by_its_name(group):
+    """Records and tables call a thing by its name, command lines by its file's."""
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        node = OmegaConf.load(path)
+        assert (node.table if group == "table" else node).name == path.stem
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

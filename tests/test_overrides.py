@@ -60,6 +60,11 @@ from softmark.sweep.overrides import CONF, check
         (["model=null"], ["model=None", "no such choice"]),
         (["~table=nan"], ["table=nan", "no such choice"]),
         (["table=[prune]"], ["table", "one choice"]),
+        (
+            ["attack=prune", "attack.sparcity=1"],
+            ["attack.sparcity", "did you mean attack.sparsity"],
+        ),
+        (["attack.sparcity=1"], ["attack has: ", "student"]),
         (["+sed=1"], ["sed", "did you mean seed"]),
         (["+data.roles.onwer=1"], ["data.roles.onwer", "did you mean data.roles.owner"]),
         (["++method._partial_=true"], ["method._partial_", "no such key"]),

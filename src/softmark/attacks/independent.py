@@ -1,4 +1,4 @@
-"""An innocent in the suspect's chair: trained on data of its own, never near the victim."""
+"""An innocent model, judged as if accused: trained on data of its own, never near the victim."""
 
 from __future__ import annotations
 

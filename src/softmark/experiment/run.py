@@ -14,12 +14,14 @@ from softmark.errors import InputError
 from softmark.experiment import provenance
 from softmark.experiment.plan import UNHASHED, Plan, plan, precision, steps_of
 from softmark.experiment.record import Record, read_record
+from softmark.store.address import Stage
 from softmark.store.store import Store, write_json
 from softmark.tracking.loggers import log_verdict
 
 Config = dict[str, Any]
 Report = Callable[[str], None]
 ACCESS = ("labels", "probabilities", "weights")  # each includes those before it
+UNDERTRAINED = 0.05  # what longer training may still add to a victim's accuracy
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
 
@@ -39,6 +41,8 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
     record = describe(cell, overrides)
     try:
         check(config)
+        if missing := len(_missing(cell.verdict, store)):
+            report(f"{missing} stages to make; other cells share most of them")
         for stage in cell.verdict.parents:
             store.once(stage)
         record |= _judge(cell, store)
@@ -57,6 +61,15 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
             write_json(cell.record, record)
     log_verdict(config, record, (cell.suspect, cell.watermarked), cached=False)
     return {**record, "made": len(store.made)}
+
+
+def _missing(stage: Stage, store: Store) -> set[str]:
+    """The addresses of what ``stage`` needs and isn't there."""
+    found: set[str] = set()
+    for parent in stage.parents:
+        if parent.address not in found and not store.has(parent):
+            found |= {parent.address, *_missing(parent, store)}
+    return found
 
 
 def _judge(cell: Plan, store: Store) -> dict[str, Any]:
@@ -99,7 +112,7 @@ def check(config: Config) -> None:
     if control := config["method"].get("control"):
         make(control, "method.control")
     steps = [make(step, "attack") for step in steps_of(config["attack"])]
-    check_access(config["attacker"]["access"], steps[0])
+    check_access(config["attacker"]["access"], steps)
     if config["secrets"] not in ("repeatable", "system"):
         raise InputError(f"secrets={config['secrets']}: repeatable or system")
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
@@ -107,13 +120,20 @@ def check(config: Config) -> None:
     roles_of(config).probes(verifier["inputs"], verifier["probes"])
 
 
-def check_access(has: str, first: Any) -> None:
+def check_access(has: str, steps: list[Any]) -> None:
     """Raises ``InputError`` where the first step of an attack needs more than the attacker has.
 
     The steps after it work on what the first one has left in the attacker's hands.
     """
     if has not in ACCESS:
         raise InputError(f"attacker.access={has}: weights, probabilities or labels")
+    for step in steps:
+        if getattr(step, "access", None) not in ACCESS:
+            raise InputError(
+                f"{type(step).__name__}: access = 'weights', 'probabilities' or 'labels' is "
+                "needed in the class"
+            )
+    first = steps[0]
     if ACCESS.index(first.access) > ACCESS.index(has):
         raise InputError(
             f"attacker.access={has}: {type(first).__name__} needs {first.access}; begin with an "
@@ -170,6 +190,13 @@ def warnings(record: dict[str, Any], cell: Plan) -> list[str]:
             f"the victim is right on {100 * record['victim_accuracy']:.0f} % only: too little "
             "trained for a mark to mean anything; raise recipe.epochs, or give it more data"
         )
+    if (control := record["control_accuracy"]) is not None:
+        better = control - record["victim_accuracy"]
+        if better > UNDERTRAINED:
+            found.append(
+                f"the control, the victim trained on for longer, is {100 * better:.0f} points "
+                "better: the victim is trained too little; raise recipe.epochs"
+            )
     p_value, levels = record["p_before_attack"], record["levels"]
     if p_value is not None and levels and p_value > max(levels.values()):
         found.append(

@@ -16,6 +16,7 @@ MARK_ACCURACY = (
     "Watermark accuracy (mark acc.) says how often single probes of this model are told from "
     "innocents' probes; it recognises a model, not a key"
 )
+SMOKE = "scale=smoke shows that everything runs: no figure here means anything"
 FORGED = (
     "forged: claims with the attacker's own key; forged p: the least p of such a key; corrected p: "
     "the same, multiplied by the number of keys that the attacker tried"
@@ -52,6 +53,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append(FORGED)
     if any(record["watermark_accuracy"] is not None for record in done):
         found.append(MARK_ACCURACY)
+    if any(record["scale"] == "smoke" for record in done):
+        found.append(SMOKE)
     return [*found, *_worst(rows), *prices(rows), *_processors(done), *_warnings(done)]
 
 

@@ -221,7 +221,22 @@ def _check_key(override: Override, config: DictConfig) -> None:
     if override.is_add() or override.is_force_add():
         return
     if not isinstance(node, DictConfig) or last not in node:
-        raise InputError(f"{key}: there is no such key{near(key, _keys(config))}")
+        raise InputError(f"{key}: there is no such key{_meant(key, node, config)}")
+
+
+def _meant(key: str, node: Any, config: DictConfig) -> str:
+    """The end of a message: the key that was meant, else those that are there."""
+    above, _, last = key.rpartition(".")
+    if not isinstance(node, DictConfig):
+        return near(key, _keys(config))
+    there = [str(name) for name in node if name not in ("hydra", "_target_", "_partial_")]
+    if meant := near(last, there, 0.7):
+        return meant.replace("mean ", f"mean {above}." if above else "mean ")
+    found = (other for other in _keys(config) if not other.startswith("innocents."))
+    elsewhere = [other for other in found if other.rpartition(".")[2] == last]
+    if elsewhere and not above:
+        return f"; did you mean {min(elsewhere, key=len)}?"
+    return f"\n{above or 'the config'} has: {', '.join(there)}"
 
 
 def _keys(config: DictConfig) -> Iterator[str]:
@@ -266,6 +281,9 @@ def _check_numbers(config: dict[str, Any]) -> None:
     """Builds what can be built without torch, so that a wrong number answers at once."""
     from softmark.data.roles import Shares
 
+    for group in ("method", "attack", "model"):
+        if "name" not in config[group]:
+            raise InputError(f"{group}.name is missing: its YAML begins with name: NAME")
     recipe = config["recipe"]
     make(recipe, "recipe")
     kinds = config["innocents"]["kinds"]
