@@ -20,8 +20,9 @@ from softmark.errors import InputError
 from softmark.report import columns as table
 from softmark.report import records as archive
 from softmark.report.details import Details, Hide, hider, private
-from softmark.report.export import Sheet, reported
+from softmark.report.export import PRICE, Sheet, reported
 from softmark.report.notes import made_with, notes, seeds
+from softmark.report.price import price_table
 from softmark.report.rows import Record, Row, rows_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -139,6 +140,8 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
         "trouble": [hide(line).replace(" output_dir=DIR", "") for line in section.trouble],
         "legend": hide(" ".join(f"{line}." for line in legend)),
         "reported": reported(section.reported, columns),
+        "price": price_table(rows),
+        "price_about": PRICE.replace("*", ""),
         "plots": _plots(rows, section.varied) if drawn else [],
         "made_with": made_with([r for row in rows for r in row.records if r]),
     }
