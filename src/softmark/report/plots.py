@@ -7,14 +7,14 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from softmark.report.columns import USELESS, costs, error_variance, heading, lost
-from softmark.report.intervals import interval, number
+from softmark.report.columns import costs, error_variance, heading
+from softmark.report.grids import comparison, heatmap, median
+from softmark.report.intervals import interval
 from softmark.report.kinds import by_kind, names_of
 from softmark.report.rows import Record, Row
 from softmark.report.style import COLOURS, legend, plt, style_of
 
-FLOOR = -20  # log10 of the least p that the heatmap tells from others
-MANY = 20  # rows; more get one line of text each
+FEW = 3  # methods; more are rows of their own beside the attacks
 ABSTRACT = (0.59, 98.68)  # the paper's cost and watermark accuracy
 
 
@@ -38,7 +38,7 @@ def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
     if len({row.name[1:] for row in attacked}) > 1:
         found["tradeoff"] = tradeoff(attacked, varied)
     if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
-        found["heatmap"] = heatmap(shown)
+        found["heatmap"] = (comparison if len(methods) > FEW else heatmap)(shown)
     return found | kinds
 
 
@@ -99,59 +99,11 @@ def _interval(row: Row, field: str) -> tuple[float, float, float]:
     return interval([record[field] for record in row.done], tested)
 
 
-def heatmap(rows: Sequence[Row]) -> plt.Figure:
-    """Claims and the median p of each method under each attack, coloured by p.
-
-    The watermark accuracy stands below them in small, where there is room. A dagger marks a suspect
-    that lost more than 5 points of accuracy.
-    """
-    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
-    table = [[math.nan] * len(methods) for _ in attacks]
-    many = len(attacks) > MANY
-    size = (2.6 + 1.5 * len(methods), 0.9 + (0.21 if many else 0.55) * len(attacks))
-    figure, axis = plt.subplots(figsize=size)
-    for row in rows:
-        y, x = attacks.index(row.name[1]), methods.index(row.name[0])
-        p = _median([record["p_value"] for record in row.done])
-        if p is not None:
-            table[y][x] = max(FLOOR, math.log10(p)) if p > 0 else FLOOR
-        ink = "w" if table[y][x] > FLOOR / 2 else "k"
-        useful = "" if lost(row.done) <= USELESS else " †"
-        claims = (
-            f"{sum(record['claimed'] for record in row.done)} of {len(row.done)} claimed{useful}"
-        )
-        shown = f"p {number(p)}" if p is not None else "no p-value"
-        text = {"ha": "center", "color": ink}
-        if many:
-            axis.text(x, y, f"{claims}, {shown}", va="center", fontsize=5.5, **text)
-            continue
-        axis.text(x, y, f"{claims}\n{shown}", va="center", fontsize=7.5, **text)
-        axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
-    shades = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
-    axis.set_xticks(range(len(methods)), methods)
-    axis.set_yticks(range(len(attacks)), attacks, fontsize=6.5 if many else None)
-    axis.tick_params(length=0)
-    axis.grid(False)
-    bar = figure.colorbar(shades, label="median p", shrink=0.8, extend="min")
-    bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
-    return figure
-
-
-def _small(row: Row) -> str:
-    accuracy = _accuracy(row)
-    return "" if math.isnan(accuracy) else f"mark acc. {accuracy:.1f} %"
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
 def _points(row: Row) -> list[tuple[int, float]]:
     """Numbers of probes, each with the median p over those seeds that have one."""
     curves = [record["p_by_probes"] for record in row.done]
     counts = sorted({int(count) for curve in curves for count in curve})
-    medians = [(count, _median([curve.get(str(count)) for curve in curves])) for count in counts]
+    medians = [(count, median([curve.get(str(count)) for curve in curves])) for count in counts]
     return [(count, p) for count, p in medians if p is not None]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import median
 
 from softmark.report.columns import USELESS
 from softmark.report.intervals import MISSING
@@ -38,30 +38,24 @@ def price_table(rows: Sequence[Row]) -> list[list[str]]:
 
     Nothing where no mark was removed. The figures are medians over the seeds that lost theirs.
     """
-    lines = []
-    for row in rows:
-        gone = removed(row)
-        if gone:
-            about = gone[0]
-            name = " ".join(row.name[1:])
-            lines.append(
-                (
-                    about["method"],
-                    statistics.median(map(loss, gone)),
-                    [
-                        name,
-                        about["access"] or MISSING,
-                        about["knows"] or MISSING,
-                        f"{len(gone)} of {len(row.done)}",
-                        f"{100 * statistics.median(map(loss, gone)):.2f}",
-                        f"{_median(r['queries'] for r in gone):.0f}",
-                        f"{_median(r['epochs'] or 0.0 for r in gone):.0f}",
-                        f"{_median(map(_seconds, gone)):.1f}",
-                    ],
-                )
-            )
+    lines: list[tuple[str, float, list[str]]] = []
+    for row, gone in ((row, removed(row)) for row in rows):
+        if not gone:
+            continue
+        about, lost = gone[0], median(map(loss, gone))
+        figures = [
+            _name(row),
+            about["access"] or MISSING,
+            about["knows"] or MISSING,
+            f"{len(gone)} of {len(row.done)}",
+            f"{100 * lost:.2f}",
+            f"{median(r['queries'] for r in gone):.0f}",
+            f"{median(r['epochs'] or 0.0 for r in gone):.0f}",
+            f"{median(map(_seconds, gone)):.1f}",
+        ]
+        lines.append((about["method"], lost, figures))
     lines.sort(key=lambda line: line[:2])
-    return [list(HEAD), *([method, *cells] for method, _, cells in lines)] if lines else []
+    return [list(HEAD), *([method, *figures] for method, _, figures in lines)] if lines else []
 
 
 def removed(row: Row) -> list[Record]:
@@ -84,23 +78,19 @@ def prices(rows: Sequence[Row]) -> list[str]:
         if not gone:
             found.append(f"None of {len(tried)} attacks removed the mark of {method}")
             continue
-        cheapest = min(gone, key=lambda row: _median(map(loss, removed(row))))
-        quickest = min(gone, key=lambda row: _median(map(_seconds, removed(row))))
-        points = 100 * _median(map(loss, removed(cheapest)))
+        cheapest = min(gone, key=lambda row: median(map(loss, removed(row))))
+        quickest = min(gone, key=lambda row: median(map(_seconds, removed(row))))
+        points = 100 * median(map(loss, removed(cheapest)))
         found.append(
             f"{len(gone)} of {len(tried)} attacks removed the mark of {method} from half of the "
             f"keys or more: at the least loss {_name(cheapest)} ({points:.2f} points), with the "
-            f"least work {_name(quickest)} ({_median(map(_seconds, removed(quickest))):.1f} s)"
+            f"least work {_name(quickest)} ({median(map(_seconds, removed(quickest))):.1f} s)"
         )
     return found
 
 
 def _name(row: Row) -> str:
     return " ".join(row.name[1:])
-
-
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
 
 
 def _seconds(record: Record) -> float:

@@ -1,0 +1,101 @@
+"""Methods by attacks, as coloured grids: what was claimed, and with which p-value."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from softmark.report.columns import USELESS, lost
+from softmark.report.intervals import interval, number
+from softmark.report.rows import Row
+from softmark.report.style import plt
+
+FLOOR = -20  # log10 of the least p that the heatmap tells from others
+MANY = 20  # rows; more get one line of text each
+
+
+def heatmap(rows: Sequence[Row]) -> plt.Figure:
+    """Claims and the median p of each method under each attack, coloured by p.
+
+    The watermark accuracy stands below them in small, where there is room. A dagger marks a suspect
+    that lost more than 5 points of accuracy.
+    """
+    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    table = [[math.nan] * len(methods) for _ in attacks]
+    many = len(attacks) > MANY
+    size = (2.6 + 1.5 * len(methods), 0.9 + (0.21 if many else 0.55) * len(attacks))
+    figure, axis = plt.subplots(figsize=size)
+    for row in rows:
+        y, x = attacks.index(row.name[1]), methods.index(row.name[0])
+        p = median([record["p_value"] for record in row.done])
+        if p is not None:
+            table[y][x] = max(FLOOR, math.log10(p)) if p > 0 else FLOOR
+        ink = "w" if table[y][x] > FLOOR / 2 else "k"
+        useful = "" if lost(row.done) <= USELESS else " †"
+        claims = (
+            f"{sum(record['claimed'] for record in row.done)} of {len(row.done)} claimed{useful}"
+        )
+        shown = f"p {number(p)}" if p is not None else "no p-value"
+        text = {"ha": "center", "color": ink}
+        if many:
+            axis.text(x, y, f"{claims}, {shown}", va="center", fontsize=5.5, **text)
+            continue
+        axis.text(x, y, f"{claims}\n{shown}", va="center", fontsize=7.5, **text)
+        axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
+    shades = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
+    axis.set_xticks(range(len(methods)), methods)
+    axis.set_yticks(range(len(attacks)), attacks, fontsize=6.5 if many else None)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    bar = figure.colorbar(shades, label="median p", shrink=0.8, extend="min")
+    bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
+    return figure
+
+
+def _small(row: Row) -> str:
+    accuracy = interval([record["watermark_accuracy"] for record in row.done])[0]
+    return "" if math.isnan(accuracy) else f"mark acc. {accuracy:.1f} %"
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def comparison(rows: Sequence[Row]) -> plt.Figure:
+    """A line for each method, a column for each attack, coloured by how many keys are claimed.
+
+    Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. A dash: no
+    evidence was to be had.
+    """
+    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    table = [[math.nan] * len(attacks) for _ in methods]
+    size = (2.2 + 0.95 * len(attacks), 1.6 + 0.34 * len(methods))
+    figure, axis = plt.subplots(figsize=size)
+    for row in rows:
+        y, x = methods.index(row.name[0]), attacks.index(row.name[1])
+        p = median([record["p_value"] for record in row.done])
+        claimed = sum(record["claimed"] for record in row.done)
+        spoilt = lost(row.done) > USELESS
+        if not spoilt or claimed:
+            table[y][x] = claimed / len(row.done)
+        shown = "no evidence" if p is None else f"p {number(p)}"
+        text = f"{claimed} of {len(row.done)}{' †' if spoilt else ''}\n{shown}"
+        ink = "w" if table[y][x] > 0.5 else "k"
+        axis.text(x, y, text, ha="center", va="center", fontsize=5.5, color=ink)
+    colours = plt.get_cmap("cividis_r").copy()
+    colours.set_bad("0.88")
+    axis.imshow(table, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    names = [name.replace("_", "\n") for name in attacks]
+    axis.set_xticks(range(len(attacks)), names, fontsize=7)
+    axis.set_yticks(range(len(methods)), methods, fontsize=8)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.set_xlabel(
+        "keys claimed and median p; dark: claimed, light: not, "
+        "grey †: more than 5 points of accuracy lost",
+        fontsize=7,
+    )
+    return figure
