@@ -12,45 +12,60 @@ from softmark.report.rows import Row
 from softmark.report.style import plt
 
 FLOOR = -20  # log10 of the least p that the heatmap tells from others
-MANY = 20  # rows; more get one line of text each
+MANY = 20  # attacks; more get one line of text each
+PANEL = 28  # attacks beneath each other
 
 
 def heatmap(rows: Sequence[Row]) -> plt.Figure:
     """Claims and the median p of each method under each attack, coloured by p.
 
-    The watermark accuracy stands below them in small, where there is room. A dagger marks a suspect
-    that lost more than 5 points of accuracy.
+    A dagger marks suspects that lost more than 5 points of accuracy. The watermark accuracy stands
+    below in small, where there is room; many attacks go side by side in panels.
     """
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
-    table = [[math.nan] * len(methods) for _ in attacks]
     many = len(attacks) > MANY
-    size = (2.6 + 1.5 * len(methods), 0.9 + (0.21 if many else 0.55) * len(attacks))
-    figure, axis = plt.subplots(figsize=size)
+    panels = math.ceil(len(attacks) / PANEL) if many else 1
+    height = math.ceil(len(attacks) / panels)
+    size = (0.8 + panels * (1.8 + 1.5 * len(methods)), 0.9 + (0.24 if many else 0.55) * height)
+    figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False)
+    for place, axis in enumerate(axes[0]):
+        own = attacks[place * height : (place + 1) * height]
+        shown = [row for row in rows if row.name[1] in own]
+        shades = _panel(axis, shown, methods, own, brief=many)
+        # The last may have fewer: its lines are as high as the others'.
+        axis.set_ylim(height - 0.5, -0.5)
+    bar = figure.colorbar(shades, ax=axes, label="median p", shrink=0.8, extend="min", pad=0.02)
+    bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
+    return figure
+
+
+def _panel(
+    axis: plt.Axes, rows: Sequence[Row], methods: list[str], attacks: list[str], *, brief: bool
+):
+    """Draws ``rows`` and returns the image; ``brief``: one small line of text each."""
+    table = [[math.nan] * len(methods) for _ in attacks]
     for row in rows:
         y, x = attacks.index(row.name[1]), methods.index(row.name[0])
         p = median([record["p_value"] for record in row.done])
         if p is not None:
             table[y][x] = max(FLOOR, math.log10(p)) if p > 0 else FLOOR
-        ink = "w" if table[y][x] > FLOOR / 2 else "k"
-        useful = "" if lost(row.done) <= USELESS else " †"
-        claims = (
-            f"{sum(record['claimed'] for record in row.done)} of {len(row.done)} claimed{useful}"
-        )
+        dagger = "" if lost(row.done) <= USELESS else " †"
+        claims = f"{sum(record['claimed'] for record in row.done)} of {len(row.done)}{dagger}"
         shown = f"p {number(p)}" if p is not None else "no p-value"
-        text = {"ha": "center", "color": ink}
-        if many:
-            axis.text(x, y, f"{claims}, {shown}", va="center", fontsize=5.5, **text)
-            continue
-        axis.text(x, y, f"{claims}\n{shown}", va="center", fontsize=7.5, **text)
-        axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
+        text = {"ha": "center", "color": "w" if table[y][x] > FLOOR / 2 else "k"}
+        if brief:
+            axis.text(x, y, f"{claims}, {shown}", va="center", fontsize=6.5, **text)
+        else:
+            axis.text(x, y, f"{claims} claimed\n{shown}", va="center", fontsize=7.5, **text)
+            axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
     shades = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
     axis.set_xticks(range(len(methods)), methods)
-    axis.set_yticks(range(len(attacks)), attacks, fontsize=6.5 if many else None)
+    axis.set_yticks(range(len(attacks)), attacks, fontsize=7 if brief else None)
     axis.tick_params(length=0)
     axis.grid(False)
-    bar = figure.colorbar(shades, label="median p", shrink=0.8, extend="min")
-    bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
-    return figure
+    for side in axis.spines.values():
+        side.set_visible(False)
+    return shades
 
 
 def _small(row: Row) -> str:

@@ -14,6 +14,7 @@ from softmark.report.kinds import by_kind, names_of
 from softmark.report.rows import Record, Row
 from softmark.report.style import COLOURS, legend, plt, style_of
 
+LINES = 30  # more can't be told apart in one plot
 FEW = 3  # methods; more are rows of their own beside the attacks
 ABSTRACT = (0.59, 98.68)  # the paper's cost and watermark accuracy
 
@@ -31,11 +32,12 @@ def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
     if place := _numeric(shown, varied):
         return {"curve": curve(shown, varied, place), **kinds}
     found = {}
-    if any(_points(row) for row in shown):
+    legible = len({row.name[1:] for row in shown}) <= LINES
+    if legible and any(_points(row) for row in shown):
         found["probes"] = p_over_probes(methods)
     # An innocent model in the suspect's place is no attack.
     attacked = [row for row in shown if not any(r["innocent_suspect"] for r in row.done)]
-    if len({row.name[1:] for row in attacked}) > 1:
+    if legible and len({row.name[1:] for row in attacked}) > 1:
         found["tradeoff"] = tradeoff(attacked, varied)
     if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
         found["heatmap"] = (comparison if len(methods) > FEW else heatmap)(shown)
