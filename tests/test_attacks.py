@@ -137,28 +137,47 @@ def test_colluders_distil_the_mean_of_their_answers_and_pay_for_both():
     assert len(asked) == 2
 
 
-def few(share: float) -> DistillFew:
+def few(number: float) -> DistillFew:
     student = functools.partial(Student, temperature=1.0, hard=False)
-    return DistillFew(recipe(epochs=1), functools.partial(ConvNet, width=4), student, share)
+    return DistillFew(recipe(epochs=1), functools.partial(ConvNet, width=4), student, number)
 
 
-def test_a_thief_with_few_pictures_asks_about_those_alone_and_trains_as_long():
-    asked = []
+@pytest.mark.parametrize("number", [0.25, 16])
+def test_a_thief_with_few_pictures_asks_about_those_alone_and_trains_as_long(number):
+    asked, epochs = [], []
 
     def answer(images):
         asked.append(images)
         return torch.full((len(images), 3), 1 / 3)
 
-    attack = few(0.25)
-    assert attack.recipe.epochs == 4
-    suspect = attack.apply(Query(answer, 3), samples(64), fit())
+    def watched(module, data, name):
+        epochs.append((module.epochs, len(data)))
+        return fit()(module, data, name)
+
+    suspect = few(number).apply(Query(answer, 3), samples(64), watched)
     assert suspect.queries == len(asked[0]) == 16
+    # Four steps of 16 pictures, as 64 pictures take in an epoch.
+    assert epochs == [(4, 16)]
 
 
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
-def test_a_share_is_a_fraction(share):
-    with pytest.raises(InputError, match=rf"attack\.share={share}"):
-        few(share)
+@pytest.mark.parametrize("number", [0.0, -0.1])
+def test_a_number_of_pictures_is_above_zero(number):
+    with pytest.raises(InputError, match=rf"attack\.samples={number}"):
+        few(number)
+
+
+def test_who_trains_alone_on_few_pictures_trains_as_long():
+    epochs = []
+
+    def watched(module, data, name):
+        epochs.append((module.epochs, len(data)))
+        return fit()(module, data, name)
+
+    network = functools.partial(ConvNet, width=4)
+    query = Query(lambda images: torch.full((len(images), 3), 1 / 3), 3)
+    for number in (16, 1e9):
+        Independent(recipe(epochs=1), network, number).apply(query, samples(64), watched)
+    assert epochs == [(4, 16), (1, 64)]
 
 
 def test_retraining_draws_the_last_layer_anew_and_leaves_the_others():
@@ -367,7 +386,7 @@ def test_an_independent_model_asks_the_target_nothing():
     def answer(images):
         raise AssertionError("it asked")
 
-    attack = Independent(recipe(epochs=8), functools.partial(ConvNet, width=4))
+    attack = Independent(recipe(epochs=8), functools.partial(ConvNet, width=4), 1e9)
     data = samples(120)
     stolen = attack.apply(Query(answer, 3), data, fit())
     assert stolen.queries == 0

@@ -322,7 +322,8 @@ def test_a_heading_sorts_and_what_is_missing_stays_last(shown):
 
     def column(place: int) -> list[str]:
         return opened.eval_on_selector_all(
-            f"tr[data-place] > :nth-child({place})", "cells => cells.map(cell => cell.innerText.trim())"
+            f"tr[data-place] > :nth-child({place})",
+            "cells => cells.map(cell => cell.innerText.trim())",
         )
 
     heading = opened.locator("thead th", has_text="p worst")

@@ -79,10 +79,27 @@ class DistillLabels(Distill):
     access = "labels"
 
 
+def as_many_steps(recipe: Recipe, few: int, whole: int) -> Recipe:
+    """``recipe`` with so many epochs of ``few`` samples that it takes as many steps as on all."""
+    size = recipe.batch_size
+    steps = recipe.epochs * max(1, whole // size)
+    return replace(recipe, epochs=max(1, round(steps / max(1, few // size))))
+
+
+def count_of(samples: float, data: Samples) -> int:
+    """``samples`` of ``data``: a number of them, or a fraction below 1; at least 2."""
+    return max(2, round(samples * len(data)) if samples < 1 else min(int(samples), len(data)))
+
+
+def check_samples(samples: float) -> None:
+    if not samples > 0:
+        raise InputError(f"attack.samples={samples}: a number of pictures, or a fraction below 1")
+
+
 class DistillFew(Distill):
     """Few pictures, and as many steps as with all of them.
 
-    ``share``: the fraction of the attacker's pictures that are used, drawn at random.
+    ``samples``: how many of the attacker's pictures are used, or which fraction of them below 1.
     """
 
     def __init__(
@@ -90,16 +107,16 @@ class DistillFew(Distill):
         recipe: Recipe,
         network: functools.partial[nn.Module],
         student: functools.partial[Student],
-        share: float,
+        samples: float,
     ):
-        if not 0 < share <= 1:
-            raise InputError(f"attack.share={share}: a fraction above 0, at most 1")
-        super().__init__(replace(recipe, epochs=round(recipe.epochs / share)), network, student)
-        self.share = share
+        check_samples(samples)
+        super().__init__(recipe, network, student)
+        self.samples = samples
 
-    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        few = data[torch.randperm(len(data))[: max(1, round(self.share * len(data)))]]
-        return few, target(few.images)
+    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
+        few = data[: count_of(self.samples, data)]
+        recipe = as_many_steps(self.recipe, len(few), len(data))
+        return Distill(recipe, self.network, self.student).apply(target, few, fit)
 
 
 class DistillChanged(Distill):

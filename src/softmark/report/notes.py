@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from softmark.experiment.provenance import processor
 from softmark.report.columns import USELESS, cells, lost
 from softmark.report.intervals import MISSING, number
-from softmark.report.price import prices
+from softmark.report.price import outcome, prices
 from softmark.report.rows import Record, Row
 
 MARK_ACCURACY = (
@@ -101,8 +101,8 @@ def _processors(done: Sequence[Record]) -> list[str]:
 def _worst(rows: Sequence[Row]) -> list[str]:
     """The attack that leaves each method least, where there are several to choose from.
 
-    By claims, then by the median p. An innocent suspect is no attack. A suspect that the attack
-    cost more than 5 points is no longer worth having: it doesn't count.
+    By claims, then by the median p. An innocent suspect is no attack, nor is a forged key. A
+    suspect that the attack cost more than 5 points is no longer worth having: it doesn't count.
     """
     left: dict[str, dict[str, tuple[float, float, str]]] = {}
     for row in filter(_is_attack, rows):
@@ -126,12 +126,7 @@ def _worst(rows: Sequence[Row]) -> list[str]:
 
 
 def _is_attack(row: Row) -> bool:
-    return (
-        bool(row.done)
-        and row.done[0]["attack"] != "none"
-        and not any(record["innocent_suspect"] for record in row.done)
-        and lost(row.done) <= USELESS
-    )
+    return any(map(outcome, row.done)) and lost(row.done) <= USELESS
 
 
 def _without_one_mark(rows: Sequence[Row]) -> set[str]:

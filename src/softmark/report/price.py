@@ -19,7 +19,9 @@ def outcome(record: Record) -> str:
     ``useless``: the suspect is within 2 points of chance; ``spoilt``: more than 5 points worse than
     the watermarked model. Only a suspect that is still worth having has had its mark removed.
     """
-    if not record["commitment"] or record["innocent_suspect"] or record["attack"] == "none":
+    if not record["commitment"] or record["innocent_suspect"]:
+        return ""
+    if record["attack"] in ("none", "forge"):  # nothing is done to the model
         return ""
     if record["claimed"]:
         return "claimed"
