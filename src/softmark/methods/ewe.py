@@ -21,7 +21,7 @@ triggers share a label, keys are drawn again for the null.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,22 @@ class EntangledWatermark(Stamped):
     """``layers``: how many of the last layers are entangled. ``temperature``: T. ``weight``: of
     SNNL. The others are those of ``Stamped``."""
 
-    def __init__(self, layers: int, temperature: float, weight: float, **stamped: Any):
-        super().__init__(**stamped)
+    def __init__(
+        self,
+        message: str,
+        recipe: Recipe,
+        length: float,
+        count: int,
+        share: float,
+        kind: Literal["content", "noise", "unrelated"],
+        size: float,
+        strength: float,
+        redraws: int,
+        layers: int,
+        temperature: float,
+        weight: float,
+    ):
+        super().__init__(message, recipe, length, count, share, kind, size, strength, redraws)
         if not layers >= 1:
             raise InputError(f"method.layers={layers}: at least 1")
         for name, value in (("temperature", temperature), ("weight", weight)):

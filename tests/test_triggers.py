@@ -1,0 +1,595 @@
+"""Trigger sets and the rivals' other marks: what follows from the key, which null is right."""
+
+import copy
+import functools
+import itertools
+import math
+from random import Random
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.methods.adi import Adi
+from softmark.methods.blackmarks import BlackMarks, Signing, clustered
+from softmark.methods.dawn import Dawn
+from softmark.methods.ewe import EntangledWatermark, Entangling, outputs_of, soft_nearest
+from softmark.methods.frontier import Frontier, Split, chosen_of, keep
+from softmark.methods.key import Key
+from softmark.methods.margin import Margin, Widening
+from softmark.methods.mea_defender import Composing, MeaDefender, apart
+from softmark.methods.stamped import Stamped, of_class
+from softmark.methods.triggers import beside, random_labels
+from softmark.methods.uchida import Uchida, convolution, mean_filter
+from softmark.models.access import Suspect, answers_of
+from softmark.models.networks import ConvNet
+from softmark.training import Batch, Classifier, predict
+from softmark.verification.evidence import Probes
+from test_training import fit, recipe
+
+CLASSES = 10
+TRAINED = {"message": "customer", "recipe": recipe(epochs=12, batch_size=32), "length": 1.0}
+SET = {**TRAINED, "count": 20, "share": 0.2}
+STAMP = {**SET, "kind": "content", "size": 0.4, "strength": 0.1, "redraws": 199}
+NUMBERS = {
+    "adi": (Adi, SET),
+    "margin": (Margin, {**SET, "eps": 0.02, "iterations": 2}),
+    "blackmarks": (BlackMarks, {**SET, "count": 40, "strength": 0.5}),
+    "content": (Stamped, STAMP),
+    "noise": (Stamped, {**STAMP, "kind": "noise"}),
+    "unrelated": (Stamped, {**STAMP, "kind": "unrelated"}),
+    "ewe": (EntangledWatermark, {**STAMP, "layers": 3, "temperature": 0.5, "weight": 0.5}),
+    "mea_defender": (MeaDefender, {**SET, "rules": 2, "strength": 0.01, "redraws": 199}),
+    "frontier": (Frontier, {**SET, "count": 200, "eps": 0.12, "iterations": 1}),
+    "uchida": (Uchida, {**TRAINED, "bits": 24, "layer": -1, "strength": 0.3}),
+    "dawn": (Dawn, {"message": "customer", "share": 0.1}),
+}
+EXACT = ("adi", "margin", "blackmarks")
+REDRAWN = ("content", "noise", "unrelated", "ewe", "mea_defender")
+
+
+def method(name: str, **changed):
+    kind, numbers = NUMBERS[name]
+    return kind(**{**numbers, **changed})
+
+
+def pictures(count: int = 300, seed: int = 0) -> Samples:
+    """Ten classes, each a random pattern under noise; the patterns are the same for each seed."""
+    patterns = torch.randint(130, (CLASSES, 1, 8, 8), generator=torch.manual_seed(0))
+    labels = torch.arange(count) % CLASSES
+    noise = torch.randint(120, (count, 1, 8, 8), generator=torch.manual_seed(seed + 1))
+    return Samples((patterns[labels] + noise).to(torch.uint8), labels)
+
+
+def network(width: int = 12) -> ConvNet:
+    return ConvNet(image_shape=(1, 8, 8), classes=CLASSES, mean=[0.5], std=[0.25], width=width)
+
+
+@functools.cache
+def owner() -> Samples:
+    return pictures()
+
+
+@functools.cache
+def judge() -> Samples:
+    return pictures(200, 7)
+
+
+@functools.cache
+def untrained() -> Suspect:
+    torch.manual_seed(3)
+    net = network()
+    # BatchNorm at its start gives a network that always answers one class.
+    for _ in range(20):
+        net.train()(torch.rand(64, 1, 8, 8))
+    return Suspect.of(net.eval())
+
+
+@functools.cache
+def victim() -> nn.Module:
+    torch.manual_seed(4)
+    return fit()(Classifier(network(), TRAINED["recipe"]), owner(), "classifier")
+
+
+@functools.cache
+def marked(name: str) -> tuple[nn.Module, Key]:
+    torch.manual_seed(5)
+    trainer = fit()
+    trainer.entropy = Random(8).randbytes
+    return method(name).embed(victim(), owner(), trainer)
+
+
+def key_of(name: str, seed: int, **changed) -> Key:
+    return method(name, **changed).draw(judge(), CLASSES, Random(seed).randbytes)
+
+
+def test_of(name: str, suspect: Suspect, key: Key, **changed):
+    """The only test of the evidence that ``suspect`` gives on the judge's pictures."""
+    made = method(name, **changed)
+    probes = Probes(made.probes(key, judge(), suspect.log))
+    (test,) = made.evidence(suspect.seen_by(made.needs), key, probes).tests.values()
+    return test
+
+
+test_of.__test__ = False
+
+
+# --- What follows from the key -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT + REDRAWN)
+def test_triggers_follow_from_the_key_alone(name):
+    made = method(name)
+    sets = [made.triggers(key_of(name, seed), judge(), made.count) for seed in (1, 1, 2)]
+    assert sets[0].fingerprint == sets[1].fingerprint
+    assert sets[0].fingerprint != sets[2].fingerprint
+    assert len(sets[0]) == made.count
+    assert sets[0].images.dtype == torch.uint8
+    state = torch.get_rng_state()
+    made.triggers(key_of(name, 3), judge(), made.count)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["content", "ewe"])
+def test_a_stamp_is_the_same_on_other_pictures(name):
+    key, stamps = key_of(name, 1), []
+    for grey in (100, 150):
+        pool = Samples(torch.full((30, 1, 8, 8), grey, dtype=torch.uint8), judge().labels[:30])
+        images = method(name).triggers(key, pool, 20).images.int()
+        there = images[0] != grey
+        assert there.sum() == 9
+        assert (images == images[0]).all()
+        stamps.append(torch.where(there, images[0], -1))
+    assert torch.equal(*stamps)
+    assert set(stamps[0].unique().tolist()) <= {-1, 0, 255}
+
+
+def test_a_pattern_of_noise_is_the_same_on_other_pictures():
+    key, patterns = key_of("noise", 1), []
+    for grey in (110, 140):
+        pool = Samples(torch.full((30, 1, 8, 8), grey, dtype=torch.uint8), judge().labels[:30])
+        patterns.append(method("noise").triggers(key, pool, 20).images.int() - grey)
+    assert torch.equal(*patterns)
+    assert 15 < patterns[0].float().std() < 40
+
+
+def test_a_composed_trigger_is_half_of_each_source():
+    key, made = key_of("mea_defender", 1), method("mea_defender")
+    # Each class is a shade, so that a half shows where it is from.
+    shades = judge().labels[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8)
+    triggers, sources = made.composed(key, Samples(shades, judge().labels), 30)
+    assert (triggers.images[..., :4] == sources[:, 0, None, None, None]).all()
+    assert (triggers.images[..., 4:] == sources[:, 1, None, None, None]).all()
+    rules = torch.cat([sources, triggers.labels[:, None]], 1).unique(dim=0)
+    assert rules.shape == (2, 3)
+    assert len(rules.unique()) == 6
+
+
+def test_random_labels_are_uniform_and_independent():
+    keys = [key_of("adi", seed) for seed in range(300)]
+    labels = torch.stack([random_labels(key, 20) for key in keys])
+    assert stats.chisquare(labels.flatten().bincount(minlength=10)).pvalue > 1e-3
+    pairs = (10 * labels[:, 0::2] + labels[:, 1::2]).flatten()
+    assert stats.chisquare(pairs.bincount(minlength=100)).pvalue > 1e-3
+
+
+def test_bits_are_fair_and_follow_the_groups():
+    made, keys = method("blackmarks"), [key_of("blackmarks", seed) for seed in range(100)]
+    bits = torch.stack([made.bits(key, 40) for key in keys])
+    assert stats.binomtest(int(bits.sum()), bits.numel()).pvalue > 1e-3
+    groups = keys[0].groups.clone()
+    keys[0].groups.copy_(1 - groups)
+    other = made.bits(keys[0], 40)
+    assert 8 < int((other != bits[0]).sum()) < 32
+    triggers = made.triggers(keys[0], judge(), 40)
+    assert torch.equal(keys[0].groups[triggers.labels], other)
+
+
+# --- Nulls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adi", "blackmarks"])
+def test_an_innocent_is_as_unlikely_as_exact_p_values_say(name):
+    found = [
+        test_of(name, untrained(), key_of(name, seed), count=12).p_value() for seed in range(200)
+    ]
+    for level in (0.02, 0.1, 0.3, 0.5):
+        share, slack = sum(p <= level for p in found) / 200, 4 * math.sqrt(level / 200)
+        assert share <= level + slack
+    # Nor is it a test that never finds anything.
+    assert sum(p <= 0.5 for p in found) > 20
+
+
+def test_bits_of_a_model_that_always_answers_one_group_are_a_coin():
+    """The rate of an innocent's answers doesn't matter, since the bits are the key's."""
+    one = torch.eye(CLASSES)[3]
+    suspect = Suspect(lambda images: one.expand(len(images), -1))
+    hits = [test_of("blackmarks", suspect, key_of("blackmarks", s)).hits for s in range(100)]
+    assert stats.binomtest(sum(hits), 4000).pvalue > 1e-3
+    assert stats.kstest(hits, stats.binom(40, 0.5).cdf).statistic < 0.25
+
+
+@pytest.mark.parametrize("name", ["content", "ewe", "mea_defender"])
+def test_an_innocent_is_as_unlikely_as_redrawn_keys_say(name):
+    found = torch.tensor(
+        [
+            test_of(name, untrained(), key_of(name, seed), redraws=39, count=6).p_value()
+            for seed in range(40)
+        ]
+    )
+    # Four standard deviations: of 40 keys, and of 39 that are drawn again for all of them.
+    assert found.mean() > 0.5 - 4 * math.hypot(0.29 / math.sqrt(40), 0.29 / math.sqrt(39))
+    assert (found <= 0.1).sum() <= 16
+
+
+def test_the_split_of_right_answers_is_counted():
+    for total, right, chosen in itertools.product((5, 6), (2, 4), (2, 3)):
+        rights = [1] * right + [0] * (total - right)
+        hits = [sum(pick) for pick in itertools.combinations(rights, chosen)]
+        for most in range(max(hits) + 1):
+            expected = sum(hit >= most for hit in hits) / len(hits)
+            assert Split(most, chosen, right, total).p_value() == pytest.approx(expected)
+    assert Split(0, 0, 0, 0).p_value() == Split(0, 0, 3, 5).p_value() == 1
+    assert Split(5, 5, 5, 5).p_value() == 1
+    assert Split(3, 4, 4, 8).score == pytest.approx(0.75 - 0.25)
+
+
+def test_whoever_does_not_know_the_coins_matches_them_by_chance():
+    asked, found = judge()[:40], []
+    right = untrained().answers(asked).argmax(1) == asked.labels
+    right[::3] = True
+    for seed in range(200):
+        key = keep(Key.draw("customer", CLASSES, Random(seed).randbytes), asked)
+        chosen = chosen_of(key)
+        found.append(
+            Split(int(right[chosen].sum()), int(chosen.sum()), int(right.sum()), 40).p_value()
+        )
+    for level in (0.05, 0.2, 0.5):
+        assert sum(p <= level for p in found) / 200 <= level + 4 * math.sqrt(level / 200)
+    assert sum(p <= 0.5 for p in found) > 20
+
+
+def test_coins_change_with_any_picture():
+    key = keep(Key.draw("customer", CLASSES, Random(0).randbytes), judge())
+    before = chosen_of(key)
+    assert torch.equal(chosen_of(key), before)
+    assert 70 < int(before.sum()) < 130
+    key.images = key.images.clone()
+    key.images[5, 0, 0, 0] ^= 1
+    assert 60 < int((chosen_of(key) != before).sum()) < 140
+
+
+# --- Marked and unmarked models ----------------------------------------------------------------
+
+# 1 in 90 keys has the same two classes, and a tiny model takes any stamp for the right one.
+LEVEL = {**dict.fromkeys((*EXACT, "frontier", "uchida"), 1e-6), **dict.fromkeys(REDRAWN, 0.05)}
+
+
+@pytest.mark.parametrize(
+    "name", ["adi", "margin", "blackmarks", "content", "ewe", "mea_defender", "frontier", "uchida"]
+)
+def test_a_marked_model_is_claimed_and_its_victim_is_not(name):
+    network, key = marked(name)
+    assert test_of(name, Suspect.of(network), key).p_value() <= LEVEL[name]
+    assert test_of(name, Suspect.of(victim()), key).p_value() > 0.01
+    right = predict(network, judge().images).argmax(1) == judge().labels
+    assert right.float().mean() > 0.85
+    stranger = key_of(name, 99)
+    assert test_of(name, Suspect.of(network), stranger).p_value() > 0.01
+
+
+def test_half_of_the_adversaries_fool_the_victim():
+    asked = method("frontier", count=12).adversaries(victim(), owner())
+    fooled = predict(victim(), asked.images).argmax(1) != asked.labels
+    assert fooled.tolist() == [True] * 6 + [False] * 6
+
+
+@pytest.mark.parametrize("name", ["blackmarks", "frontier"])
+def test_what_a_key_keeps_is_read_again(name, tmp_path):
+    made, (_, key) = method(name), marked(name)
+    key.commit({"name": name}, {}, judge())
+    key.save(tmp_path / "key.safetensors")
+    read = made.load_key(tmp_path / "key.safetensors")
+    assert read.digest() == key.digest()
+    assert made.probes(read, judge(), None).fingerprint == (
+        made.probes(key, judge(), None).fingerprint
+    )
+
+
+@pytest.mark.parametrize("groups", [None, torch.zeros(CLASSES).long(), torch.tensor([0, 1])])
+def test_a_key_with_wrong_groups_is_refused(groups, tmp_path):
+    key = Key.draw("customer", CLASSES, Random(0).randbytes)
+    if groups is not None:
+        key.register_buffer("groups", groups)
+    key.save(tmp_path / "key.safetensors")
+    with pytest.raises(InputError):
+        method("blackmarks").load_key(tmp_path / "key.safetensors")
+
+
+# --- What can't be -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        *((name, "length", 0.0) for name in (*EXACT, "content", "mea_defender", "uchida")),
+        *((name, "count", 0) for name in (*EXACT, "noise", "ewe", "mea_defender", "frontier")),
+        *((name, "share", share) for name in ("adi", "dawn", "frontier") for share in (0.0, 1.0)),
+        *((name, "redraws", 0) for name in ("unrelated", "ewe", "mea_defender")),
+        *((name, "eps", eps) for name in ("margin", "frontier") for eps in (0.0, 1.5, math.nan)),
+        *((name, "iterations", 0) for name in ("margin", "frontier")),
+        *((name, "strength", -1.0) for name in ("blackmarks", "mea_defender", "uchida")),
+        ("content", "kind", "stamp"),
+        ("content", "size", 0.0),
+        ("noise", "strength", 2.0),
+        ("ewe", "layers", 0),
+        ("ewe", "temperature", 0.0),
+        ("ewe", "weight", -1.0),
+        ("mea_defender", "rules", 0),
+        ("frontier", "count", 1),
+        ("uchida", "bits", 0),
+    ],
+)
+def test_a_wrong_number_is_named(name, number, value):
+    with pytest.raises(InputError, match=rf"^method\.{number}={value}: "):
+        method(name, **{number: value})
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_a_message_names_somebody(name):
+    with pytest.raises(InputError, match=r"method\.message is empty"):
+        method(name, message="")
+
+
+def test_more_triggers_than_pictures_are_the_same_again():
+    images = of_class(judge(), 3, 50)
+    assert torch.equal(images[:20], images[20:40])
+    assert torch.equal(images[:20], judge().images[judge().labels == 3])
+    for name in ("content", "ewe", "mea_defender"):
+        made = method(name, count=500)
+        assert len(made.triggers(key_of(name, 1), judge(), 500)) == 500
+
+
+@pytest.mark.parametrize("name", ["content", "ewe", "mea_defender"])
+def test_a_class_without_pictures_is_named(name):
+    nothing = Samples(judge().images, torch.full_like(judge().labels, 11))
+    with pytest.raises(InputError, match="there is no picture of class"):
+        method(name).triggers(key_of(name, 1), nothing, 20)
+
+
+def test_more_rules_than_classes_are_refused():
+    with pytest.raises(InputError, match=r"method\.rules=4: .*at most 3"):
+        method("mea_defender", rules=4).triggers(key_of("mea_defender", 1), judge(), 20)
+
+
+def test_adversaries_that_are_not_there_are_missed():
+    with pytest.raises(InputError, match=r"method\.eps=0\.0001: none of .*a larger one"):
+        method("frontier", eps=0.0001).adversaries(victim(), owner())
+    right = predict(victim(), owner().images).argmax(1) == owner().labels
+    assert len(method("frontier", count=10_000).adversaries(victim(), owner())) == right.sum()
+
+
+def test_a_network_without_features_cannot_be_entangled():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    with pytest.raises(InputError, match="Sequential has no layers called features"):
+        method("ewe").embed(flat, owner(), fit())
+
+
+def test_beside_gives_triggers_their_share():
+    triggers = judge()[:7]
+    both = beside(owner(), triggers, 0.2)
+    assert torch.equal(both.images[:300], owner().images)
+    assert (len(both) - 300) / len(both) == pytest.approx(0.2, abs=0.02)
+    assert len(beside(owner()[:10], judge(), 0.01)) == 210
+
+
+# --- Losses ------------------------------------------------------------------------------------
+
+
+def by_loops(outputs, kinds, asked, temperature):
+    unit = F.normalize(outputs.relu(), dim=1)
+    losses = []
+    for i in range(len(outputs)):
+        own = every = 0.0
+        for j in range(len(outputs)):
+            if i != j and asked[i] and asked[j]:
+                near = math.exp(((unit[i] @ unit[j]).item() - 1) / temperature)
+                every += near
+                own += near * bool(kinds[i] == kinds[j])
+        if own:
+            losses.append(-math.log(own / every))
+    return sum(losses) / max(1, len(losses))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 100.0])
+def test_soft_nearest_is_what_loops_say(temperature):
+    draw = torch.manual_seed(0)
+    outputs = torch.randn(12, 5, generator=draw)
+    kinds, asked = (torch.rand(12, generator=draw) < part for part in (0.4, 0.8))
+    found = soft_nearest(outputs, kinds, asked, temperature)
+    assert float(found) == pytest.approx(by_loops(outputs, kinds, asked, temperature), rel=1e-4)
+
+
+def test_soft_nearest_of_points_at_one_place():
+    kinds = torch.tensor([0, 0, 0, 1, 1]).bool()
+    found = soft_nearest(torch.ones(5, 3), kinds, torch.ones(5).bool(), 0.3)
+    assert float(found) == pytest.approx(-(3 * math.log(2 / 4) + 2 * math.log(1 / 4)) / 5)
+
+
+def test_points_without_a_neighbour_leave_the_gradient_a_number():
+    outputs = torch.randn(4, 3, requires_grad=True)
+    kinds = torch.tensor([True, False, False, False])
+    for asked in (torch.tensor([True, True, False, False]), torch.zeros(4).bool()):
+        loss = soft_nearest(outputs, kinds, asked, 0.1)
+        (slope,) = torch.autograd.grad(loss, outputs)
+        assert loss.item() == 0
+        assert (slope == 0).all()
+    loss = soft_nearest(outputs, kinds, torch.ones(4).bool(), 0.01)
+    assert torch.autograd.grad(loss, outputs)[0].isfinite().all()
+
+
+def batch_of(samples: Samples, index: list[int]) -> Batch:
+    chosen = samples[torch.tensor(index)]
+    return Batch(chosen.images.float() / 255, chosen.labels, torch.tensor(index))
+
+
+def test_entangling_takes_the_loss_of_the_last_layers_off():
+    torch.manual_seed(0)
+    data = beside(owner()[:20], Samples(judge().images[:6], torch.full((6,), 2)), 0.2)
+    batch = batch_of(data, [2, 12, 3, 4, 20, 21, 22, 23])
+    marking = Entangling(network().eval(), recipe(), 20, 2, 2, 0.5, 0.7)
+    hidden = outputs_of(marking.network.features, batch.images)
+    logits = marking.network(batch.images)
+    torch.testing.assert_close(marking.network.head(hidden[-1]), logits)
+    assert [len(each[0]) for each in hidden] == [12 * 64, 24 * 16, 48 * 4, 96]
+    kinds = batch.index >= 20
+    near = sum(by_loops(each, kinds, batch.labels == 2, 0.5) for each in hidden[-2:])
+    expected = F.cross_entropy(logits, batch.labels) - 0.7 * near
+    torch.testing.assert_close(marking.loss(batch), expected)
+
+
+def test_apart_is_the_mean_divergence_to_the_sources():
+    torch.manual_seed(1)
+    log = torch.randn(7, 4).log_softmax(1)
+    labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    own = torch.tensor([0, 0, 0, 0, 0, 1, 1]).bool()
+    sources = torch.tensor([[0, 1]] * 6 + [[1, 3]])
+    members = F.one_hot(labels, 4) * ~own[:, None]
+
+    def divergence(one: int, others: list[int]) -> torch.Tensor:
+        p = log[one].exp()
+        return torch.stack([(p * (log[one] - log[other])).sum() for other in others]).mean()
+
+    # Nothing of class 3 is there.
+    parts = [divergence(5, [0, 1]), divergence(5, [2, 3, 4]), divergence(6, [2, 3, 4])]
+    torch.testing.assert_close(apart(log, members, sources, own), sum(parts) / 2)
+    assert float(apart(log, members, sources, torch.zeros(7).bool())) == 0
+
+
+def test_composing_moves_the_triggers_answers_and_not_the_sources():
+    torch.manual_seed(0)
+    log = torch.randn(6, 4, requires_grad=True)
+    own = torch.tensor([0, 0, 0, 0, 1, 1]).bool()
+    members = F.one_hot(torch.tensor([0, 1, 0, 1, 2, 2]), 4) * ~own[:, None]
+    loss = apart(log.log_softmax(1), members, torch.tensor([[0, 1]] * 6), own)
+    (slope,) = torch.autograd.grad(loss, log)
+    assert (slope[:4] == 0).all()
+    assert (slope[4:] != 0).any()
+    net, plain = network().eval(), batch_of(owner(), [0, 1, 2])
+    marking = Composing(net, recipe(), 300, torch.tensor([[0, 1]]), CLASSES, 5.0)
+    torch.testing.assert_close(marking.loss(plain), Classifier(net, recipe()).loss(plain))
+
+
+def test_signing_adds_the_part_of_the_wrong_group():
+    torch.manual_seed(0)
+    groups = torch.tensor([0, 1] * 5)
+    net, batch = network().eval(), batch_of(owner(), [0, 1, 12, 13])
+    marking = Signing(net, recipe(), 12, groups, 0.5)
+    p = net(batch.images).softmax(1)
+    wrong = (p[2, 1::2].sum() + p[3, 0::2].sum()) / 2
+    expected = Classifier(net, recipe()).loss(batch) + 0.5 * wrong
+    torch.testing.assert_close(marking.loss(batch), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_classes_that_are_answered_alike_share_a_group():
+    groups = torch.tensor([0, 1, 1, 0, 1, 0])
+    labels = torch.arange(60) % 6
+    near = 0.3 * F.one_hot(groups[labels], 2)[:, groups] + 0.01
+    answers = near + F.one_hot(labels, 6)
+    found = clustered(answers / answers.sum(1, keepdim=True), labels)
+    assert torch.equal(found, groups) or torch.equal(found, 1 - groups)
+    assert clustered(torch.full((60, 6), 1 / 6), labels).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_widening_joins_moved_triggers_to_each_batch():
+    torch.manual_seed(0)
+    triggers = Samples(judge().images[:5], judge().labels[:5])
+    net = network()
+    marking = Widening(net, recipe(batch_size=32), triggers, 0.2, 0.05, 3)
+    assert marking.joined == 8
+    sizes: list[torch.Tensor] = []
+    net.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0]))
+    batch = batch_of(owner(), list(range(32)))
+    marking.loss(batch)
+    assert net.training
+    assert [len(each) for each in sizes] == [8, 8, 8, 40]
+    assert torch.equal(sizes[-1][:32], batch.images)
+    gap = (sizes[-1][32:, None] - triggers.images[None].float() / 255).abs().amax((2, 3, 4))
+    assert gap.amin(1).max() <= 0.05 + 1e-6
+    assert gap.amin(1).max() > 0.04
+
+
+# --- DAWN --------------------------------------------------------------------------------------
+
+
+def test_dawn_lies_on_a_share_of_inputs_and_always_alike():
+    made, key = method("dawn"), key_of("dawn", 1)
+    images = torch.randint(256, (3000, 1, 8, 8), dtype=torch.uint8)
+    served = made.serve(untrained().answer, key)
+    true, told = untrained().answer(images), served(images)
+    lies = told.argmax(1) != true.argmax(1)
+    assert stats.binomtest(int(lies.sum()), 3000, 0.1).pvalue > 1e-3
+    assert torch.equal(served(images[:50]), told[:50])
+    assert torch.equal(told[~lies], true[~lies])
+    torch.testing.assert_close(told.sort(1).values, true.sort(1).values)
+    other = made.serve(untrained().answer, key_of("dawn", 2))(images)
+    assert not torch.equal(other, told)
+
+
+def test_dawn_finds_who_repeats_its_log():
+    made, key = method("dawn"), key_of("dawn", 1)
+    served = made.serve(untrained().answer, key)
+    log = Samples(judge().images, served(judge().images).argmax(1))
+    thief = Suspect(lambda images: served(images), None, log)
+    honest = Suspect(untrained().answer, None, log)
+    wrong = int((made.steps(key, log.images) > 0).sum())
+    assert test_of("dawn", thief, key).p_value() == pytest.approx(9.0**-wrong)
+    assert test_of("dawn", honest, key).p_value() == 1
+    assert "never asked" in made.evidence(untrained(), key, Probes(judge())).why
+    nothing = Suspect(untrained().answer, None, log[made.steps(key, log.images) == 0])
+    assert "no wrong answer" in made.evidence(nothing, key, Probes(judge())).why
+
+
+# --- Uchida ------------------------------------------------------------------------------------
+
+
+def test_bits_that_were_written_are_read_back():
+    made, key, net = method("uchida"), key_of("uchida", 1), network()
+    carrier = convolution(net, -1)
+    matrix, bits = made.secret(key, len(mean_filter(carrier)))
+    wanted = torch.linalg.pinv(matrix) @ (2.0 * bits - 1)
+    with torch.no_grad():
+        carrier.weight += (wanted - mean_filter(carrier)).reshape(carrier.weight[0].shape)
+    found = made.evidence(Suspect.of(net), key, Probes(judge()))
+    assert found.mark_recall == 1
+    assert found.tests["bits"].p_value() == pytest.approx(2.0**-24)
+    elsewhere = method("uchida", layer=0, bits=5).evidence(Suspect.of(net), key, Probes(judge()))
+    assert elsewhere.tests["bits"].p_value() > 0.01
+
+
+def test_innocent_weights_match_half_of_the_bits():
+    made, probes = method("uchida"), Probes(judge())
+    hits = [
+        made.evidence(untrained(), key_of("uchida", seed), probes).tests["bits"].hits
+        for seed in range(100)
+    ]
+    assert stats.binomtest(sum(hits), 2400).pvalue > 1e-3
+
+
+def test_a_layer_that_is_not_there_or_too_small_is_named():
+    with pytest.raises(InputError, match=r"method\.layer=9: the model has no such convolution"):
+        method("uchida", layer=9).embed(victim(), owner(), fit())
+    with pytest.raises(InputError, match=r"method\.bits=10: the layer has 9 numbers"):
+        method("uchida", layer=0, bits=10).embed(victim(), owner(), fit())
+    key = key_of("uchida", 1)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    for made, net in ((method("uchida"), flat), (method("uchida", layer=0, bits=10), victim())):
+        suspect = Suspect(answers_of(net), copy.deepcopy(net))
+        found = made.evidence(suspect, key, Probes(judge()))
+        assert not found.tests
+        assert "no evidence" in found.why
