@@ -16,7 +16,7 @@ from softmark.errors import InputError
 def assert_short(raised):
     lines = str(raised.value).splitlines()
     assert 1 <= len(lines) <= 3
-    assert max(map(len, lines)) < 300
+    assert max(map(len, lines)) < 340
 
 
 def test_digits():
