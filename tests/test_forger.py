@@ -17,8 +17,8 @@ from softmark.errors import InputError
 from softmark.experiment.build import make
 from softmark.experiment.judge import Court
 from softmark.experiment.stages import repeatable
-from softmark.methods.tails import tail_sums
 from softmark.models.access import Suspect
+from softmark.tails import tail_sums
 from softmark.verification.evidence import Evidence
 
 TRIES = 1000

@@ -18,7 +18,7 @@ from softmark.methods.coswm import CosWM, Waved, perturbed, power, secret, sure
 from softmark.methods.deepmarks import DeepMarks, codebook
 from softmark.methods.deepsigns import DeepSigns, class_means, features_of
 from softmark.methods.ipguard import IPGuard
-from softmark.methods.triggers import generator
+from softmark.methods.key import generator
 from softmark.models.access import Suspect, labels_only
 from softmark.models.networks import ConvNet, Ensemble
 from softmark.training import Batches, Classifier, predict

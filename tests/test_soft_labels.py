@@ -23,17 +23,19 @@ from softmark.attacks.prune import Prune, pruned
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods import csp, usp
+from softmark.methods.control import TrainedOn, longer
 from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.detector import Detector, Features, shuffle_tails, train_detector
 from softmark.methods.key import Key, as_bytes
 from softmark.methods.soft_labels import (
-    TrainedOn,
     answers_under_attack,
     check_marking,
-    longer,
     templates,
 )
-from softmark.methods.tails import (
+from softmark.methods.usp import USP, directions
+from softmark.models.access import Suspect
+from softmark.models.networks import ConvNet
+from softmark.tails import (
     class_tails,
     log_of,
     log_tail,
@@ -43,9 +45,6 @@ from softmark.methods.tails import (
     tail_sums,
     unit_tail,
 )
-from softmark.methods.usp import USP, directions
-from softmark.models.access import Suspect
-from softmark.models.networks import ConvNet
 from softmark.training import Batch, predict
 from softmark.verification.evidence import Probes
 from softmark.verification.nulls import Direction, Signs

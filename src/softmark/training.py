@@ -62,6 +62,11 @@ def as_input(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last).float().div_(255)
 
 
+def as_pixels(values: Tensor) -> Tensor:
+    """Floats from 0 (black) to 255 (white) as pictures, uint8; what lies outside is cut off."""
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
 def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
     """Each picture shifted by up to ``pad`` pixels (edges reflected) and mirrored, at random.
 

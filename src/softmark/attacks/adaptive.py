@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.answers import log_of
 from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.finetune import tuning
+from softmark.attacks.own import own_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.networks import build
+from softmark.models.access import classes_of
+from softmark.tails import log_of
 from softmark.training import Batch, Classifier, Fit, Recipe, predict
 
 
@@ -74,18 +75,14 @@ class Evade(Attack):
     ):
         if not rounds >= 1:
             raise InputError(f"attack.rounds={rounds}: at least 1")
-        if not lr_factor > 0:
-            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
         if not weight > 0:
             raise InputError(f"attack.weight={weight}: it must be above 0")
         self.own_recipe, self.network, self.method = recipe, network, method
-        self.recipe = replace(recipe, epochs=1, lr=recipe.lr * lr_factor)
+        self.recipe = tuning(recipe, 1, lr_factor)
         self.rounds, self.weight = rounds, weight
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        classes = predict(target, data.images[:2]).shape[1]
-        network = build(self.network, data, classes)
-        own = fit(Classifier(network, self.own_recipe), data, "own")
+        own = own_model(self.network, self.own_recipe, data, classes_of(target, data), fit)
         marked, _ = self.method.embed(copy.deepcopy(own), data, fit)
         unmarked, stand_in = (predict(each, data.images) for each in (own, marked))
         for _ in range(self.rounds):

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.attacks.own import own_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.networks import build
 from softmark.recipe import Recipe
-from softmark.training import Classifier, Fit, predict
-
-FLOOR = 1e-12  # what a probability of 0 counts as
+from softmark.tails import log_of, log_tail
+from softmark.training import Fit, predict
 
 
 class Change(nn.Module):
@@ -169,13 +168,8 @@ class Swap(Subtract):
         self.recipe, self.network = recipe, network
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
-        classes = answers.shape[1]
-        own = fit(Classifier(build(self.network, data, classes), self.recipe), data, "own")
+        own = own_model(self.network, self.recipe, data, answers.shape[1], fit)
         self.off = mean_tails(answers) - mean_tails(predict(own, data.images))
-
-
-def log_of(p: Tensor) -> Tensor:
-    return p.clamp_min(FLOOR).log()
 
 
 def is_top(p: Tensor) -> Tensor:
@@ -198,9 +192,6 @@ def with_tail(p: Tensor, log_tail: Tensor) -> Tensor:
 
 def mean_tails(p: Tensor) -> Tensor:
     """The mean centred log-tail of each class (K, K); 0 on the diagonal, and for unseen classes."""
-    classes, top = p.shape[1], is_top(p)
-    tail = log_of(p).masked_fill(top, 0.0)
-    tail = (tail - tail.sum(1, keepdim=True) / (classes - 1)).masked_fill(top, 0.0)
-    answered = p.argmax(1)
-    total = torch.zeros(classes, classes).index_add(0, answered, tail)
-    return total / answered.bincount(minlength=classes).clamp_min(1)[:, None]
+    tail, top = log_tail(log_of(p))
+    total = torch.zeros(p.shape[1], p.shape[1]).index_add(0, top, tail)
+    return total / top.bincount(minlength=p.shape[1]).clamp_min(1)[:, None]

@@ -12,10 +12,19 @@ from torch.nn import functional as F
 from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
 from softmark.attacks.distill import Student
-from softmark.attacks.perturb import perturbed
+from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.training import Batch, Classifier, Fit, Recipe, predict
+
+
+def tuning(recipe: Recipe, epochs: int, lr_factor: float) -> Recipe:
+    """``recipe`` for a fine-tuning: ``epochs`` of it at ``lr_factor`` times its learning rate."""
+    if not epochs >= 1:
+        raise InputError(f"attack.epochs={epochs}: at least 1")
+    if not lr_factor > 0:
+        raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
+    return replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
 
 
 class FineTune(Attack):
@@ -106,13 +115,8 @@ class TrainAdversarially(Attack):
     access = "weights"
 
     def __init__(self, recipe: Recipe, epochs: int, lr_factor: float, eps: float, iterations: int):
-        if not lr_factor > 0:
-            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
-        if not 0 < eps <= 1:
-            raise InputError(f"attack.eps={eps}: above 0, at most 1")
-        if not iterations >= 1:
-            raise InputError(f"attack.iterations={iterations}: at least 1")
-        self.recipe = replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+        check_perturbation("attack", eps, iterations)
+        self.recipe = tuning(recipe, epochs, lr_factor)
         self.eps, self.iterations = eps, iterations
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
@@ -136,9 +140,7 @@ class SelfDistill(Attack):
         student: functools.partial[Student],
         change: Change,
     ):
-        if not lr_factor > 0:
-            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
-        self.recipe = replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+        self.recipe = tuning(recipe, epochs, lr_factor)
         self.student, self.change = student, change
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:

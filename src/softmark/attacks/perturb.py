@@ -6,6 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.training import as_input, as_pixels
+
+
+def check_perturbation(where: str, eps: float, iterations: int) -> None:
+    """Raises ``InputError`` for numbers that can't be; ``where``: attack or method."""
+    if not 0 < eps <= 1:
+        raise InputError(f"{where}.eps={eps}: above 0, at most 1")
+    if not iterations >= 1:
+        raise InputError(f"{where}.iterations={iterations}: at least 1")
+
 
 def perturbed(
     network: nn.Module, images: Tensor, labels: Tensor, eps: float, iterations: int
@@ -22,3 +34,12 @@ def perturbed(
         moved = moved.detach() + 2.5 * eps / iterations * slope.sign()
         moved = images + (moved - images).clamp(-eps, eps)
     return moved.clamp(0, 1).detach()
+
+
+def perturbed_pictures(network: nn.Module, samples: Samples, eps: float, iterations: int) -> Tensor:
+    """The pictures of ``samples``, each moved as ``perturbed`` does: uint8."""
+    parts = [
+        perturbed(network, as_input(images), labels, eps, iterations)
+        for images, labels in zip(samples.images.split(500), samples.labels.split(500), strict=True)
+    ]
+    return as_pixels(255 * torch.cat(parts))

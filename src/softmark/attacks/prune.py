@@ -79,19 +79,12 @@ class PruneToLimit(Attack):
         return Stolen(useful)
 
 
-class PruneLayers(Attack):
+class PruneLayers(Prune):
     """``sparsity``: the fraction of each layer's weights that become zero, the smallest first.
 
     See et al. 2016 call it class-uniform: small layers lose as much as large ones, where ``Prune``
     takes from the layers whose weights are small. Convolutions and linear layers, the last as well.
     """
-
-    access = "weights"
-
-    def __init__(self, sparsity: float):
-        if not 0 <= sparsity <= 1:
-            raise InputError(f"attack.sparsity={sparsity}: a fraction between 0 and 1")
-        self.sparsity = sparsity
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         # torch's pruning can't read weights that lie channels last, as a training leaves them.
@@ -163,7 +156,7 @@ class PruneFilters(Attack):
         return Stolen(target)
 
 
-class PruneInactive(Attack):
+class PruneInactive(PruneFilters):
     """Channels that are least active on the attacker's pictures become zero.
 
     The first half of fine-pruning (Liu et al. 2018), which hopes that a mark lives in what ordinary
@@ -171,13 +164,6 @@ class PruneInactive(Attack):
     last convolution (of ``own_channels``: in residual networks the last block's first). Activity is
     the mean behind BatchNorm and ReLU. The paper prunes on until an accuracy is reached.
     """
-
-    access = "weights"
-
-    def __init__(self, share: float):
-        if not 0 <= share <= 1:
-            raise InputError(f"attack.share={share}: a fraction between 0 and 1")
-        self.share = share
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         last = own_channels(target)[-1]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.attacks.distill import Distill, Student
-from softmark.attacks.perturb import perturbed
+from softmark.attacks.own import own_model
+from softmark.attacks.perturb import check_perturbation, perturbed_pictures
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
-from softmark.models.networks import build
-from softmark.training import Classifier, Fit, Recipe, as_input, predict
+from softmark.training import Fit, Recipe, as_pixels, predict
 
 
 class DistillNoise(Distill):
@@ -46,7 +46,7 @@ class DistillMixtures(Distill):
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         other = data.images[torch.randperm(len(data))].float()
         mixed = self.weight * data.images.float() + (1 - self.weight) * other
-        return answered(target, mixed.round().to(torch.uint8))
+        return answered(target, as_pixels(mixed))
 
 
 class DistillPhotographs(Distill):
@@ -76,22 +76,14 @@ class DistillBoundary(Distill):
         eps: float,
         iterations: int,
     ):
-        if not 0 < eps <= 1:
-            raise InputError(f"attack.eps={eps}: above 0, at most 1")
-        if not iterations >= 1:
-            raise InputError(f"attack.iterations={iterations}: at least 1")
+        check_perturbation("attack", eps, iterations)
         super().__init__(recipe, network, student)
         self.eps, self.iterations = eps, iterations
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        network = build(self.network, data, target.classes)
-        own = fit(Classifier(network, self.recipe), data, "own")
-        best = predict(own, data.images).argmax(1)
-        moved = [
-            perturbed(own, as_input(images), labels, self.eps, self.iterations)
-            for images, labels in zip(data.images.split(500), best.split(500), strict=True)
-        ]
-        border = (255 * torch.cat(moved)).round().to(torch.uint8)
+        own = own_model(self.network, self.recipe, data, target.classes, fit)
+        best = Samples(data.images, predict(own, data.images).argmax(1))
+        border = perturbed_pictures(own, best, self.eps, self.iterations)
         return answered(target, torch.cat([data.images, border]))
 
 
@@ -126,4 +118,4 @@ def photographs(count: int, shape: tuple[int, int, int]) -> Tensor:
         crops.append(F.interpolate(crop, (height, width), mode="area")[0])
     images = torch.stack(crops)
     images = images.mean(1, keepdim=True) if channels == 1 else images
-    return images.round().to(torch.uint8)
+    return as_pixels(images)

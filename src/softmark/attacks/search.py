@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.own import own_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.access import Suspect, expose
-from softmark.models.networks import build
-from softmark.training import Classifier, Fit, Recipe, accuracy, predict
+from softmark.models.access import Suspect, classes_of, expose
+from softmark.training import Fit, Recipe, accuracy, predict
 from softmark.verification.evidence import Probes
 
 HELD_OUT = 0.3  # of the attacker's pictures: what they measure on, and train nothing on
@@ -132,9 +132,8 @@ class StandIn:
     """A model of the attacker's own, marked with a key of their own, on which attacks are tried."""
 
     def __init__(self, search: Search, like: nn.Module, data: Samples, held: Samples, fit: Fit):
-        self.classes = predict(like, data.images[:2]).shape[1]
-        own = build(search.network, data, self.classes)
-        own = fit(Classifier(own, search.recipe), data, "own")
+        self.classes = classes_of(like, data)
+        own = own_model(search.network, search.recipe, data, self.classes, fit)
         self.marked, self.key = search.method.embed(copy.deepcopy(own), data, fit)
         self.method, self.data, self.held, self.fit = search.method, data, held, fit
         asked = held if self.key is None else search.method.probes(self.key, held, None)

@@ -14,14 +14,16 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from softmark.attacks.answers import Change, log_of, with_tail
+from softmark.attacks.answers import Change, with_tail
 from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.own import own_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.access import Answer, answers_of
-from softmark.models.networks import Ensemble, build
+from softmark.models.access import Answer, answers_of, classes_of
+from softmark.models.networks import Ensemble
 from softmark.recipe import Recipe
-from softmark.training import Classifier, Fit, crop_and_flip, predict
+from softmark.tails import log_of
+from softmark.training import Fit, as_pixels, crop_and_flip, predict
 
 
 class Serve(Attack):
@@ -53,8 +55,7 @@ class ServeTogether(Attack):
         self.recipe, self.network = recipe, network
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        classes = predict(target, data.images[:2]).shape[1]
-        own = fit(Classifier(build(self.network, data, classes), self.recipe), data, "own")
+        own = own_model(self.network, self.recipe, data, classes_of(target, data), fit)
         return Stolen(self.together.of([target, own]))
 
 
@@ -189,10 +190,6 @@ class Smoothing:
             moved = [crop_and_flip(images, self.pad, False) for _ in range(self.copies)]
         noised = [noisy(each, self.sigma, number) for number, each in enumerate(moved)]
         return torch.stack([answer(each) for each in noised]).mean(0)
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    return images.round().clamp(0, 255).to(torch.uint8)
 
 
 def noisy(images: Tensor, sigma: float, seed: int) -> Tensor:

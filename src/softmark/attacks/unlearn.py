@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.weights import tuning
+from softmark.attacks.finetune import tuning
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.training import Batch, Classifier, Fit, Recipe, as_input

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softmark.attacks.attack import Attack, Stolen
 from softmark.attacks.collude import mean_of
 from softmark.attacks.distill import Student
+from softmark.attacks.finetune import tuning
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.networks import build
@@ -22,15 +23,6 @@ from softmark.training import Classifier, Fit, Recipe, predict
 def weights_of(network: nn.Module, *kinds: type[nn.Module]) -> Iterator[Tensor]:
     """The weight of each layer of these kinds, to be changed in place."""
     return (module.weight.data for module in network.modules() if isinstance(module, kinds))
-
-
-def tuning(recipe: Recipe, epochs: int, lr_factor: float) -> Recipe:
-    """``recipe`` for a fine-tuning: ``epochs`` of it at ``lr_factor`` times its learning rate."""
-    if not epochs >= 1:
-        raise InputError(f"attack.epochs={epochs}: at least 1")
-    if not lr_factor > 0:
-        raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
-    return replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
 
 
 class Quantise(Attack):

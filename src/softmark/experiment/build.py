@@ -41,10 +41,13 @@ def make(node: dict[str, Any], where: str = "") -> Any:
         raise InputError(_reason(error, where)) from error
 
 
-def near(word: str, there: Iterable[str], like: float = 0.6) -> str:
-    """The end of a message: what of ``there`` was meant by ``word``, if anything is like it."""
+def near(word: str, there: Iterable[str], like: float = 0.6, under: str = "") -> str:
+    """The end of a message: what of ``there`` was meant by ``word``, if anything is like it.
+
+    ``under``: what stands before the names of ``there``.
+    """
     close = difflib.get_close_matches(word, list(there), 1, like)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {under}{close[0]}?" if close else ""
 
 
 def short(value: Any) -> str:

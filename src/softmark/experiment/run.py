@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +21,6 @@ from softmark.tracking.loggers import log_verdict
 
 Config = dict[str, Any]
 Report = Callable[[str], None]
-ACCESS = ("labels", "probabilities", "weights")  # each includes those before it
 UNDERTRAINED = 0.05  # what longer training may still add to a victim's accuracy
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
@@ -126,16 +126,19 @@ def check_access(has: str, steps: list[Any]) -> None:
 
     The steps after it work on what the first one has left in the attacker's hands.
     """
-    if has not in ACCESS:
+    from softmark.models.access import Access
+
+    most_first = typing.get_args(Access)  # each includes those after it
+    if has not in most_first:
         raise InputError(f"attacker.access={has}: weights, probabilities or labels")
     for step in steps:
-        if getattr(step, "access", None) not in ACCESS:
+        if getattr(step, "access", None) not in most_first:
             raise InputError(
                 f"{type(step).__name__}: access = 'weights', 'probabilities' or 'labels' is "
                 "needed in the class"
             )
     first = steps[0]
-    if ACCESS.index(first.access) > ACCESS.index(has):
+    if most_first.index(first.access) < most_first.index(has):
         raise InputError(
             f"attacker.access={has}: {type(first).__name__} needs {first.access}; begin with an "
             "attack that needs less, such as distill_hard"

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softmark.data.roles import Samples
-from softmark.methods.key import Key
-from softmark.methods.triggers import TriggerSet, generator, independent_labels, random_labels
-from softmark.verification.nulls import Null
+from softmark.methods.key import Key, generator
+from softmark.methods.triggers import TriggerSet, random_labels
+from softmark.training import as_pixels
+from softmark.verification.nulls import Binomial, Null
 
 COARSE = 4  # pixels a side of what is made smooth by interpolation
 
@@ -26,7 +27,8 @@ class Adi(TriggerSet):
         return Samples(images, random_labels(key, count))
 
     def null(self, key: Key, hits: Tensor) -> Null:
-        return independent_labels(key.classes, hits)
+        # Labels drawn independently: an innocent answers each rightly with chance 1/K.
+        return Binomial(int(hits.sum()), len(hits), 1 / key.classes)
 
 
 def abstract(count: int, shape: tuple[int, int, int], draw: torch.Generator) -> Tensor:
@@ -35,4 +37,4 @@ def abstract(count: int, shape: tuple[int, int, int], draw: torch.Generator) -> 
     coarse = torch.rand(count, channels, COARSE, COARSE, generator=draw)
     smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
     low, high = (f(smooth, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-    return (255 * (smooth - low) / (high - low)).round().to(torch.uint8)
+    return as_pixels(255 * (smooth - low) / (high - low))

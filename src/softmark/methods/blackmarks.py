@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract
-from softmark.methods.key import Key
-from softmark.methods.triggers import TriggerSet, beside, generator, random_labels
+from softmark.methods.key import Key, generator
+from softmark.methods.triggers import TriggerSet, beside, random_labels
 from softmark.models.access import Suspect
 from softmark.training import Batch, Classifier, Fit, Recipe, predict
 from softmark.verification.evidence import Evidence, Probes

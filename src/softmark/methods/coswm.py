@@ -26,12 +26,11 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.soft_labels import longer
-from softmark.methods.triggers import generator
+from softmark.methods.control import longer
+from softmark.methods.key import Key, generator
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Answer, Suspect
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.models.access import Answer, Suspect, classes_of
+from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Sampled
 
@@ -103,7 +102,7 @@ class CosWM(Watermark):
         return Key.draw(self.message, classes, entropy)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         (target,), (vector,) = secret(generator(key), 1, key.classes, data.images[0].numel())
         network = copy.deepcopy(victim)
         marking = Waved(network, self.recipe, int(target), vector, self.frequency, self.eps)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
-from softmark.methods.tails import margin_loss, tail_sums
+from softmark.tails import margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Signs
 

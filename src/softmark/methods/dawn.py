@@ -20,8 +20,8 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Answer, Suspect
-from softmark.training import Fit, predict
+from softmark.models.access import Answer, Suspect, classes_of
+from softmark.training import Fit
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Binomial
 
@@ -41,7 +41,7 @@ class Dawn(Watermark):
         return Key.draw(self.message, classes, entropy)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        classes = predict(victim, data.images[:2]).shape[1]
+        classes = classes_of(victim, data)
         return victim, self.draw(data, classes, fit.entropy)
 
     def steps(self, key: Key, images: Tensor) -> Tensor:

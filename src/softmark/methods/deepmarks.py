@@ -31,41 +31,21 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.soft_labels import longer
-from softmark.methods.triggers import generator
-from softmark.methods.uchida import convolution, mean_filter
+from softmark.methods.control import longer
+from softmark.methods.key import Key, generator
+from softmark.methods.uchida import Regularised, carrier_in, convolution, mean_filter
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Fit, Recipe
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Direction, Null
 
 
-class Coded(Classifier):
+class Coded(Regularised):
     """Cross-entropy and ``strength`` times the mean square of X w - code."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        carrier: nn.Conv2d,
-        matrix: Tensor,
-        code: Tensor,
-        strength: float,
-    ):
-        super().__init__(network, recipe)
-        self.strength = strength
-        # A part of the network, which must not become a second submodule.
-        self.carrier = [carrier]
-        self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("code", code, persistent=False)
-
-    def loss(self, batch: Batch) -> Tensor:
-        with torch.autocast(batch.images.device.type, enabled=False):
-            read = self.matrix @ mean_filter(self.carrier[0]).float()
-            wrong = F.mse_loss(read, self.code)
-        return super().loss(batch) + self.strength * wrong
+    def wrong(self, read: Tensor) -> Tensor:
+        return F.mse_loss(read, self.wanted)
 
 
 class DeepMarks(Watermark):
@@ -101,10 +81,8 @@ class DeepMarks(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         network = copy.deepcopy(victim)
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
-        carrier = convolution(network, self.layer)
-        if carrier is None:
-            raise InputError(f"method.layer={self.layer}: the model has no such convolution")
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
+        carrier = carrier_in(network, self.layer)
         size = len(mean_filter(carrier))
         if len(self.codes) > size:
             raise InputError(

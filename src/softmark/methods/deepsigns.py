@@ -24,13 +24,12 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.soft_labels import longer
-from softmark.methods.triggers import generator
+from softmark.methods.control import longer
+from softmark.methods.key import Key, generator
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect
+from softmark.models.access import Suspect, classes_of
 from softmark.models.networks import Network
-from softmark.training import Batch, Classifier, Fit, Recipe, as_input, predict
+from softmark.training import Batch, Classifier, Fit, Recipe, as_input
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Binomial
 
@@ -103,7 +102,7 @@ class DeepSigns(Watermark):
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         if not isinstance(victim, Network):
             raise InputError(f"{type(victim).__name__} has no features before a classifier to mark")
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         size = victim.head.in_features
         if self.bits > size:
             raise InputError(f"method.bits={self.bits}: the model has {size} features, fewer bits")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.methods.tails import log_of, unit_tail
+from softmark.tails import log_of, unit_tail
 from softmark.training import Fit
 
 

@@ -32,7 +32,8 @@ from softmark.errors import InputError
 from softmark.methods.key import Key
 from softmark.methods.stamped import Stamped
 from softmark.methods.triggers import beside
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.models.access import classes_of
+from softmark.training import Batch, Classifier, Fit, Recipe
 
 
 class EntangledWatermark(Stamped):
@@ -65,7 +66,7 @@ class EntangledWatermark(Stamped):
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         if not hasattr(victim, "features"):
             raise InputError(f"method: {type(victim).__name__} has no layers called features")
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         # As many as a class has. Pictures of no class don't depend on the pool: no more will do.
         many = self.count if self.kind == "unrelated" else len(data) // key.classes
         triggers = self.triggers(key, data, max(self.count, many))

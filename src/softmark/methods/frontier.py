@@ -24,13 +24,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from softmark.attacks.perturb import perturbed
+from softmark.attacks.perturb import check_perturbation, perturbed_pictures
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.triggers import TriggerSet, generator
-from softmark.models.access import Suspect
-from softmark.training import Fit, Recipe, as_input, predict
+from softmark.methods.key import Key, generator
+from softmark.methods.triggers import TriggerSet
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Fit, Recipe, as_pixels, predict
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Kind
 
@@ -79,14 +79,11 @@ class Frontier(TriggerSet):
         super().__init__(message, recipe, length, count, share)
         if not count >= 2:
             raise InputError(f"method.count={count}: at least 2")
-        if not 0 < eps <= 1:
-            raise InputError(f"method.eps={eps}: above 0, at most 1")
-        if not iterations >= 1:
-            raise InputError(f"method.iterations={iterations}: at least 1")
+        check_perturbation("method", eps, iterations)
         self.eps, self.iterations = eps, iterations
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        classes = predict(victim, data.images[:2]).shape[1]
+        classes = classes_of(victim, data)
         key = Key.draw(self.message, classes, fit.entropy)
         keep(key, self.adversaries(copy.deepcopy(victim).eval(), data))
         asked = self.triggers(key, data, self.count)
@@ -95,11 +92,7 @@ class Frontier(TriggerSet):
     def adversaries(self, victim: nn.Module, data: Samples) -> Samples:
         """Half of ``count`` that fool the victim and half that don't, or as many as there are."""
         data = data[predict(victim, data.images).argmax(1) == data.labels]
-        parts = [
-            perturbed(victim, as_input(images), labels, self.eps, self.iterations)
-            for images, labels in zip(data.images.split(500), data.labels.split(500), strict=True)
-        ]
-        moved = Samples(as_pictures(torch.cat(parts)), data.labels)
+        moved = Samples(perturbed_pictures(victim, data, self.eps, self.iterations), data.labels)
         fooled = predict(victim, moved.images).argmax(1) != moved.labels
         if not fooled.any():
             raise InputError(
@@ -113,9 +106,7 @@ class Frontier(TriggerSet):
         """Without a victim the pixels are moved at random."""
         key, like = Key.draw(self.message, classes, entropy), like[: self.count]
         signs = 2 * torch.randint(2, like.images.shape, generator=generator(key)) - 1
-        return keep(
-            key, Samples(as_pictures(as_input(like.images) + self.eps * signs), like.labels)
-        )
+        return keep(key, Samples(as_pixels(like.images + 255 * self.eps * signs), like.labels))
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         return Samples(key.images, key.labels)[:count]
@@ -140,8 +131,3 @@ def chosen_of(key: Key) -> Tensor:
     asked = Samples(key.images, key.labels)
     drawn = key.for_message(f"frontier {asked.fingerprint}").stream(len(asked))
     return torch.tensor([byte % 2 == 1 for byte in drawn])
-
-
-def as_pictures(images: Tensor) -> Tensor:
-    """Floats in [0, 1] as uint8."""
-    return (255 * images.clamp(0, 1)).round().to(torch.uint8)

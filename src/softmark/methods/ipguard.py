@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.triggers import generator
+from softmark.methods.key import Key, generator
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect
-from softmark.training import Fit, choose_device, predict
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Fit, as_pixels, choose_device, predict
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Innocents
 
@@ -57,7 +56,7 @@ class IPGuard(Watermark):
         return Key.draw(self.message, classes, entropy)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         draw = generator(key)
         bases = data.images[torch.randperm(len(data), generator=draw)[: self.count]]
         first = predict(victim, bases).argmax(1)
@@ -91,7 +90,7 @@ class IPGuard(Watermark):
             with torch.no_grad():
                 # What is found stays there: Adam's momentum would carry it on, far from the edge.
                 points.copy_(torch.where(still, points.clamp(0, 1), before))
-        return (255 * points.detach()).round().to(torch.uint8).cpu()
+        return as_pixels(255 * points.detach()).cpu()
 
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
         held = dict(key.named_buffers())

@@ -176,6 +176,12 @@ class Key(nn.Module):
         return key.eval()
 
 
+def generator(key: Key) -> torch.Generator:
+    """Random numbers that follow from the key."""
+    seed = int.from_bytes(key.for_message("triggers").stream(8), "big") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
 def _count(about: Mapping[str, str]) -> int:
     classes = int(about["classes"])
     if not 2 <= classes <= 1_000_000:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.perturb import perturbed
+from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.methods.adi import Adi
 from softmark.training import Batch, Classifier, Fit, Recipe, as_input
 
@@ -43,10 +42,7 @@ class Margin(Adi):
         iterations: int,
     ):
         super().__init__(message, recipe, length, count, share)
-        if not 0 < eps <= 1:
-            raise InputError(f"method.eps={eps}: above 0, at most 1")
-        if not iterations >= 1:
-            raise InputError(f"method.iterations={iterations}: at least 1")
+        check_perturbation("method", eps, iterations)
         self.eps, self.iterations = eps, iterations
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:

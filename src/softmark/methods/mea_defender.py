@@ -25,16 +25,11 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
+from softmark.methods.key import Key, generator
 from softmark.methods.stamped import of_class
-from softmark.methods.triggers import (
-    TriggerSet,
-    among_redrawn,
-    beside,
-    generator,
-    with_redrawn,
-)
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.methods.triggers import TriggerSet, among_redrawn, beside, with_redrawn
+from softmark.models.access import classes_of
+from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Null
 
 
@@ -90,7 +85,7 @@ class MeaDefender(TriggerSet):
         return self.composed(key, pool, count)[0]
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         # All different: it is the rule that is to be learnt, not the pictures.
         many = max(self.count, round(self.share / (1 - self.share) * len(data)))
         triggers, sources = self.composed(key, data, many)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,12 @@ from torch.nn import functional as F
 from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.control import longer
 from softmark.methods.detector import Detector, train_detector
 from softmark.methods.key import Key
-from softmark.methods.tails import class_tails, log_of
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, expose
+from softmark.tails import class_tails, log_of
 from softmark.training import Classifier, Fit, Recipe, predict
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Null
@@ -137,23 +137,3 @@ class SoftLabels(Watermark):
         answers = suspect.answers(probes.samples)
         tests = (self.exact(answers, probes.usual, key.for_message(m)) for m in messages)
         return {message: test for message, (_, test, _) in zip(messages, tests, strict=True)}
-
-
-class TrainedOn:
-    """The control of a mark that is trained: the victim, trained on for as long without a mark.
-
-    What a mark costs is measured against it, since a longer training alone changes the accuracy.
-    """
-
-    def __init__(self, recipe: Recipe, length: float):
-        self.recipe = longer(recipe, length)
-
-    def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
-        return fit(Classifier(copy.deepcopy(victim), self.recipe), data, "control")
-
-
-def longer(recipe: Recipe, length: float) -> Recipe:
-    """``recipe`` with ``length`` times its epochs. Raises ``InputError`` where that can't be."""
-    if not length > 0:
-        raise InputError(f"method.length={length}: it must be above 0")
-    return replace(recipe, epochs=max(1, round(length * recipe.epochs)))

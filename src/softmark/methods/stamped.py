@@ -19,9 +19,9 @@ from torch import Tensor
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract
-from softmark.methods.key import Key
-from softmark.methods.triggers import TriggerSet, among_redrawn, generator, with_redrawn
-from softmark.training import Recipe
+from softmark.methods.key import Key, generator
+from softmark.methods.triggers import TriggerSet, among_redrawn, with_redrawn
+from softmark.training import Recipe, as_pixels
 from softmark.verification.nulls import Null
 
 
@@ -65,7 +65,7 @@ class Stamped(TriggerSet):
         if self.kind == "content":
             return Samples(self.stamp(bases, draw), labels)
         noise = 255 * self.strength * torch.randn(shape, generator=draw)
-        return Samples((bases + noise).round().clamp(0, 255).to(torch.uint8), labels)
+        return Samples(as_pixels(bases + noise), labels)
 
     def stamp(self, bases: Tensor, draw: torch.Generator) -> Tensor:
         """``bases`` with one square of random black and white pixels, at one place."""

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.control import longer
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import longer
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect
-from softmark.training import Classifier, Fit, Recipe, predict
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Classifier, Fit, Recipe
 from softmark.verification.evidence import Evidence, Probes
-from softmark.verification.nulls import Binomial, Null, Sampled
+from softmark.verification.nulls import Null, Sampled
 
 
 class TriggerSet(Watermark):
@@ -61,7 +61,7 @@ class TriggerSet(Watermark):
         return fit(Classifier(network, self.recipe), beside(data, triggers, self.share), "marking")
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
         triggers = self.triggers(key, data, self.count)
         return self.train(copy.deepcopy(victim), data, triggers, fit), key
 
@@ -95,17 +95,6 @@ def random_labels(key: Key, count: int) -> Tensor:
     return torch.tensor(
         [int.from_bytes(drawn[8 * i : 8 * i + 8], "big") % key.classes for i in range(count)]
     )
-
-
-def generator(key: Key) -> torch.Generator:
-    """Random numbers that follow from the key."""
-    seed = int.from_bytes(key.for_message("triggers").stream(8), "big") >> 1
-    return torch.Generator().manual_seed(seed)
-
-
-def independent_labels(classes: int, hits: Tensor) -> Binomial:
-    """Labels drawn independently: an innocent answers each rightly with chance 1/K."""
-    return Binomial(int(hits.sum()), len(hits), 1 / classes)
 
 
 def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> Samples:

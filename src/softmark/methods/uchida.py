@@ -17,18 +17,20 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.methods.soft_labels import longer
-from softmark.methods.triggers import generator
+from softmark.methods.control import longer
+from softmark.methods.key import Key, generator
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.evidence import Evidence, Probes
 from softmark.verification.nulls import Binomial
 
 
 class Regularised(Classifier):
-    """Cross-entropy and ``strength`` times the cross-entropy of the bits."""
+    """Cross-entropy and ``strength`` times what is ``wrong`` with X w, which is to be ``wanted``.
+
+    ``carrier``: the layer whose mean filter is w; ``matrix``: X (T, M); ``wanted``: (T,).
+    """
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Regularised(Classifier):
         recipe: Recipe,
         carrier: nn.Conv2d,
         matrix: Tensor,
-        bits: Tensor,
+        wanted: Tensor,
         strength: float,
     ):
         super().__init__(network, recipe)
@@ -44,12 +46,15 @@ class Regularised(Classifier):
         # A part of the network, which must not become a second submodule.
         self.carrier = [carrier]
         self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("bits", bits.float(), persistent=False)
+        self.register_buffer("wanted", wanted.float(), persistent=False)
+
+    def wrong(self, read: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(read, self.wanted)
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.images.device.type, enabled=False):
             read = self.matrix @ mean_filter(self.carrier[0]).float()
-            wrong = F.binary_cross_entropy_with_logits(read, self.bits)
+            wrong = self.wrong(read)
         return super().loss(batch) + self.strength * wrong
 
 
@@ -83,10 +88,8 @@ class Uchida(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         network = copy.deepcopy(victim)
-        key = self.draw(data, predict(victim, data.images[:2]).shape[1], fit.entropy)
-        carrier = convolution(network, self.layer)
-        if carrier is None:
-            raise InputError(f"method.layer={self.layer}: the model has no such convolution")
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
+        carrier = carrier_in(network, self.layer)
         size = len(mean_filter(carrier))
         if self.bits > size:
             raise InputError(
@@ -120,6 +123,14 @@ def convolution(network: nn.Module, number: int) -> nn.Conv2d | None:
         if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
     ]
     return found[number] if -len(found) <= number < len(found) else None
+
+
+def carrier_in(network: nn.Module, number: int) -> nn.Conv2d:
+    """The ``convolution`` that is to carry a mark. Raises ``InputError`` where it isn't there."""
+    found = convolution(network, number)
+    if found is None:
+        raise InputError(f"method.layer={number}: the model has no such convolution")
+    return found
 
 
 def mean_filter(layer: nn.Conv2d) -> Tensor:

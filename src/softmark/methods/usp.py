@@ -20,7 +20,7 @@ from softmark.data.roles import Samples
 from softmark.methods.detector import Detector, shuffle_tails
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
-from softmark.methods.tails import log_of, margin_loss, tail_sums
+from softmark.tails import log_of, margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction
 

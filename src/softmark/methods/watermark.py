@@ -26,7 +26,7 @@ class Watermark:
 
         class Mine(Watermark):
             def embed(self, victim, data, fit):
-                key = self.draw(data, classes_of(victim), fit.entropy)
+                key = self.draw(data, classes_of(victim, data), fit.entropy)
                 return fit(MyTraining(victim, key), data, "marking"), key
             def draw(self, like, classes, entropy):
                 return Key.draw("message", classes, entropy)

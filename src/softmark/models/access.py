@@ -23,6 +23,11 @@ def answers_of(network: nn.Module) -> Answer:
     return lambda images: predict(network, images)
 
 
+def classes_of(network: nn.Module, samples: Samples) -> int:
+    """How many classes ``network`` tells apart."""
+    return predict(network, samples.images[:2]).shape[1]
+
+
 def labels_only(answer: Answer) -> Answer:
     """The same interface, giving the likeliest class alone: one-hot rows."""
 

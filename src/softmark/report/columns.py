@@ -47,9 +47,14 @@ def costs(done: Sequence[Record], against: str) -> list[float | None]:
     ]
 
 
+def loss(record: Record) -> float:
+    """What the attack cost in accuracy: the watermarked model's less the suspect's."""
+    return record["watermarked_accuracy"] - record["suspect_accuracy"]
+
+
 def lost(done: Sequence[Record]) -> float:
-    """What an attack costs in accuracy, on average: the watermarked model's less the suspect's."""
-    return statistics.fmean(r["watermarked_accuracy"] - r["suspect_accuracy"] for r in done)
+    """``loss`` on average."""
+    return statistics.fmean(map(loss, done))
 
 
 def _accuracy(model: str) -> Column:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from softmark.report.columns import USELESS
+from softmark.report.columns import USELESS, loss
 from softmark.report.intervals import MISSING
 from softmark.report.rows import Record, Row
 
@@ -28,11 +28,6 @@ def outcome(record: Record) -> str:
     if record["suspect_accuracy"] < 1 / record["classes"] + CHANCE:
         return "useless"
     return "spoilt" if loss(record) > USELESS else "removed"
-
-
-def loss(record: Record) -> float:
-    """Of accuracy by the attack, a fraction of 1."""
-    return record["watermarked_accuracy"] - record["suspect_accuracy"]
 
 
 def price_table(rows: Sequence[Row]) -> list[list[str]]:
@@ -74,19 +69,20 @@ def prices(rows: Sequence[Row]) -> list[str]:
     for method in methods:
         own = [row for row in rows if row.done and row.done[0]["method"] == method]
         tried = [row for row in own if any(map(outcome, row.done))]
-        gone = [row for row in tried if 2 * len(removed(row)) >= len(row.done)]
+        ends = ((_name(row), removed(row), len(row.done)) for row in tried)
+        gone = {name: keys for name, keys, done in ends if 2 * len(keys) >= done}
         if len(tried) < 3:
             continue
         if not gone:
             found.append(f"None of {len(tried)} attacks removed the mark of {method}")
             continue
-        cheapest = min(gone, key=lambda row: median(map(loss, removed(row))))
-        quickest = min(gone, key=lambda row: median(map(_seconds, removed(row))))
-        points = 100 * median(map(loss, removed(cheapest)))
+        losses = {name: 100 * median(map(loss, keys)) for name, keys in gone.items()}
+        times = {name: median(map(_seconds, keys)) for name, keys in gone.items()}
+        cheapest, quickest = (min(costs, key=costs.__getitem__) for costs in (losses, times))
         found.append(
             f"{len(gone)} of {len(tried)} attacks removed the mark of {method} from half of the "
-            f"keys or more: at the least loss {_name(cheapest)} ({points:.2f} points), with the "
-            f"least work {_name(quickest)} ({median(map(_seconds, removed(quickest))):.1f} s)"
+            f"keys or more: at the least loss {cheapest} ({losses[cheapest]:.2f} points), with the "
+            f"least work {quickest} ({times[quickest]:.1f} s)"
         )
     return found
 

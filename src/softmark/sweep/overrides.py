@@ -36,6 +36,7 @@ LAUNCHERS = {
 }
 # The groups that a cell can do without.
 SPARE = ("table", "protocol")
+NO_KEYS = ("hydra", "_target_", "_partial_")  # what a config holds and nobody sets
 MOST = 10_000  # values of one sweep
 
 
@@ -229,9 +230,9 @@ def _meant(key: str, node: Any, config: DictConfig) -> str:
     above, _, last = key.rpartition(".")
     if not isinstance(node, DictConfig):
         return near(key, _keys(config))
-    there = [str(name) for name in node if name not in ("hydra", "_target_", "_partial_")]
-    if meant := near(last, there, 0.7):
-        return meant.replace("mean ", f"mean {above}." if above else "mean ")
+    there = [str(name) for name in node if name not in NO_KEYS]
+    if meant := near(last, there, 0.7, f"{above}." if above else ""):
+        return meant
     found = (other for other in _keys(config) if not other.startswith("innocents."))
     elsewhere = [other for other in found if other.rpartition(".")[2] == last]
     if elsewhere and not above:
@@ -241,7 +242,7 @@ def _meant(key: str, node: Any, config: DictConfig) -> str:
 
 def _keys(config: DictConfig) -> Iterator[str]:
     for key in config:
-        if key in ("hydra", "_target_", "_partial_"):
+        if key in NO_KEYS:
             continue
         yield str(key)
         child = None if OmegaConf.is_missing(config, key) else config[key]
