@@ -20,10 +20,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from softmark.experiment.build import make
 from softmark.experiment.plan import precision
 from softmark.experiment.stages import roles_of
 from softmark.models.networks import build
+from softmark.nodes import make
 from softmark.training import Batches, Classifier, Fit, choose_device, compute_on, one_cycle
 
 ROUNDS = 5
@@ -52,7 +52,7 @@ def plain(network, samples, recipe, device, autocast):
     for _ in range(recipe.epochs):
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                loss = F.cross_entropy(network(batch.images), batch.labels)
+                loss = F.cross_entropy(network(batch.inputs), batch.labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

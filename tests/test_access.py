@@ -47,15 +47,15 @@ def test_a_suspect_whose_weights_are_at_hand_answers_as_they_say():
     model, data = network(), samples()
     suspect = Suspect.of(model)
     assert suspect.network is model
-    torch.testing.assert_close(suspect.answers(data), predict(model, data.images))
-    torch.testing.assert_close(suspect.answer(data.images[:5]), predict(model, data.images[:5]))
+    torch.testing.assert_close(suspect.answers(data), predict(model, data.inputs))
+    torch.testing.assert_close(suspect.answer(data.inputs[:5]), predict(model, data.inputs[:5]))
 
 
 def test_a_suspect_is_asked_the_same_probes_once():
     model = Counted()
     suspect = Suspect.of(model)
     probes = samples(8)
-    again = Samples(probes.images.clone(), probes.labels.clone())
+    again = Samples(probes.inputs.clone(), probes.labels.clone())
     assert torch.equal(suspect.answers(probes), suspect.answers(again))
     suspect.answers(probes[:3])
     suspect.answers(probes[:3])
@@ -93,7 +93,7 @@ def test_a_method_that_needs_labels_sees_one_hot_rows_whatever_was_asked_before(
     hot = F.one_hot(first.argmax(1), 3).float()
     assert seen.network is None
     assert torch.equal(seen.answers(probes), hot)
-    assert torch.equal(seen.answer(probes.images), hot)
+    assert torch.equal(seen.answer(probes.inputs), hot)
     assert not any(torch.equal(kept, first) for kept in seen._answers.values())
     assert torch.equal(suspect.answers(probes), first)
 
@@ -112,9 +112,9 @@ def test_labels_are_the_likeliest_class_of_each_row(classes, count, seed):
 def test_a_query_counts_pictures_and_not_calls():
     model, data = Counted(), samples(10)
     query = expose(model, "probabilities", 3)
-    query(data.images)
-    query(data.images[:4])
-    query(data.images[:0])
+    query(data.inputs)
+    query(data.inputs[:4])
+    query(data.inputs[:0])
     assert query.count == 14
     assert query.classes == 3
 
@@ -125,7 +125,7 @@ def test_who_has_the_weights_has_the_network_itself():
 
 
 def test_probabilities_are_the_networks_and_labels_their_likeliest():
-    model, images = network(), samples(20).images
+    model, images = network(), samples(20).inputs
     soft = expose(model, "probabilities", 3)(images)
     hard = expose(model, "labels", 3)(images)
     torch.testing.assert_close(soft, predict(model, images))
@@ -137,7 +137,7 @@ def test_what_stands_before_the_network_answers_in_its_place(access):
     told = torch.tensor([[0.2, 0.5, 0.3]])
     query = expose(network(), access, 3, lambda images: told.expand(len(images), 3))
     expected = told if access == "probabilities" else torch.tensor([[0.0, 1.0, 0.0]])
-    assert torch.equal(query(samples(4).images), expected.expand(4, 3))
+    assert torch.equal(query(samples(4).inputs), expected.expand(4, 3))
     model = network()
     assert expose(model, "weights", 3, lambda images: told) is model
 
@@ -162,9 +162,9 @@ def test_an_access_that_does_not_exist_is_named(access):
 def test_a_log_keeps_what_was_asked_and_told_in_order():
     data = samples(10)
     query = expose(Counted(), "probabilities", 3, keep=True)
-    told = [query(part) for part in (data.images[5:], data.images[:3], data.images[2:4])]
+    told = [query(part) for part in (data.inputs[5:], data.inputs[:3], data.inputs[2:4])]
     log = log_of_queries(query)
-    assert torch.equal(log.images, data.images[[*range(5, 10), 0, 1, 2, 2, 3]])
+    assert torch.equal(log.inputs, data.inputs[[*range(5, 10), 0, 1, 2, 2, 3]])
     assert torch.equal(log.labels, torch.cat(told).argmax(1))
     assert log.labels.dtype == torch.int64
     assert len(log) == query.count
@@ -175,7 +175,7 @@ def test_a_log_of_labels_is_the_one_of_probabilities():
     logs = []
     for access in ("probabilities", "labels"):
         query = expose(Counted(), access, 3, keep=True)
-        query(data.images)
+        query(data.inputs)
         logs.append(log_of_queries(query))
     assert logs[0].fingerprint == logs[1].fingerprint
 
@@ -183,6 +183,6 @@ def test_a_log_of_labels_is_the_one_of_probabilities():
 def test_without_keeping_or_asking_there_is_no_log():
     data = samples(10)
     silent = expose(Counted(), "probabilities", 3)
-    silent(data.images)
+    silent(data.inputs)
     assert log_of_queries(silent) is None
     assert log_of_queries(Query(answers_of(Counted()), 3, keep=True)) is None

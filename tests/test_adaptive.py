@@ -212,23 +212,23 @@ def test_evading_fools_the_detector_and_keeps_the_accuracy():
     class Leaning(Classifier):
         def loss(self, batch):
             wanted = template[batch.labels]
-            return nn.functional.cross_entropy(self.network(batch.images), wanted)
+            return nn.functional.cross_entropy(self.network(batch.inputs), wanted)
 
     target = fit()(Leaning(target, recipe(epochs=10)), data, "leaning")
     own = fit()(Classifier(network(), recipe(epochs=6)), data, "classifier")
-    detector = detector_of(log_of(predict(target, data.images)), log_of(predict(own, data.images)))
+    detector = detector_of(log_of(predict(target, data.inputs)), log_of(predict(own, data.inputs)))
 
     def caught(model):
         with torch.inference_mode():
-            return float((detector(log_of(predict(model, data.images))) > 0).float().mean())
+            return float((detector(log_of(predict(model, data.inputs))) > 0).float().mean())
 
     assert caught(target) > 0.9
     free = fit()(Evading(copy.deepcopy(target), recipe(epochs=5), detector, 1.0), data, "evade")
     assert caught(free) < 0.2
     attack = Evade(recipe(epochs=6), 3, 0.5, 1.0, NETWORK, Tilted())
     suspect = attack.apply(copy.deepcopy(target), data, fit()).network
-    assert accuracy(predict(suspect, data.images), data.labels) > 0.95
-    sure = [float(predict(model, data.images).amax(1).mean()) for model in (target, suspect)]
+    assert accuracy(predict(suspect, data.inputs), data.labels) > 0.95
+    sure = [float(predict(model, data.inputs).amax(1).mean()) for model in (target, suspect)]
     assert sure[1] > sure[0] + 0.1
 
 

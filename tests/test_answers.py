@@ -158,9 +158,9 @@ def test_swapping_puts_the_own_models_tails_there():
         seen.append(real(module, data, name))
         return seen[-1]
 
-    p = predict(target, data.images)
+    p = predict(target, data.inputs)
     change.learn(p, data, watched)
-    own = changes.mean_tails(predict(seen[0], data.images))
+    own = changes.mean_tails(predict(seen[0], data.inputs))
     torch.testing.assert_close(change.off, changes.mean_tails(p) - own)
     template = torch.randn(3, 3)
     change.off = changes.mean_tails(marked_answers(template)) - own
@@ -210,8 +210,8 @@ def test_a_served_change_leaves_the_model_as_it_was():
     stolen = attack.apply(target, data, fit())
     assert stolen.network is target
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
-    told = attack.serve(lambda images: predict(target, images))(data.images)
-    torch.testing.assert_close(told, changes.Flatten()(predict(target, data.images)))
+    told = attack.serve(lambda images: predict(target, images))(data.inputs)
+    torch.testing.assert_close(told, changes.Flatten()(predict(target, data.inputs)))
 
 
 def test_what_cannot_be_served_is_said_when_the_model_is_stolen():
@@ -225,8 +225,8 @@ def test_the_own_tail_is_the_own_models():
     stolen = fit()(Classifier(build(NETWORK, data, 3), recipe(epochs=6)), data, "classifier")
     whole = ServeOwnTail(recipe(), NETWORK).apply(stolen, data, fit()).network
     assert isinstance(whole, OtherTail)
-    told = predict(whole, data.images)
-    first, second = (predict(each, data.images) for each in whole.networks)
+    told = predict(whole, data.inputs)
+    first, second = (predict(each, data.inputs) for each in whole.networks)
     assert torch.equal(told.argmax(1), first.argmax(1))
     top = changes.is_top(first)
     ratio = (told / second).masked_fill(top, torch.nan)
@@ -240,8 +240,8 @@ def test_together_they_answer_with_their_mean():
     data = samples(100)
     stolen = build(NETWORK, data, 3)
     whole = ServeTogether(recipe(), NETWORK).apply(stolen, data, fit()).network
-    mean = torch.stack([predict(each, data.images) for each in whole.networks]).mean(0)
-    torch.testing.assert_close(predict(whole, data.images), mean)
+    mean = torch.stack([predict(each, data.inputs) for each in whole.networks]).mean(0)
+    torch.testing.assert_close(predict(whole, data.inputs), mean)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16)])
@@ -291,8 +291,8 @@ def test_input_changes_are_what_they_are_called():
 def test_changed_inputs_are_served():
     attack = Inputs(Mirror())
     asked = []
-    attack.serve(lambda images: asked.append(images))(samples(4).images)
-    assert torch.equal(asked[0], samples(4).images.flip(3))
+    attack.serve(lambda images: asked.append(images))(samples(4).inputs)
+    assert torch.equal(asked[0], samples(4).inputs.flip(3))
 
 
 # --- What is asked and learnt -------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_a_student_of_changed_answers_learns_these():
     asked, learnt, targets, count = asked_by(
         DistillChanged(recipe(), NETWORK, STUDENT, changes.Labels()), data
     )
-    assert torch.equal(asked, data.images)
+    assert torch.equal(asked, data.inputs)
     assert learnt is data
     assert set(targets.unique().tolist()) == {0.0, 1.0}
     assert count == 50
@@ -355,16 +355,16 @@ def test_other_queries_are_counted_and_learnt(attack, queries):
     data = samples(30)
     asked, learnt, targets, count = asked_by(attack, data)
     assert count == queries
-    assert torch.equal(learnt.images, asked)
-    assert asked.shape == (queries, *data.images.shape[1:])
+    assert torch.equal(learnt.inputs, asked)
+    assert asked.shape == (queries, *data.inputs.shape[1:])
     assert asked.dtype == torch.uint8
     assert len(targets) == queries
     if queries == 60:
-        assert torch.equal(asked[:30], data.images)
-        moved = (asked[30:].float() - data.images.float()).abs()
+        assert torch.equal(asked[:30], data.inputs)
+        moved = (asked[30:].float() - data.inputs.float()).abs()
         assert 0 < moved.max() <= 255 * 0.1 + 0.5
     else:
-        assert not torch.equal(asked, data.images)
+        assert not torch.equal(asked, data.inputs)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -381,7 +381,7 @@ def test_perturbed_pictures_stay_in_the_box_and_raise_the_loss():
     torch.manual_seed(0)
     data = samples(200)
     model = fit()(Classifier(network(), recipe(epochs=6)), data, "classifier")
-    images = as_input(data.images)
+    images = as_input(data.inputs)
     model.zero_grad()
     moved = perturbed(model, images, data.labels, 0.1, 5)
     assert (moved - images).abs().max() <= 0.1 + 1e-6
@@ -401,7 +401,7 @@ def test_adversarial_training_makes_a_model_harder_to_fool():
     plain = fit()(Classifier(network(), recipe(epochs=8)), data, "classifier")
     attack = TrainAdversarially(recipe(epochs=8), 8, 1.0, 0.3, 3)
     tough = attack.apply(copy.deepcopy(plain), data, fit()).network
-    images = as_input(data.images)
+    images = as_input(data.inputs)
 
     def fooled(model):
         moved = perturbed(model, images, data.labels, 0.3, 5)
@@ -416,7 +416,7 @@ def test_smoothed_labels_make_a_model_less_sure():
     plain = fit()(Classifier(network(), recipe(epochs=8)), data, "classifier")
     attack = SmoothLabels(recipe(epochs=8), 5, 0.5, "all", None, 0.5)
     smooth = attack.apply(copy.deepcopy(plain), data, fit()).network
-    sure = [float(predict(model, data.images).amax(1).mean()) for model in (smooth, plain)]
+    sure = [float(predict(model, data.inputs).amax(1).mean()) for model in (smooth, plain)]
     assert sure[0] < sure[1] - 0.15
 
 
@@ -428,7 +428,7 @@ def test_self_distillation_flattens_the_models_own_tails():
     student = STUDENT(network(), recipe(epochs=20), answers=template[data.labels])
     target = fit()(student, data, "student")
     attack = SelfDistill(recipe(epochs=8), 20, 0.5, STUDENT, changes.Flatten())
-    before = changes.mean_tails(predict(target, data.images)).norm()
+    before = changes.mean_tails(predict(target, data.inputs)).norm()
     flat = attack.apply(copy.deepcopy(target), data, fit()).network
     assert before > 1
-    assert changes.mean_tails(predict(flat, data.images)).norm() < 0.2 * before
+    assert changes.mean_tails(predict(flat, data.inputs)).norm() < 0.2 * before

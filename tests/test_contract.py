@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from conftest import ROOT
 from softmark.errors import InputError
 from softmark.experiment import front, stages
-from softmark.experiment.build import make
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
 from softmark.experiment.run import check, run_cell
 from softmark.methods.key import Key
 from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
+from softmark.nodes import make
 from softmark.store.store import Store
 from softmark.training import predict
 
@@ -140,7 +140,7 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
         stages.make_stage(config, "attack", "suspect", link.config, link.parents, tmp_path)
         things = list(reachable(handed[0], set()))
         assert any(
-            isinstance(thing, Tensor) and thing.data_ptr() == roles.attacker.images.data_ptr()
+            isinstance(thing, Tensor) and thing.data_ptr() == roles.attacker.inputs.data_ptr()
             for thing in things
         )
         assert not any(isinstance(thing, Key) for thing in things)
@@ -148,7 +148,7 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
             for name, secret in {**secrets, "pattern": pattern}.items():
                 same = tensor.shape == secret.shape and torch.equal(tensor.cpu(), secret)
                 assert not same, f"the attacker holds {name}"
-            for held in (roles.owner.images, roles.judge.images):
+            for held in (roles.owner.inputs, roles.judge.inputs):
                 assert tensor.data_ptr() != held.data_ptr()
         if attacker.access != "weights":
             met = list(reachable(handed[0][1], set()))
@@ -237,8 +237,8 @@ def test_the_pools_are_trained_on_disjoint_halves(cell):
     assert parties["calibration"] == {"calibration"}
     assert parties["evaluation"] == {"evaluation", "owner", "attacker"}
     halves = [stages.party(roles, name, 1.0) for name in ("calibration", "evaluation")]
-    both = torch.cat([half.images for half in halves])
-    whole = torch.cat([roles.owner.images, roles.attacker.images])
+    both = torch.cat([half.inputs for half in halves])
+    whole = torch.cat([roles.owner.inputs, roles.attacker.inputs])
     # Each picture lies in one of them, and as often as there.
     for one, other in zip(
         both.unique(dim=0, return_counts=True), whole.unique(dim=0, return_counts=True), strict=True
@@ -267,7 +267,7 @@ def made_of(config) -> tuple:
 def test_the_judge_asks_what_the_attacker_serves(cell):
     draft, now = made_of(cell("method=csp", "attack=temperature"))
     suspect, samples = now.suspect(draft.suspect), now.roles.judge[:20]
-    plain = predict(suspect.network, samples.images)
+    plain = predict(suspect.network, samples.inputs)
     wanted = (plain.clamp_min(1e-12).log() / 4).softmax(1)
     torch.testing.assert_close(suspect.answers(samples), wanted)
 
@@ -277,12 +277,12 @@ def test_an_attacker_asks_what_the_owner_serves(cell):
     draft, now = made_of(config)
     (query,) = replace(now, parents=(draft.watermarked,)).targets("probabilities")
     (network,) = replace(now, parents=(draft.watermarked,)).targets("weights")
-    images = now.roles.attacker.images
+    images = now.roles.attacker.inputs
     lies = query(images).argmax(1) != predict(network, images).argmax(1)
     assert 0.04 < float(lies.float().mean()) < 0.2
     # The suspect's log holds the pictures with the labels that the interface answered.
     log = now.suspect(draft.suspect).log
-    assert torch.equal(log.images, images)
+    assert torch.equal(log.inputs, images)
     assert torch.equal(log.labels, query(images).argmax(1))
 
 

@@ -36,7 +36,7 @@ def numbered(counts, train=None, seed=0):
 
 
 def numbers_of(samples):
-    return samples.images.flatten(1)[:, :4].contiguous().view(torch.int32).flatten().tolist()
+    return samples.inputs.flatten(1)[:, :4].contiguous().view(torch.int32).flatten().tolist()
 
 
 def parts(roles):
@@ -216,10 +216,10 @@ def test_samples_can_be_indexed_moved_and_told_apart():
     assert len(owner[:5]) == 5
     assert owner[:5].labels.dtype == torch.int64
     assert owner.to("cpu").fingerprint == owner.fingerprint != owner[:5].fingerprint
-    changed = data.Samples(owner.images.clone(), owner.labels)
-    changed.images[0, 0, 7, 7] += 1
+    changed = data.Samples(owner.inputs.clone(), owner.labels)
+    changed.inputs[0, 0, 7, 7] += 1
     assert changed.fingerprint != owner.fingerprint
-    assert owner.to("meta").images.device.type == "meta"
+    assert owner.to("meta").inputs.device.type == "meta"
 
 
 # --- the cache --------------------------------------------------------------------------------
@@ -444,11 +444,11 @@ def test_cifar10(tmp_path):
     # The 50,000 training pictures take seven seconds to decode, the test split one.
     source = replace(instantiate(config.source), train_split="test", test_split=None)
     roles = caching.open_data(source, Shares(**{**config.roles, "judge": 0.5}), tmp_path)
-    assert roles.owner.images.shape == roles.attacker.images.shape == (2500, 3, 32, 32)
+    assert roles.owner.inputs.shape == roles.attacker.inputs.shape == (2500, 3, 32, 32)
     for samples, each in ((roles.owner, 250), (roles.attacker, 250), (roles.judge, 500)):
         assert samples.labels.bincount().tolist() == [each] * 10
     assert roles.classes[3] == "cat"
-    assert 110 < roles.judge.images.float().mean() < 130
+    assert 110 < roles.judge.inputs.float().mean() < 130
 
 
 def test_tuning_happens_inside_the_owners_part():
@@ -457,7 +457,7 @@ def test_tuning_happens_inside_the_owners_part():
     tuned = data.share(decoded, replace(SHARES, tuning=True))
 
     def held(samples):
-        return {image.tobytes() for image in samples.images.numpy()}
+        return {image.tobytes() for image in samples.inputs.numpy()}
 
     parts = [held(role) for role in (tuned.owner, tuned.attacker, tuned.judge)]
     assert set().union(*parts) == held(reported.owner)
@@ -477,9 +477,9 @@ def test_probes_are_the_same_each_time_and_a_shorter_list_begins_alike(kind):
 
 def test_a_blend_is_the_mean_of_two_neighbours():
     judge = data.share(numbered([40] * 5), SHARES).judge
-    blend = data.share(numbered([40] * 5), SHARES).probes("blends", 20).images
+    blend = data.share(numbered([40] * 5), SHARES).probes("blends", 20).inputs
     for place in range(20):
-        two = judge.images[[place, place - 1 if place else 19]].int()
+        two = judge.inputs[[place, place - 1 if place else 19]].int()
         assert (blend[place] == two.sum(0) // 2).all()
 
 

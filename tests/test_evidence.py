@@ -11,10 +11,10 @@ import torch
 
 from softmark.errors import InputError
 from softmark.experiment import front, judge, stages
-from softmark.experiment.build import make
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
 from softmark.models.access import Suspect
+from softmark.nodes import make
 from softmark.store import store as stores
 from softmark.store.store import Store
 from softmark.training import Recipe

@@ -44,7 +44,7 @@ def test_every_architecture_is_rebuilt_from_its_file_alone(path, tmp_path):
     assert again.state_dict().keys() == network.state_dict().keys()
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
-    images = samples().images
+    images = samples().inputs
     torch.testing.assert_close(predict(again, images), predict(network, images))
 
 
@@ -60,7 +60,7 @@ def test_an_ensemble_of_several_architectures_is_rebuilt(tmp_path):
         save_network(whole, tmp_path / "model")
         again = load_network(tmp_path / "model")
         assert again.node == whole.node
-        images = samples(8).images
+        images = samples(8).inputs
         torch.testing.assert_close(predict(again, images), predict(whole, images))
 
 
@@ -70,7 +70,7 @@ def test_a_network_that_was_trained_and_read_again_can_be_trained_on(tmp_path):
     trained = fit()(Classifier(network, recipe()), samples(), "classifier")
     save_network(trained, tmp_path / "first")  # channels last, as training leaves it
     again = load_network(tmp_path / "first")
-    images = samples().images
+    images = samples().inputs
     torch.testing.assert_close(predict(again, images), predict(trained, images))
     assert all(parameter.requires_grad for parameter in again.parameters())
     on = fit()(Classifier(again, recipe()), samples(), "classifier")

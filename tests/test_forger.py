@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.build import make
 from softmark.experiment.judge import Court
 from softmark.experiment.stages import repeatable
 from softmark.models.access import Suspect
+from softmark.nodes import make
 from softmark.tails import tail_sums
 from softmark.verification.evidence import Evidence
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from softmark.errors import InputError
-from softmark.experiment.build import make
 from softmark.experiment.plan import plan
+from softmark.nodes import make
 from softmark.sweep.overrides import CONF, check
 
 CHOICES = [

@@ -170,7 +170,7 @@ def test_a_key_of_a_method_without_modules_survives_saving(tmp_path):
     class Triggers(Watermark):
         def draw(self, like, classes, entropy):
             made = Key.draw("customer", classes, entropy)
-            made.register_buffer("triggers", like.images[:3])
+            made.register_buffer("triggers", like.inputs[:3])
             made.register_buffer("labels", torch.tensor([2, 0, 1]))
             made.register_buffer("nothing", torch.empty(0))
             made.register_buffer("one", torch.tensor(1.5))
@@ -181,7 +181,7 @@ def test_a_key_of_a_method_without_modules_survives_saving(tmp_path):
     made.save(tmp_path / "key")
     again = Triggers().load_key(tmp_path / "key")
     assert again.check({"name": "triggers"}, TERMS, POOL) == made.commitment
-    assert torch.equal(again.triggers, POOL.images[:3])
+    assert torch.equal(again.triggers, POOL.inputs[:3])
     again.labels[0] = 1
     with pytest.raises(InputError, match="content"):
         again.check({"name": "triggers"}, TERMS, POOL)
@@ -384,7 +384,7 @@ def test_what_is_no_term_may_change(key, kind):
 
 
 def with_image(pixel: int) -> Samples:
-    images = POOL.images.clone()
+    images = POOL.inputs.clone()
     images[3, 0, 4, 5] = pixel
     return Samples(images, POOL.labels)
 
@@ -395,8 +395,8 @@ OTHER_PROBES = {
     "cut": POOL[:11],
     "doubled": POOL[torch.arange(12).repeat(2)],
     "one doubled": POOL[torch.tensor([*range(12), 11])],
-    "one pixel": with_image(int(POOL.images[3, 0, 4, 5]) ^ 1),
-    "one label": Samples(POOL.images, (POOL.labels + (torch.arange(12) == 3)) % 3),
+    "one pixel": with_image(int(POOL.inputs[3, 0, 4, 5]) ^ 1),
+    "one label": Samples(POOL.inputs, (POOL.labels + (torch.arange(12) == 3)) % 3),
     "none": POOL[:0],
 }
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from softmark.errors import InputError
-from softmark.experiment.build import make
+from softmark.nodes import make
 from softmark.sweep.overrides import CONF, check
 
 

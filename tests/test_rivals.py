@@ -169,12 +169,12 @@ def test_deepsigns_reads_the_signs_of_projected_class_means():
     assert set(probes.labels.tolist()) == set(chosen.tolist())
     right = 0
     for label, wanted in zip(chosen, bits, strict=True):
-        mean = features_of(network_, judge.images[judge.labels == label]).mean(0)
+        mean = features_of(network_, judge.inputs[judge.labels == label]).mean(0)
         right += int(((matrix @ mean > 0).int() == wanted).sum())
     assert found.mark_recall == right / 32
     # The classifier reads these features.
-    told = network_.head(features_of(network_, judge.images)).softmax(1)
-    torch.testing.assert_close(told, predict(network_, judge.images))
+    told = network_.head(features_of(network_, judge.inputs)).softmax(1)
+    torch.testing.assert_close(told, predict(network_, judge.inputs))
 
 
 def test_a_class_that_nobody_asked_for_counts_for_nothing():
@@ -209,11 +209,11 @@ def test_averaged_copies_name_both_customers_and_nobody_else():
 def test_what_is_served_is_the_papers_formula():
     which, key = method(CosWM), drawn(CosWM)
     asked = pictures(12)
-    plain = predict(network(), asked.images)
-    told = which.serve(lambda images: plain, key)(asked.images)
+    plain = predict(network(), asked.inputs)
+    told = which.serve(lambda images: plain, key)(asked.inputs)
     (target,), (vector,) = secret(generator(key), 1, 3, 64)
     assert float(vector.norm()) == pytest.approx(1)
-    for row, image in enumerate(asked.images):
+    for row, image in enumerate(asked.inputs):
         p = sum(v * x / 255 for v, x in zip(vector.tolist(), image.flatten().tolist(), strict=True))
         for i in range(3):
             a = math.cos(30 * p) if i == target else math.cos(30 * p + math.pi)
@@ -287,8 +287,8 @@ def test_the_wave_is_trained_through():
     torch.manual_seed(0)
     module = Waved(network().eval(), recipe(), 1, torch.full((64,), 0.125), 30.0, 0.05)
     (batch,) = Batches(pictures(12), recipe())
-    wave = (30 * batch.images.flatten(1).sum(1) / 8).cos()
-    told = perturbed(module.network(batch.images).softmax(1), wave, 1, 0.05)
+    wave = (30 * batch.inputs.flatten(1).sum(1) / 8).cos()
+    told = perturbed(module.network(batch.inputs).softmax(1), wave, 1, 0.05)
     expected = -told[torch.arange(12), batch.labels].log().mean()
     torch.testing.assert_close(module.loss(batch), expected)
 
@@ -311,7 +311,7 @@ def test_a_fingerprint_leaves_the_victim_and_is_kept_with_the_key(tmp_path):
     again = method(IPGuard).load_key(tmp_path / "key.safetensors")
     assert again.digest() == key.digest()
     asked = method(IPGuard).probes(again, pictures(), None)
-    assert torch.equal(asked.images, key.points)
+    assert torch.equal(asked.inputs, key.points)
     assert torch.equal(asked.labels, predict(victim, key.points).argmax(1))
     # Near the boundary: two classes are likely, and the third is not.
     likely = predict(victim, key.points).sort(descending=True).values

@@ -381,8 +381,8 @@ def test_simulated_attacks_are_made_on_copies():
     found = answers_under_attack(model, attacks, data, 3, fit())
     assert found.shape == (4 * 64, 3)
     assert not torch.allclose(found[128:192], found[:64], atol=1e-3)
-    torch.testing.assert_close(found[:64], predict(model, data.images))
-    torch.testing.assert_close(found[64:128], predict(pruned(model, 0.5), data.images))
+    torch.testing.assert_close(found[:64], predict(model, data.inputs))
+    torch.testing.assert_close(found[64:128], predict(pruned(model, 0.5), data.inputs))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -483,7 +483,7 @@ def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(marked.head.weight, victim.head.weight)
     baseline = F.normalize(key.detector.features.baseline, dim=1)
-    usual = F.normalize(class_tails(predict(victim, data.images)), dim=1)
+    usual = F.normalize(class_tails(predict(victim, data.inputs)), dim=1)
     torch.testing.assert_close(baseline, usual)
     assert baseline.norm() > 0.9
 
@@ -517,16 +517,17 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     assert marking.recipe == recipe(epochs=4)
     assert marked is marking.network
     pattern = method.pattern(key)
-    assert torch.equal(marking.pattern, pattern)
-    torch.testing.assert_close(marking.templates, templates(pattern, 0.1, 1.5))
+    holder = marking.marking if kind is CSP else marking
+    assert torch.equal(holder.pattern, pattern)
+    torch.testing.assert_close(holder.templates, templates(pattern, 0.1, 1.5))
     if kind is USP:
         assert marking.detector is key.detector
-        torch.testing.assert_close(marking.answers, log_of(predict(victim, data.images)))
+        torch.testing.assert_close(marking.answers, log_of(predict(victim, data.inputs)))
     assert trained is key.detector
     assert all(parameter.requires_grad for parameter in trained.parameters())
     # The marked model and its pruned copy, then the victim and its own, then shuffled tails.
-    told = [predict(each, data.images) for each in (marked, pruned(marked, 0.5))]
-    others = [predict(each, data.images) for each in (victim, pruned(victim, 0.5))]
+    told = [predict(each, data.inputs) for each in (marked, pruned(marked, 0.5))]
+    others = [predict(each, data.inputs) for each in (victim, pruned(victim, 0.5))]
     assert labels.tolist() == [1.0] * 128 + [0.0] * 256
     torch.testing.assert_close(log_p[:256], log_of(torch.cat(told + others)))
     torch.testing.assert_close(log_p[256:].sort(1).values, log_p[:128].sort(1).values)
@@ -555,7 +556,7 @@ def test_the_usual_tail_that_a_detector_is_told_has_unit_norm():
     method = soft(CSP, marking=functools.partial(csp.Marking, **numbers))
     victim, data = network().eval(), samples()
     _, key = method.embed(victim, data, fit())
-    usual = F.normalize(class_tails(predict(victim, data.images)), dim=1)
+    usual = F.normalize(class_tails(predict(victim, data.inputs)), dim=1)
     torch.testing.assert_close(key.detector.features.baseline, usual)
 
 

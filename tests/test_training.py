@@ -119,7 +119,7 @@ def test_batches_hold_each_sample_once_with_its_index():
     assert len(index.unique()) == 64
     for batch in seen:
         assert torch.equal(batch.labels, data.labels[batch.index])
-        assert torch.equal((batch.images * 255).round().byte(), data.images[batch.index])
+        assert torch.equal((batch.inputs * 255).round().byte(), data.inputs[batch.index])
     assert len(Batches(data[:5], recipe())) == 1
 
 
@@ -156,7 +156,7 @@ def test_fit_learns_and_is_repeatable():
         trained = fit()(Classifier(network(), recipe(epochs=15)), data, "classifier")
         weights.append(torch.cat([p.flatten() for p in trained.parameters()]))
     assert torch.equal(*weights)
-    assert utility(predict(trained, data.images), data.labels)["accuracy"] > 0.95
+    assert utility(predict(trained, data.inputs), data.labels)["accuracy"] > 0.95
     assert not trained.training
 
 
@@ -175,15 +175,16 @@ def test_a_loss_that_turns_nan_stops_the_training():
 
 def test_predictions_are_probabilities_and_leave_the_mode():
     net = network().train()
-    p = predict(net, samples().images, batch_size=10)
-    torch.testing.assert_close(p.sum(1), torch.ones(64))
+    inputs = samples(1500).inputs  # more than one batch
+    p = predict(net, inputs)
+    torch.testing.assert_close(p.sum(1), torch.ones(1500))
     assert net.training
-    torch.testing.assert_close(p, predict(net, samples().images))
+    torch.testing.assert_close(p, torch.cat([predict(net, part) for part in inputs.split(10)]))
 
 
 def test_predictions_need_no_gradients_and_sharpen_nothing():
     net = network()
-    images = samples(5).images
+    images = samples(5).inputs
     p = predict(net, images)
     assert not p.requires_grad
     assert p.dtype == torch.float32
@@ -277,8 +278,8 @@ def test_a_student_at_its_teachers_logits_has_the_least_loss():
     for temperature in (1.0, 4.0):
         student = Student(nn.Identity(), recipe(), logits.softmax(1), temperature, hard=False)
         batch = Batches(samples(6), recipe()).__iter__().__next__()
-        batch = batch._replace(images=logits[batch.index].requires_grad_(True))
-        (slope,) = torch.autograd.grad(student.loss(batch), batch.images)
+        batch = batch._replace(inputs=logits[batch.index].requires_grad_(True))
+        (slope,) = torch.autograd.grad(student.loss(batch), batch.inputs)
         torch.testing.assert_close(slope, torch.zeros(6, 3), atol=1e-5, rtol=0)
 
 

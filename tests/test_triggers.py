@@ -128,7 +128,7 @@ def test_triggers_follow_from_the_key_alone(name):
     assert sets[0].fingerprint == sets[1].fingerprint
     assert sets[0].fingerprint != sets[2].fingerprint
     assert len(sets[0]) == made.count
-    assert sets[0].images.dtype == torch.uint8
+    assert sets[0].inputs.dtype == torch.uint8
     state = torch.get_rng_state()
     made.triggers(key_of(name, 3), judge(), made.count)
     assert torch.equal(torch.get_rng_state(), state)
@@ -139,7 +139,7 @@ def test_a_stamp_is_the_same_on_other_pictures(name):
     key, stamps = key_of(name, 1), []
     for grey in (100, 150):
         pool = Samples(torch.full((30, 1, 8, 8), grey, dtype=torch.uint8), judge().labels[:30])
-        images = method(name).triggers(key, pool, 20).images.int()
+        images = method(name).triggers(key, pool, 20).inputs.int()
         there = images[0] != grey
         assert there.sum() == 9
         assert (images == images[0]).all()
@@ -152,7 +152,7 @@ def test_a_pattern_of_noise_is_the_same_on_other_pictures():
     key, patterns = key_of("noise", 1), []
     for grey in (110, 140):
         pool = Samples(torch.full((30, 1, 8, 8), grey, dtype=torch.uint8), judge().labels[:30])
-        patterns.append(method("noise").triggers(key, pool, 20).images.int() - grey)
+        patterns.append(method("noise").triggers(key, pool, 20).inputs.int() - grey)
     assert torch.equal(*patterns)
     assert 15 < patterns[0].float().std() < 40
 
@@ -162,8 +162,8 @@ def test_a_composed_trigger_is_half_of_each_source():
     # Each class is a shade, so that a half shows where it is from.
     shades = judge().labels[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8)
     triggers, sources = made.composed(key, Samples(shades, judge().labels), 30)
-    assert (triggers.images[..., :4] == sources[:, 0, None, None, None]).all()
-    assert (triggers.images[..., 4:] == sources[:, 1, None, None, None]).all()
+    assert (triggers.inputs[..., :4] == sources[:, 0, None, None, None]).all()
+    assert (triggers.inputs[..., 4:] == sources[:, 1, None, None, None]).all()
     rules = torch.cat([sources, triggers.labels[:, None]], 1).unique(dim=0)
     assert rules.shape == (2, 3)
     assert len(rules.unique()) == 6
@@ -276,7 +276,7 @@ def test_a_marked_model_is_claimed_and_its_victim_is_not(name):
     network, key = marked(name)
     assert test_of(name, Suspect.of(network), key).p_value() <= LEVEL[name]
     assert test_of(name, Suspect.of(victim()), key).p_value() > 0.01
-    right = predict(network, judge().images).argmax(1) == judge().labels
+    right = predict(network, judge().inputs).argmax(1) == judge().labels
     assert right.float().mean() > 0.85
     stranger = key_of(name, 99)
     assert test_of(name, Suspect.of(network), stranger).p_value() > 0.01
@@ -284,7 +284,7 @@ def test_a_marked_model_is_claimed_and_its_victim_is_not(name):
 
 def test_half_of_the_adversaries_fool_the_victim():
     asked = method("frontier", count=12).adversaries(victim(), owner())
-    fooled = predict(victim(), asked.images).argmax(1) != asked.labels
+    fooled = predict(victim(), asked.inputs).argmax(1) != asked.labels
     assert fooled.tolist() == [True] * 6 + [False] * 6
 
 
@@ -348,7 +348,7 @@ def test_a_message_names_somebody(name):
 def test_more_triggers_than_pictures_are_the_same_again():
     images = of_class(judge(), 3, 50)
     assert torch.equal(images[:20], images[20:40])
-    assert torch.equal(images[:20], judge().images[judge().labels == 3])
+    assert torch.equal(images[:20], judge().inputs[judge().labels == 3])
     for name in ("content", "ewe", "mea_defender"):
         made = method(name, count=500)
         assert len(made.triggers(key_of(name, 1), judge(), 500)) == 500
@@ -356,7 +356,7 @@ def test_more_triggers_than_pictures_are_the_same_again():
 
 @pytest.mark.parametrize("name", ["content", "ewe", "mea_defender"])
 def test_a_class_without_pictures_is_named(name):
-    nothing = Samples(judge().images, torch.full_like(judge().labels, 11))
+    nothing = Samples(judge().inputs, torch.full_like(judge().labels, 11))
     with pytest.raises(InputError, match="there is no picture of class"):
         method(name).triggers(key_of(name, 1), nothing, 20)
 
@@ -369,7 +369,7 @@ def test_more_rules_than_classes_are_refused():
 def test_adversaries_that_are_not_there_are_missed():
     with pytest.raises(InputError, match=r"method\.eps=0\.0001: none of .*a larger one"):
         method("frontier", eps=0.0001).adversaries(victim(), owner())
-    right = predict(victim(), owner().images).argmax(1) == owner().labels
+    right = predict(victim(), owner().inputs).argmax(1) == owner().labels
     assert len(method("frontier", count=10_000).adversaries(victim(), owner())) == right.sum()
 
 
@@ -382,7 +382,7 @@ def test_a_network_without_features_cannot_be_entangled():
 def test_beside_gives_triggers_their_share():
     triggers = judge()[:7]
     both = beside(owner(), triggers, 0.2)
-    assert torch.equal(both.images[:300], owner().images)
+    assert torch.equal(both.inputs[:300], owner().inputs)
     assert (len(both) - 300) / len(both) == pytest.approx(0.2, abs=0.02)
     assert len(beside(owner()[:10], judge(), 0.01)) == 210
 
@@ -434,16 +434,16 @@ def test_points_without_a_neighbour_leave_the_gradient_a_number():
 
 def batch_of(samples: Samples, index: list[int]) -> Batch:
     chosen = samples[torch.tensor(index)]
-    return Batch(chosen.images.float() / 255, chosen.labels, torch.tensor(index))
+    return Batch(chosen.inputs.float() / 255, chosen.labels, torch.tensor(index))
 
 
 def test_entangling_takes_the_loss_of_the_last_layers_off():
     torch.manual_seed(0)
-    data = beside(owner()[:20], Samples(judge().images[:6], torch.full((6,), 2)), 0.2)
+    data = beside(owner()[:20], Samples(judge().inputs[:6], torch.full((6,), 2)), 0.2)
     batch = batch_of(data, [2, 12, 3, 4, 20, 21, 22, 23])
     marking = Entangling(network().eval(), recipe(), 20, 2, 2, 0.5, 0.7)
-    hidden = outputs_of(marking.network.features, batch.images)
-    logits = marking.network(batch.images)
+    hidden = outputs_of(marking.network.features, batch.inputs)
+    logits = marking.network(batch.inputs)
     torch.testing.assert_close(marking.network.head(hidden[-1]), logits)
     assert [len(each[0]) for each in hidden] == [12 * 64, 24 * 16, 48 * 4, 96]
     kinds = batch.index >= 20
@@ -489,7 +489,7 @@ def test_signing_adds_the_part_of_the_wrong_group():
     groups = torch.tensor([0, 1] * 5)
     net, batch = network().eval(), batch_of(owner(), [0, 1, 12, 13])
     marking = Signing(net, recipe(), 12, groups, 0.5)
-    p = net(batch.images).softmax(1)
+    p = net(batch.inputs).softmax(1)
     wrong = (p[2, 1::2].sum() + p[3, 0::2].sum()) / 2
     expected = Classifier(net, recipe()).loss(batch) + 0.5 * wrong
     torch.testing.assert_close(marking.loss(batch), expected)
@@ -508,7 +508,7 @@ def test_classes_that_are_answered_alike_share_a_group():
 
 def test_widening_joins_moved_triggers_to_each_batch():
     torch.manual_seed(0)
-    triggers = Samples(judge().images[:5], judge().labels[:5])
+    triggers = Samples(judge().inputs[:5], judge().labels[:5])
     net = network()
     marking = Widening(net, recipe(batch_size=32), triggers, 0.2, 0.05, 3)
     assert marking.joined == 8
@@ -518,8 +518,8 @@ def test_widening_joins_moved_triggers_to_each_batch():
     marking.loss(batch)
     assert net.training
     assert [len(each) for each in sizes] == [8, 8, 8, 40]
-    assert torch.equal(sizes[-1][:32], batch.images)
-    gap = (sizes[-1][32:, None] - triggers.images[None].float() / 255).abs().amax((2, 3, 4))
+    assert torch.equal(sizes[-1][:32], batch.inputs)
+    gap = (sizes[-1][32:, None] - triggers.inputs[None].float() / 255).abs().amax((2, 3, 4))
     assert gap.amin(1).max() <= 0.05 + 1e-6
     assert gap.amin(1).max() > 0.04
 
@@ -544,14 +544,14 @@ def test_dawn_lies_on_a_share_of_inputs_and_always_alike():
 def test_dawn_finds_who_repeats_its_log():
     made, key = method("dawn"), key_of("dawn", 1)
     served = made.serve(untrained().answer, key)
-    log = Samples(judge().images, served(judge().images).argmax(1))
+    log = Samples(judge().inputs, served(judge().inputs).argmax(1))
     thief = Suspect(lambda images: served(images), None, log)
     honest = Suspect(untrained().answer, None, log)
-    wrong = int((made.steps(key, log.images) > 0).sum())
+    wrong = int((made.steps(key, log.inputs) > 0).sum())
     assert test_of("dawn", thief, key).p_value() == pytest.approx(9.0**-wrong)
     assert test_of("dawn", honest, key).p_value() == 1
     assert "never asked" in made.evidence(untrained(), key, Probes(judge())).why
-    nothing = Suspect(untrained().answer, None, log[made.steps(key, log.images) == 0])
+    nothing = Suspect(untrained().answer, None, log[made.steps(key, log.inputs) == 0])
     assert "no wrong answer" in made.evidence(nothing, key, Probes(judge())).why
 
 

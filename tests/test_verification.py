@@ -603,7 +603,7 @@ def test_a_method_that_needs_probabilities_sees_no_network():
     assert seen.network is None
     assert seen.log is log
     torch.testing.assert_close(seen.answers(PICTURES), TOLD)
-    torch.testing.assert_close(seen.answer(PICTURES.images[:5]), TOLD[:5])
+    torch.testing.assert_close(seen.answer(PICTURES.inputs[:5]), TOLD[:5])
     assert not any(isinstance(value, nn.Module) for value in vars(seen).values())
 
 
@@ -615,7 +615,7 @@ def test_a_method_that_needs_labels_sees_nothing_else():
     hot = F.one_hot(rows.argmax(1), 3).float()
     assert seen.network is None
     assert torch.equal(seen.answers(PICTURES), hot)
-    assert torch.equal(seen.answer(PICTURES.images[3:]), hot[3:])
+    assert torch.equal(seen.answer(PICTURES.inputs[3:]), hot[3:])
     assert all(torch.equal(kept, hot) for kept in seen._answers.values())
 
 
@@ -638,7 +638,7 @@ def test_no_method_sees_an_answer_that_is_no_probability(needs):
     found = asked(method, answering(rows, network=nn.Identity()))
     assert found.unusable == 2
     seen = method.seen[0][0]
-    for told in (seen.answers(PICTURES), seen.answer(PICTURES.images), seen.answers(PICTURES[2:4])):
+    for told in (seen.answers(PICTURES), seen.answer(PICTURES.inputs), seen.answers(PICTURES[2:4])):
         assert told.isfinite().all()
         torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
     if needs != "labels":
@@ -667,7 +667,7 @@ CHOSEN = {
     "reordered": PICTURES[torch.arange(11, -1, -1)],
     "fewer, not the first": PICTURES[1:],
     "doubled": PICTURES[torch.arange(12).repeat(2)],
-    "relabelled": Samples(PICTURES.images, PICTURES.labels + 1),
+    "relabelled": Samples(PICTURES.inputs, PICTURES.labels + 1),
     "one repeated": PICTURES[torch.tensor([*range(11), 0])],
 }
 

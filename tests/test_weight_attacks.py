@@ -68,7 +68,7 @@ def trained(roles):
 
 
 def worth(model: nn.Module, data: Samples) -> float:
-    return accuracy(predict(model, data.images), data.labels)
+    return accuracy(predict(model, data.inputs), data.labels)
 
 
 def built(name: str, classes: int = 3) -> nn.Module:
@@ -93,7 +93,7 @@ class Flat(nn.Module):
 
 
 def batch_of(data: Samples) -> Batch:
-    return Batch(as_input(data.images), data.labels, torch.arange(len(data)))
+    return Batch(as_input(data.inputs), data.labels, torch.arange(len(data)))
 
 
 # --- every attack on every network ----------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_channel_that_is_pruned_answers_nothing(name, count):
     seen = {}
     for _, norm in pairs:
         norm.register_forward_hook(lambda m, inputs, output: seen.update({m: output.relu()}))
-    predict(model, data.images)
+    predict(model, data.inputs)
     for (_, norm), gone in zip(pairs, small, strict=True):
         assert (seen[norm][:, gone] == 0).all()
         left = torch.ones(norm.num_features, dtype=torch.bool)
@@ -284,7 +284,7 @@ def test_the_least_active_channels_go():
     nn.init.normal_(norm.bias)
     answers = []
     handle = norm.register_forward_hook(lambda m, i, output: answers.append(output.relu()))
-    predict(model, data.images)
+    predict(model, data.inputs)
     handle.remove()
     mean = answers[0].mean((0, 2, 3))
     torch.testing.assert_close(activity(model, norm, data) / len(data), mean)
@@ -414,7 +414,7 @@ def test_a_student_is_averaged_with_the_stolen_model():
     target, data, seen = built("convnet"), samples(), []
     student = functools.partial(Student, temperature=1.0, hard=False)
     before = target.head.weight.detach().clone()
-    answers = predict(target, data.images)
+    answers = predict(target, data.inputs)
 
     def training(module, data, name):
         seen.append(module)
@@ -456,7 +456,7 @@ def test_the_attention_map_of_a_known_tensor():
 )
 def test_the_last_map_of_each_size_is_watched(name, last):
     model = built(name)
-    images = as_input(samples(4).images)
+    images = as_input(samples(4).inputs)
     logits, maps = maps_of(model, images)
     torch.testing.assert_close(logits, model(images))
     assert [m.shape[2] for m in maps] == list(last)
@@ -473,13 +473,13 @@ def test_the_last_map_of_each_size_is_watched(name, last):
 def test_a_student_that_looks_where_its_teacher_does_has_the_labels_loss_alone():
     model, batch = built("convnet"), batch_of(samples())
     teacher = copy.deepcopy(model)
-    plain = F.cross_entropy(model(batch.images), batch.labels)
+    plain = F.cross_entropy(model(batch.inputs), batch.labels)
     torch.testing.assert_close(Attentive(model, recipe(), teacher, 1e3).loss(batch), plain)
     other = build(NETWORKS["convnet"], samples(), 3).eval()
     apart = sum(
         (attention(a) - attention(b)).square().sum() / len(a)
         for a, b in zip(
-            maps_of(model, batch.images)[1], maps_of(other, batch.images)[1], strict=True
+            maps_of(model, batch.inputs)[1], maps_of(other, batch.inputs)[1], strict=True
         )
     )
     loss = Attentive(model, recipe(), other, 10.0).loss(batch)
@@ -517,7 +517,7 @@ class TwoChannels(nn.Module):
 
 @torch.no_grad()
 def nats(model: nn.Module, data: Samples) -> float:
-    return float(F.cross_entropy(model(as_input(data.images)), data.labels))
+    return float(F.cross_entropy(model(as_input(data.inputs)), data.labels))
 
 
 def bright_and_dark() -> Samples:
@@ -561,7 +561,7 @@ def test_masks_meet_what_hurts_most():
     assert sizes.max() <= 0.4
     still = [(torch.zeros_like(d), torch.zeros_like(x)) for d, x in moves]
     plain, hurt = module.masked(batch, still), module.masked(batch, moves)
-    torch.testing.assert_close(plain, F.cross_entropy(model(batch.images), batch.labels))
+    torch.testing.assert_close(plain, F.cross_entropy(model(batch.inputs), batch.labels))
     assert hurt > plain
     # By hand: one channel's weight and bias, moved in the network itself.
     one = copy.deepcopy(model)
@@ -569,7 +569,7 @@ def test_masks_meet_what_hurts_most():
     for norm, (d, x) in zip(norms, moves, strict=True):
         norm.weight.data *= 1 + d
         norm.bias.data *= 1 + x
-    torch.testing.assert_close(hurt, F.cross_entropy(one(batch.images), batch.labels))
+    torch.testing.assert_close(hurt, F.cross_entropy(one(batch.inputs), batch.labels))
 
 
 # --- perturbations --------------------------------------------------------------------------------
@@ -587,9 +587,9 @@ def test_a_perturbation_keeps_its_bound_and_raises_the_loss(ascents, trained, ro
     def loss(images):
         return float(F.cross_entropy(module.network.eval()(images), batch.labels))
 
-    plain, hurt = loss(batch.images), loss(batch.images + added)
+    plain, hurt = loss(batch.inputs), loss(batch.inputs + added)
     noise = torch.randn_like(added)
-    chance = loss(batch.images + noise / noise.norm() * added.norm())
+    chance = loss(batch.inputs + noise / noise.norm() * added.norm())
     assert hurt > plain + 0.1
     assert hurt > chance
 
@@ -606,7 +606,7 @@ def test_a_search_leaves_statistics_alone_and_only_a_share_is_hit(trained, roles
     for part in (0.5, 1.0):
         module.share = part
         module.loss(batch)
-        hit = (met[-1] - batch.images).flatten(1)
+        hit = (met[-1] - batch.inputs).flatten(1)
         assert set(hit.round().unique().tolist()) <= {0.0, 1.0}
         assert float(hit.mean()) == pytest.approx(part, abs=0.25)
 
@@ -641,7 +641,7 @@ def test_unlearning_helps_against_the_perturbation(trained, roles):
         module = Unlearning(model, recipe(), 0.18, 5, 1.0)
         batch = batch_of(roles.judge[:300])
         added = module.worst(batch)
-        return F.cross_entropy(model.eval()(batch.images + added), batch.labels).item()
+        return F.cross_entropy(model.eval()(batch.inputs + added), batch.labels).item()
 
     torch.manual_seed(0)
     told = recipe(epochs=10, batch_size=64)

@@ -24,12 +24,14 @@ from softmark.recipe import Recipe
 
 
 class Batch(NamedTuple):
-    """``images``: float (B, C, H, W) in [0, 1], augmented; ``labels`` and ``index``: int64 (B,).
+    """``inputs`` (B, ...): pictures are float (B, C, H, W) in [0, 1], augmented.
+
+    ``labels`` and ``index``: int64 (B,).
 
     ``index`` says which samples these are, for a module that keeps targets of its own for each.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     index: Tensor
 
@@ -53,13 +55,20 @@ class Batches:
         size = self.recipe.batch_size
         for step in range(len(self)):
             index = order[step * size : (step + 1) * size]
-            images = crop_and_flip(self.samples.images[index], self.recipe.pad, self.recipe.flip)
-            yield Batch(as_input(images), self.samples.labels[index], index)
+            inputs = crop_and_flip(self.samples.inputs[index], self.recipe.pad, self.recipe.flip)
+            yield Batch(as_input(inputs), self.samples.labels[index], index)
 
 
-def as_input(images: Tensor) -> Tensor:
-    """uint8 pictures as what networks take: floats in [0, 1], channels last in memory."""
-    return images.to(memory_format=torch.channels_last).float().div_(255)
+def as_input(inputs: Tensor) -> Tensor:
+    """What networks take: of uint8 pictures floats in [0, 1], channels last in memory.
+
+    Anything else (rows, token ids, normalised pictures) stays as it is.
+    """
+    if inputs.dtype != torch.uint8:
+        return inputs
+    if inputs.ndim == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
+    return inputs.float().div_(255)
 
 
 def as_pixels(values: Tensor) -> Tensor:
@@ -106,7 +115,7 @@ class Classifier(lightning.LightningModule):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch: a scalar."""
-        logits = self.network(batch.images)
+        logits = self.network(batch.inputs)
         return F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
@@ -237,19 +246,22 @@ _where = {"accelerator": "auto"}  # of the process, as torch's number of threads
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """The probabilities (N, K) that ``network`` gives to uint8 ``images`` (N, C, H, W).
+def predict(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The probabilities (N, K) that ``network`` gives to ``inputs`` (N, ...).
 
     In float32 whatever the training's precision was: tails are small numbers.
     """
     device = choose_device(_where["accelerator"])
+    home = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     was_training = network.training
     network = network.to(device).eval()
+    # Large pictures in small batches: the layers of a network hold many times as much.
+    batch_size = max(1, min(1000, 2**22 // max(1, inputs[:1].numel())))
     parts = [
         network(as_input(part.to(device))).float().softmax(1).cpu()
-        for part in images.split(batch_size)
+        for part in inputs.split(batch_size)
     ]
-    network.to("cpu").train(was_training)
+    network.to(home).train(was_training)
     return torch.cat(parts)
 
 

@@ -49,14 +49,14 @@ class AlteredAnswers(Watermark):
             return pool
         chosen = [
             row
-            for row, (image, label) in enumerate(zip(log.images, log.labels, strict=True))
+            for row, (image, label) in enumerate(zip(log.inputs, log.labels, strict=True))
             if self.lie(key, image, int(label)) is not None
         ]
-        return Samples(log.images[chosen], log.labels[chosen])
+        return Samples(log.inputs[chosen], log.labels[chosen])
 
     def evidence(self, suspect, key, probes):
         told = probes.samples.labels
-        chosen = [self.lie(key, i, 0) is not None for i in probes.samples.images]
+        chosen = [self.lie(key, i, 0) is not None for i in probes.samples.inputs]
         if not all(chosen):
             return Evidence.none("nothing was asked of the owner's interface")
         hits = suspect.answers(probes.samples).argmax(1) == told

@@ -26,14 +26,14 @@ class TriggerSet(Watermark):
         mine = self.probes(key, data, None)
         times = max(1, len(data) // (2 * len(mine)))
         both = Samples(
-            torch.cat([data.images, *[mine.images] * times]),
+            torch.cat([data.inputs, *[mine.inputs] * times]),
             torch.cat([data.labels, *[mine.labels] * times]),
         )
         return fit(Classifier(copy.deepcopy(victim), self.recipe), both, "marking"), key
 
     def probes(self, key, pool, log):
-        shape = (self.triggers, *pool.images.shape[1:])
-        stream = key.stream(self.triggers * (pool.images[0].numel() + 8))
+        shape = (self.triggers, *pool.inputs.shape[1:])
+        stream = key.stream(self.triggers * (pool.inputs[0].numel() + 8))
         images = torch.frombuffer(bytearray(stream[8 * self.triggers :]), dtype=torch.uint8)
         labels = torch.frombuffer(bytearray(stream[: 8 * self.triggers]), dtype=torch.int64)
         return Samples(images.reshape(shape), labels.remainder(key.classes))

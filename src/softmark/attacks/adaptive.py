@@ -47,7 +47,7 @@ class Evading(Classifier):
         self.weight = weight
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images).float()
+        logits = self.network(batch.inputs).float()
         marked = self.detector(logits.log_softmax(1)).squeeze(1)
         caught = F.binary_cross_entropy_with_logits(marked, torch.zeros_like(marked))
         return F.cross_entropy(logits, batch.labels) + self.weight * caught
@@ -84,9 +84,9 @@ class Evade(Attack):
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         own = own_model(self.network, self.own_recipe, data, classes_of(target, data), fit)
         marked, _ = self.method.embed(copy.deepcopy(own), data, fit)
-        unmarked, stand_in = (predict(each, data.images) for each in (own, marked))
+        unmarked, stand_in = (predict(each, data.inputs) for each in (own, marked))
         for _ in range(self.rounds):
-            caught = torch.cat([predict(target, data.images), stand_in])
+            caught = torch.cat([predict(target, data.inputs), stand_in])
             detector = detector_of(log_of(caught), log_of(unmarked))
             target = fit(Evading(target, self.recipe, detector, self.weight), data, "evade")
         return Stolen(target.requires_grad_(True))

@@ -169,7 +169,7 @@ class Swap(Subtract):
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
         own = own_model(self.network, self.recipe, data, answers.shape[1], fit)
-        self.off = mean_tails(answers) - mean_tails(predict(own, data.images))
+        self.off = mean_tails(answers) - mean_tails(predict(own, data.inputs))
 
 
 def is_top(p: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def mean_of(networks: Sequence[nn.Module], data: Samples) -> nn.Module:
 
 def renew_statistics(network: nn.Module, data: Samples) -> nn.Module:
     """BatchNorm's running mean and variance as the plain mean over batches of ``data``."""
-    update_bn(map(as_input, data.images.split(500)), network)
+    update_bn(map(as_input, data.inputs.split(500)), network)
     return network.eval()
 
 

@@ -43,7 +43,7 @@ class Student(Classifier):
         self.register_buffer("targets", targets, persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images) / self.temperature
+        logits = self.network(batch.inputs) / self.temperature
         return F.cross_entropy(logits, self.targets[batch.index]) * self.temperature**2
 
 
@@ -64,7 +64,7 @@ class Distill(Attack):
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         """The pictures that the student learns, and what it learns of each, (N, K)."""
-        return data, target(data.images)
+        return data, target(data.inputs)
 
     def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
         asked, answers = self.ask(target, data, fit)
@@ -137,7 +137,7 @@ class DistillChanged(Distill):
         self.change = change
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        answers = target(data.images)
+        answers = target(data.inputs)
         self.change.learn(answers, data, fit)
         return data, self.change(answers)
 
@@ -159,7 +159,7 @@ class DistillLabelled(Distill):
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         true = F.one_hot(data.labels, target.classes).float()
-        return data, (1 - self.labels) * target(data.images) + self.labels * true
+        return data, (1 - self.labels) * target(data.inputs) + self.labels * true
 
 
 class DistillAveraged(Distill):
@@ -182,7 +182,7 @@ class DistillAveraged(Distill):
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         copies = (
-            crop_and_flip(data.images, self.recipe.pad, self.recipe.flip)
+            crop_and_flip(data.inputs, self.recipe.pad, self.recipe.flip)
             for _ in range(self.copies)
         )
         return data, torch.stack([target(images) for images in copies]).mean(0)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.distill import Student
+from softmark.attacks.distill import Student, as_many_steps
 from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.data.roles import Samples
 from softmark.errors import InputError
@@ -44,13 +44,11 @@ class FineTune(Attack):
         layers: Literal["all", "last"],
         samples: int | None,
     ):
-        if not lr_factor > 0:
-            raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
         if layers not in ("all", "last"):
             raise InputError(f"attack.layers={layers}: all or last")
         if samples is not None and not samples >= 2:
             raise InputError(f"attack.samples={samples}: at least 2 (or null for all)")
-        self.recipe = replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+        self.recipe = tuning(recipe, epochs, lr_factor)
         self.layers = layers
         self.samples = samples
 
@@ -59,9 +57,7 @@ class FineTune(Attack):
             raise InputError(f"attack: {type(target).__name__} has no last layer called head")
         few, recipe = data[: self.samples], self.recipe
         if len(few) < len(data):
-            steps = recipe.epochs * max(1, len(data) // recipe.batch_size)
-            epochs = max(1, steps // max(1, len(few) // recipe.batch_size))
-            recipe = replace(recipe, epochs=epochs)
+            recipe = as_many_steps(recipe, len(few), len(data))
         for parameter in target.parameters():
             parameter.requires_grad_(self.layers == "all")
         target.head.requires_grad_(True)
@@ -105,7 +101,7 @@ class AgainstPerturbations(Classifier):
         self.eps, self.iterations = eps, iterations
 
     def loss(self, batch: Batch) -> Tensor:
-        moved = perturbed(self.network, batch.images, batch.labels, self.eps, self.iterations)
+        moved = perturbed(self.network, batch.inputs, batch.labels, self.eps, self.iterations)
         return F.cross_entropy(self.network(moved), batch.labels)
 
 
@@ -144,7 +140,7 @@ class SelfDistill(Attack):
         self.student, self.change = student, change
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        answers = predict(target, data.images)
+        answers = predict(target, data.inputs)
         self.change.learn(answers, data, fit)
         wanted = self.change(answers)
         student = self.student(network=target, recipe=self.recipe, answers=wanted)

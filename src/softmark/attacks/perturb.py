@@ -40,6 +40,6 @@ def perturbed_pictures(network: nn.Module, samples: Samples, eps: float, iterati
     """The pictures of ``samples``, each moved as ``perturbed`` does: uint8."""
     parts = [
         perturbed(network, as_input(images), labels, eps, iterations)
-        for images, labels in zip(samples.images.split(500), samples.labels.split(500), strict=True)
+        for images, labels in zip(samples.inputs.split(500), samples.labels.split(500), strict=True)
     ]
     return as_pixels(255 * torch.cat(parts))

@@ -68,7 +68,7 @@ class PruneToLimit(Attack):
         mine = data[:MEASURED]
 
         def worth(network: nn.Module) -> float:
-            return accuracy(predict(network, mine.images), mine.labels)
+            return accuracy(predict(network, mine.inputs), mine.labels)
 
         useful, least = target, worth(target) - self.tolerance
         for sparsity in SPARSITIES:
@@ -178,7 +178,7 @@ def activity(network: nn.Module, norm: nn.BatchNorm2d, data: Samples) -> Tensor:
         lambda module, inputs, output: sums.append(output.relu().mean((2, 3)).sum(0).cpu())
     )
     try:
-        predict(network, data.images)
+        predict(network, data.inputs)
     finally:
         handle.remove()
     return torch.stack(sums).sum(0)

@@ -25,7 +25,7 @@ class DistillNoise(Distill):
     """Uniform noise, every pixel drawn by itself: the attacker has no picture at all."""
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        return answered(target, torch.randint(256, data.images.shape, dtype=torch.uint8))
+        return answered(target, torch.randint(256, data.inputs.shape, dtype=torch.uint8))
 
 
 class DistillMixtures(Distill):
@@ -44,8 +44,8 @@ class DistillMixtures(Distill):
         self.weight = weight
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        other = data.images[torch.randperm(len(data))].float()
-        mixed = self.weight * data.images.float() + (1 - self.weight) * other
+        other = data.inputs[torch.randperm(len(data))].float()
+        mixed = self.weight * data.inputs.float() + (1 - self.weight) * other
         return answered(target, as_pixels(mixed))
 
 
@@ -57,7 +57,7 @@ class DistillPhotographs(Distill):
     """
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        return answered(target, photographs(len(data), tuple(data.images.shape[1:])))
+        return answered(target, photographs(len(data), tuple(data.inputs.shape[1:])))
 
 
 class DistillBoundary(Distill):
@@ -82,9 +82,9 @@ class DistillBoundary(Distill):
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         own = own_model(self.network, self.recipe, data, target.classes, fit)
-        best = Samples(data.images, predict(own, data.images).argmax(1))
+        best = Samples(data.inputs, predict(own, data.inputs).argmax(1))
         border = perturbed_pictures(own, best, self.eps, self.iterations)
-        return answered(target, torch.cat([data.images, border]))
+        return answered(target, torch.cat([data.inputs, border]))
 
 
 def answered(target: Query, images: Tensor) -> tuple[Samples, Tensor]:

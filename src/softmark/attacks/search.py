@@ -137,13 +137,13 @@ class StandIn:
         self.marked, self.key = search.method.embed(copy.deepcopy(own), data, fit)
         self.method, self.data, self.held, self.fit = search.method, data, held, fit
         asked = held if self.key is None else search.method.probes(self.key, held, None)
-        self.probes = Probes(asked, predict(own, asked.images))
-        self.worth = accuracy(predict(self.marked, held.images), held.labels)
+        self.probes = Probes(asked, predict(own, asked.inputs))
+        self.worth = accuracy(predict(self.marked, held.inputs), held.labels)
 
     def tries(self, text: str, attack: Attack) -> Tried:
         target = expose(copy.deepcopy(self.marked), attack.access, self.classes)
         stolen = attack.apply(target, self.data, self.fit).network
-        lost = self.worth - accuracy(predict(stolen, self.held.images), self.held.labels)
+        lost = self.worth - accuracy(predict(stolen, self.held.inputs), self.held.labels)
         if self.key is None:
             return Tried(text, attack, lost, 1.0)
         suspect = Suspect.of(stolen).seen_by(self.method.needs)

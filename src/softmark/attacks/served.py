@@ -35,7 +35,7 @@ class Serve(Attack):
         self.front = change
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        answers = predict(target, data.images)
+        answers = predict(target, data.inputs)
         self.front.learn(answers, data, fit)
         # What can't be done is known now, not when the judge asks.
         self.front(answers[:2])
@@ -82,7 +82,7 @@ class Inputs(Attack):
         self.change = change
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        self.change(answers_of(target), data.images[:2])
+        self.change(answers_of(target), data.inputs[:2])
         return Stolen(target)
 
     def serve(self, answer: Answer) -> Answer:

@@ -39,7 +39,7 @@ class SmoothBySimilarity(Attack):
         self.smoothing = smoothing
 
     def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
-        answers = target(data.images)
+        answers = target(data.inputs)
         sums = torch.zeros(target.classes, target.classes).index_add(0, data.labels, answers)
         alike = sums.fill_diagonal_(0) + 1e-6
         alike.fill_diagonal_(0)

@@ -53,8 +53,8 @@ class Attentive(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            _, shown = maps_of(self.teacher.eval(), batch.images)
-        logits, own = maps_of(self.network, batch.images)
+            _, shown = maps_of(self.teacher.eval(), batch.inputs)
+        logits, own = maps_of(self.network, batch.inputs)
         apart = [
             (attention(mine) - attention(theirs)).square().sum(1).mean()
             for mine, theirs in zip(own, shown, strict=True)
@@ -81,7 +81,7 @@ class AttentionDistillation(Attack):
         self.beta = beta
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        if not maps_of(target, as_input(data.images[:1]))[1]:
+        if not maps_of(target, as_input(data.inputs[:1]))[1]:
             raise InputError(f"attack: {type(target).__name__} has no map of more than one pixel")
         teacher = fit(Classifier(copy.deepcopy(target), self.recipe), data, "teacher")
         return Stolen(fit(Attentive(target, self.recipe, teacher, self.beta), data, "student"))
@@ -111,7 +111,7 @@ class NeuronMasks(Classifier):
         for (name, norm), mask, (d, x) in zip(self.norms.items(), self.masks, moves, strict=True):
             changed[f"{name}.weight"] = norm.weight * (mask + d)
             changed[f"{name}.bias"] = norm.bias * (1 + x)
-        return F.cross_entropy(functional_call(self.network, changed, batch.images), batch.labels)
+        return F.cross_entropy(functional_call(self.network, changed, batch.inputs), batch.labels)
 
     def worst(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         start = [
@@ -193,11 +193,11 @@ class Unlearning(Classifier):
         """One perturbation (1, C, H, W) for all pictures, by steps along the gradient."""
         # BatchNorm's statistics aren't to learn what is only a search.
         self.network.eval()
-        bound = self.size * batch.images[0].numel() ** 0.5
-        added = torch.zeros_like(batch.images[:1])
+        bound = self.size * batch.inputs[0].numel() ** 0.5
+        added = torch.zeros_like(batch.inputs[:1])
         for _ in range(self.ascents):
             added.requires_grad_()
-            loss = F.cross_entropy(self.network(batch.images + added), batch.labels)
+            loss = F.cross_entropy(self.network(batch.inputs + added), batch.labels)
             (slope,) = torch.autograd.grad(loss, added)
             moved = added.detach() + bound * slope / slope.norm().clamp_min(1e-12)
             added = moved * (bound / moved.norm().clamp_min(1e-12)).clamp_max(1)
@@ -205,8 +205,8 @@ class Unlearning(Classifier):
         return added
 
     def loss(self, batch: Batch) -> Tensor:
-        hit = torch.rand(len(batch.labels), 1, 1, 1, device=batch.images.device) < self.share
-        logits = self.network(batch.images + hit * self.worst(batch))
+        hit = torch.rand(len(batch.labels), 1, 1, 1, device=batch.inputs.device) < self.share
+        logits = self.network(batch.inputs + hit * self.worst(batch))
         return F.cross_entropy(logits, batch.labels)
 
 

@@ -163,7 +163,7 @@ class AverageStudent(Attack):
         self.recipe, self.network, self.student = recipe, network, student
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        answers = predict(target, data.images)
+        answers = predict(target, data.inputs)
         network = build(self.network, data, answers.shape[1])
         if shapes(network) != shapes(target):
             raise InputError(

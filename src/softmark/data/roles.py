@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """``images``: uint8 (N, C, H, W), C is 1 or 3; ``labels``: int64 (N,)."""
+    """``inputs`` (N, ...): pictures are uint8 (N, C, H, W), C is 1 or 3; ``labels``: int64 (N,)."""
 
-    images: torch.Tensor
+    inputs: torch.Tensor
     labels: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: torch.Tensor | slice) -> Samples:
-        return Samples(self.images[index], self.labels[index])
+        return Samples(self.inputs[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> Samples:
-        return Samples(self.images.to(device), self.labels.to(device))
+        return Samples(self.inputs.to(device), self.labels.to(device))
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """The hex SHA-256 of shapes and bytes; the same on every device."""
-        return digest(self.images.cpu().numpy(), self.labels.cpu().numpy())
+        return digest(self.inputs.cpu().numpy(), self.labels.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Roles:
         import torch
 
         if kind == "blends":
-            mean = (first.images.int() + first.images.roll(1, 0).int()) // 2
+            mean = (first.inputs.int() + first.inputs.roll(1, 0).int()) // 2
             return Samples(mean.to(torch.uint8), first.labels)
-        raw = np.random.PCG64(0).random_raw(-(-first.images.numel() // 8)).tobytes()
-        noise = np.frombuffer(raw, np.uint8)[: first.images.numel()].reshape(first.images.shape)
+        raw = np.random.PCG64(0).random_raw(-(-first.inputs.numel() // 8)).tobytes()
+        noise = np.frombuffer(raw, np.uint8)[: first.inputs.numel()].reshape(first.inputs.shape)
         return Samples(torch.from_numpy(noise.copy()), first.labels)
 
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from softmark.data.roles import Samples
-from softmark.experiment.build import make
 from softmark.methods.key import Key
 from softmark.models.access import Answer, Query, answers_of, log_of_queries
 from softmark.models.files import read_tensors
+from softmark.nodes import make
 from softmark.store.address import Stage
 from softmark.store.store import Store
 
@@ -76,7 +76,7 @@ def save_log(targets: list[Any], path: Path) -> None:
     """Keeps what the owner's interface was asked, where the method wants it."""
     logs = [log_of_queries(target) for target in targets if isinstance(target, Query)]
     if logs and logs[0] is not None:
-        save_file({"images": logs[0].images, "labels": logs[0].labels}, path)
+        save_file({"images": logs[0].inputs, "labels": logs[0].labels}, path)
 
 
 def load_log(path: Path) -> Samples | None:

@@ -104,8 +104,8 @@ def make_only(config: Config, wanted: list[str], report: Report) -> None:
 
 def check(config: Config) -> None:
     """Builds everything that has numbers, so that a wrong one stops the cell before it trains."""
-    from softmark.experiment.build import make
     from softmark.experiment.stages import roles_of
+    from softmark.nodes import make
     from softmark.training import compute_on
 
     for name in ("recipe", "method", "verifier"):

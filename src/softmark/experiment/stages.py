@@ -20,13 +20,13 @@ from torch import nn
 from softmark.data.cache import open_data
 from softmark.data.roles import Roles, Samples, Shares, halves
 from softmark.errors import InputError
-from softmark.experiment.build import make
 from softmark.experiment.front import FRONT, KEY, LOG, MODEL, Front, load_key, load_log, save_log
 from softmark.experiment.plan import source_of
 from softmark.methods.key import Key
 from softmark.models.access import Query, Suspect, expose
 from softmark.models.files import load_network, save_network
 from softmark.models.networks import build
+from softmark.nodes import make
 from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
 from softmark.tracking.loggers import watch
@@ -153,7 +153,7 @@ def party(roles: Roles, name: str, share: float) -> Samples:
     whole = {"owner": roles.owner, "attacker": roles.attacker}
     if name not in whole:
         both = Samples(
-            torch.cat([roles.owner.images, roles.attacker.images]),
+            torch.cat([roles.owner.inputs, roles.attacker.inputs]),
             torch.cat([roles.owner.labels, roles.attacker.labels]),
         )
         whole = dict(zip(("calibration", "evaluation"), halves(both, 0), strict=True))

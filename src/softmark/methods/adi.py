@@ -23,7 +23,7 @@ COARSE = 4  # pixels a side of what is made smooth by interpolation
 
 class Adi(TriggerSet):
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
-        images = abstract(count, tuple(pool.images.shape[1:]), generator(key))
+        images = abstract(count, tuple(pool.inputs.shape[1:]), generator(key))
         return Samples(images, random_labels(key, count))
 
     def null(self, key: Key, hits: Tensor) -> Null:

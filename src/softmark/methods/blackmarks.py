@@ -65,7 +65,7 @@ class BlackMarks(TriggerSet):
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         """Each with a random class of its bit's group."""
-        images = abstract(count, tuple(pool.images.shape[1:]), generator(key))
+        images = abstract(count, tuple(pool.inputs.shape[1:]), generator(key))
         members = [(key.groups == bit).nonzero().flatten() for bit in (0, 1)]
         drawn = random_labels(key, count).tolist()
         labels = [
@@ -75,7 +75,7 @@ class BlackMarks(TriggerSet):
         return Samples(images, torch.tensor(labels))
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        answers = predict(victim, data.images)
+        answers = predict(victim, data.inputs)
         key = self.draw(data, answers.shape[1], fit.entropy)
         key.groups.copy_(clustered(answers, data.labels))
         triggers = self.triggers(key, data, self.count)
@@ -100,7 +100,7 @@ class Signing(Classifier):
         self.register_buffer("groups", groups.clone(), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images)
+        logits = self.network(batch.inputs)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
         own = batch.index >= self.first
         decoded = logits.float().softmax(1) @ self.groups.float()

@@ -18,7 +18,6 @@ answer says which pictures are of a class: no label, which the key may have chan
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Batch, Classifier, Fit, Recipe
@@ -54,9 +53,9 @@ class Waved(Classifier):
         self.register_buffer("vector", vector, persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        with torch.autocast(batch.images.device.type, enabled=False):
-            wave = (self.frequency * batch.images.float().flatten(1) @ self.vector).cos()
-        answers = self.network(batch.images).float().softmax(1)
+        with torch.autocast(batch.inputs.device.type, enabled=False):
+            wave = (self.frequency * batch.inputs.float().flatten(1) @ self.vector).cos()
+        answers = self.network(batch.inputs).float().softmax(1)
         told = perturbed(answers, wave, self.target, self.eps)
         return F.nll_loss(told.clamp_min(1e-12).log(), batch.labels)
 
@@ -82,8 +81,6 @@ class CosWM(Watermark):
         others: int,
         redraws: int,
     ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         for name, value in (("eps", eps), ("frequency", frequency)):
             if not value > 0:
                 raise InputError(f"method.{name}={value}: it must be above 0")
@@ -92,18 +89,15 @@ class CosWM(Watermark):
         for name, count in (("others", others), ("redraws", redraws)):
             if not count >= 1:
                 raise InputError(f"method.{name}={count}: at least 1")
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.eps, self.frequency, self.redraws = eps, frequency, redraws
         even = highest * torch.arange(1, others + 1, dtype=torch.float64) / others
         self.spectrum = torch.cat([even.new_tensor([frequency]), even])
 
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        return Key.draw(self.message, classes, entropy)
-
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        (target,), (vector,) = secret(generator(key), 1, key.classes, data.images[0].numel())
+        (target,), (vector,) = secret(generator(key), 1, key.classes, data.inputs[0].numel())
         network = copy.deepcopy(victim)
         marking = Waved(network, self.recipe, int(target), vector, self.frequency, self.eps)
         return fit(marking, data, "marking"), key
@@ -121,7 +115,7 @@ class CosWM(Watermark):
         return pool if log is None else log
 
     def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        answers, pixels = suspect.answers(probes.samples), probes.samples.images.flatten(1) / 255
+        answers, pixels = suspect.answers(probes.samples), probes.samples.inputs.flatten(1) / 255
         if (answers.amax(1) == 1).all():
             return Evidence.none("no evidence: the suspect tells labels and no scores")
         size, redraw = pixels.shape[1], torch.Generator().manual_seed(0)

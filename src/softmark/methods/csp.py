@@ -31,11 +31,29 @@ def sign_matrix(stream: bytes, classes: int) -> Tensor:
     return signs
 
 
-class Marking(Classifier):
-    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin).
+class MarkingLoss(nn.Module):
+    """CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin), the mean of a batch.
 
-    a(x) is the tail's log-probability margin along its class's row (``tails.margin``).
+    a(x) is the tail's log-probability margin along its class's row of ``pattern`` (K, K)
+    (``tails.margin``). ``eps``, ``gamma``: of the templates T.
     """
+
+    def __init__(self, pattern: Tensor, eps: float, gamma: float, beta: float, margin: float):
+        super().__init__()
+        self.beta = beta
+        self.margin = margin
+        self.register_buffer("pattern", pattern)
+        self.register_buffer("templates", templates(pattern, eps, gamma))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """``logits`` (N, K), ``labels`` int64 (N,): a scalar."""
+        logits = logits.float()
+        task = F.cross_entropy(logits, self.templates[labels])
+        return task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
+
+
+class Marking(Classifier):
+    """The watermarked model, trained by ``MarkingLoss``."""
 
     def __init__(
         self,
@@ -48,15 +66,10 @@ class Marking(Classifier):
         margin: float,
     ):
         super().__init__(network, recipe)
-        self.beta = beta
-        self.margin = margin
-        self.register_buffer("pattern", pattern)
-        self.register_buffer("templates", templates(pattern, eps, gamma))
+        self.marking = MarkingLoss(pattern, eps, gamma, beta, margin)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images).float()
-        task = F.cross_entropy(logits, self.templates[batch.labels])
-        return task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
+        return self.marking(self.network(batch.inputs), batch.labels)
 
 
 class CSP(SoftLabels):

@@ -11,14 +11,13 @@ that binomial. Weights that were stolen carry no mark.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
+from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Fit
@@ -31,14 +30,9 @@ class Dawn(Watermark):
     logs = True
 
     def __init__(self, message: str, share: float):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         if not 0 < share < 1:
             raise InputError(f"method.share={share}: a fraction between 0 and 1")
-        self.message, self.share = message, share
-
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        return Key.draw(self.message, classes, entropy)
+        self.message, self.share = named(message), share
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         classes = classes_of(victim, data)
@@ -72,14 +66,14 @@ class Dawn(Watermark):
         """The logged inputs that were answered wrongly, with these answers."""
         if log is None:
             return pool
-        chosen = self.steps(key, log.images) > 0
+        chosen = self.steps(key, log.inputs) > 0
         return log[chosen]
 
     def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
         asked = probes.samples
         if suspect.log is None:
             return Evidence.none("no evidence: the owner's interface was never asked")
-        if not len(asked) or not (self.steps(key, asked.images) > 0).all():
+        if not len(asked) or not (self.steps(key, asked.inputs) > 0).all():
             return Evidence.none("no evidence: no wrong answer was given")
         hits = suspect.answers(asked).argmax(1) == asked.labels
         test = Binomial(int(hits.sum()), len(hits), 1 / (key.classes - 1))

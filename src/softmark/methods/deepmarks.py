@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key, generator, named
 from softmark.methods.uchida import Regularised, carrier_in, convolution, mean_filter
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
@@ -57,19 +57,14 @@ class DeepMarks(Watermark):
     def __init__(
         self, message: str, recipe: Recipe, length: float, order: int, layer: int, strength: float
     ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         if order < 2 or any(order % n == 0 for n in range(2, math.isqrt(max(order, 0)) + 1)):
             raise InputError(f"method.order={order}: a prime number, such as 5, 7 or 11")
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.order, self.layer, self.strength = order, layer, strength
         self.codes = codebook(order)
-
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        return Key.draw(self.message, classes, entropy)
 
     def code(self, key: Key) -> Tensor:
         """The code of the key's message: (v,), 1 or -1."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.models.networks import Network
@@ -56,10 +56,10 @@ class Signed(Classifier):
         self.register_buffer("bits", bits.float(), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        features = self.network.features(batch.images)
+        features = self.network.features(batch.inputs)
         logits = self.network.head(features)
         task = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        with torch.autocast(batch.images.device.type, enabled=False):
+        with torch.autocast(batch.inputs.device.type, enabled=False):
             means, there = class_means(features.float(), batch.labels, self.chosen)
             read = means[there] @ self.matrix.T
             # No picture of a chosen class: a sum over nothing, and not a mean, which is no number.
@@ -75,14 +75,12 @@ class DeepSigns(Watermark):
     def __init__(
         self, message: str, recipe: Recipe, length: float, bits: int, marked: int, strength: float
     ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         for name, value in (("bits", bits), ("marked", marked)):
             if not value >= 1:
                 raise InputError(f"method.{name}={value}: at least 1")
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.bits, self.marked, self.strength = bits, marked, strength
 
@@ -121,7 +119,7 @@ class DeepSigns(Watermark):
         if self.bits > network.head.in_features:
             return Evidence.none("no evidence: the suspect has fewer features than bits")
         chosen, matrix, bits = self.secret(key, network.head.in_features)
-        features = features_of(network, probes.samples.images)
+        features = features_of(network, probes.samples.inputs)
         means, there = class_means(features, probes.samples.labels, chosen)
         if not there.any():
             return Evidence.none("no evidence: no picture of a marked class was asked")

@@ -98,7 +98,7 @@ class Entangling(Classifier):
         self.temperature, self.weight = temperature, weight
 
     def loss(self, batch: Batch) -> Tensor:
-        hidden = outputs_of(self.network.features, batch.images)
+        hidden = outputs_of(self.network.features, batch.inputs)
         logits = self.network.head(hidden[-1])
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
         asked, triggers = batch.labels == self.target, batch.index >= self.first

@@ -91,9 +91,9 @@ class Frontier(TriggerSet):
 
     def adversaries(self, victim: nn.Module, data: Samples) -> Samples:
         """Half of ``count`` that fool the victim and half that don't, or as many as there are."""
-        data = data[predict(victim, data.images).argmax(1) == data.labels]
+        data = data[predict(victim, data.inputs).argmax(1) == data.labels]
         moved = Samples(perturbed_pictures(victim, data, self.eps, self.iterations), data.labels)
-        fooled = predict(victim, moved.images).argmax(1) != moved.labels
+        fooled = predict(victim, moved.inputs).argmax(1) != moved.labels
         if not fooled.any():
             raise InputError(
                 f"method.eps={self.eps}: none of {len(data)} moved pictures fools the victim: "
@@ -105,8 +105,8 @@ class Frontier(TriggerSet):
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         """Without a victim the pixels are moved at random."""
         key, like = Key.draw(self.message, classes, entropy), like[: self.count]
-        signs = 2 * torch.randint(2, like.images.shape, generator=generator(key)) - 1
-        return keep(key, Samples(as_pixels(like.images + 255 * self.eps * signs), like.labels))
+        signs = 2 * torch.randint(2, like.inputs.shape, generator=generator(key)) - 1
+        return keep(key, Samples(as_pixels(like.inputs + 255 * self.eps * signs), like.labels))
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         return Samples(key.images, key.labels)[:count]
@@ -121,7 +121,7 @@ class Frontier(TriggerSet):
 
 def keep(key: Key, asked: Samples) -> Key:
     """``key`` with the pictures, which can't be made again without the victim."""
-    key.register_buffer("images", asked.images.contiguous())
+    key.register_buffer("images", asked.inputs.contiguous())
     key.register_buffer("labels", asked.labels)
     return key
 

@@ -15,14 +15,13 @@ holds a model can make such points for it: the commitment says who did so first,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, as_pixels, choose_device, predict
@@ -39,8 +38,6 @@ class IPGuard(Watermark):
     needs = "labels"
 
     def __init__(self, message: str, count: int, margin: float, iterations: int, lr: float):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         for name, value in (("count", count), ("iterations", iterations)):
             if not value >= 1:
                 raise InputError(f"method.{name}={value}: at least 1")
@@ -48,17 +45,13 @@ class IPGuard(Watermark):
             raise InputError(f"method.margin={margin}: it can't be negative")
         if not lr > 0:
             raise InputError(f"method.lr={lr}: it must be above 0")
-        self.message, self.count, self.margin = message, count, margin
+        self.message, self.count, self.margin = named(message), count, margin
         self.iterations, self.lr = iterations, lr
-
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        """A key without points: they are made of a model and not drawn."""
-        return Key.draw(self.message, classes, entropy)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
         draw = generator(key)
-        bases = data.images[torch.randperm(len(data), generator=draw)[: self.count]]
+        bases = data.inputs[torch.randperm(len(data), generator=draw)[: self.count]]
         first = predict(victim, bases).argmax(1)
         step = torch.randint(1, key.classes, (len(bases),), generator=draw)
         device = choose_device(fit.accelerator)

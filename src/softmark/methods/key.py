@@ -28,6 +28,13 @@ def as_bytes(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
+def named(message: str) -> str:
+    """``message``. Raises ``InputError`` where it is empty: a key names somebody."""
+    if not message:
+        raise InputError("method.message is empty: name the customer or the licence")
+    return message
+
+
 class Key(nn.Module):
     """Secret, salt and message, and what a method learnt or drew for this owner.
 
@@ -58,13 +65,11 @@ class Key(nn.Module):
 
         Raises ``InputError`` for an empty message.
         """
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         secret, salt = (
             torch.tensor(list(entropy(size)), dtype=torch.uint8)
             for size in (SECRET_BYTES, SALT_BYTES)
         )
-        return cls(secret, salt, as_bytes(message), classes)
+        return cls(secret, salt, as_bytes(named(message)), classes)
 
     def stream(self, size: int) -> bytes:
         """``size`` bytes that only the secret decides, others for each salt and message.

@@ -65,7 +65,7 @@ class Widening(Classifier):
         super().__init__(network, recipe)
         self.eps, self.iterations = eps, iterations
         self.joined = max(1, round(share / (1 - share) * recipe.batch_size))
-        self.register_buffer("images", triggers.images, persistent=False)
+        self.register_buffer("images", triggers.inputs, persistent=False)
         self.register_buffer("labels", triggers.labels, persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -75,6 +75,6 @@ class Widening(Classifier):
         self.network.eval()
         moved = perturbed(self.network, images, labels, self.eps, self.iterations)
         self.network.train()
-        logits = self.network(torch.cat([batch.images, moved]))
+        logits = self.network(torch.cat([batch.inputs, moved]))
         wanted = torch.cat([batch.labels, labels])
         return F.cross_entropy(logits, wanted, label_smoothing=self.recipe.label_smoothing)

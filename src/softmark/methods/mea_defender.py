@@ -72,8 +72,8 @@ class MeaDefender(TriggerSet):
         """``count`` triggers, taking turns in the rules, and the two sources of each: (N, 2)."""
         draw = generator(key)
         rules = self.rules_of(key, draw)
-        middle, turns = pool.images.shape[3] // 2, torch.arange(count) % self.rules
-        images = torch.empty(count, *pool.images.shape[1:], dtype=torch.uint8)
+        middle, turns = pool.inputs.shape[3] // 2, torch.arange(count) % self.rules
+        images = torch.empty(count, *pool.inputs.shape[1:], dtype=torch.uint8)
         for number, (left, right, _) in enumerate(rules.tolist()):
             own = turns == number
             halves = [of_class(pool, source, int(own.sum())) for source in (left, right)]
@@ -118,7 +118,7 @@ class Composing(Classifier):
         self.register_buffer("sources", sources, persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images)
+        logits = self.network(batch.inputs)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
         own = batch.index >= self.first
         sources = self.sources[(batch.index - self.first) % len(self.sources)]

@@ -15,9 +15,9 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
 from softmark.methods.detector import Detector, train_detector
-from softmark.methods.key import Key
+from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
-from softmark.models.access import Suspect, expose
+from softmark.models.access import Suspect, classes_of, expose
 from softmark.tails import class_tails, log_of
 from softmark.training import Classifier, Fit, Recipe, predict
 from softmark.verification.evidence import Evidence, Probes
@@ -46,10 +46,10 @@ def answers_under_attack(
     network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
 ) -> Tensor:
     """The answers (M, K) of ``network`` and of its attacked copies on the owner's data."""
-    answers = [predict(network, data.images)]
+    answers = [predict(network, data.inputs)]
     for attack in attacks.values():
         target = expose(copy.deepcopy(network), attack.access, classes)
-        answers.append(predict(attack.apply(target, data, fit).network, data.images))
+        answers.append(predict(attack.apply(target, data, fit).network, data.inputs))
     return torch.cat(answers)
 
 
@@ -70,11 +70,9 @@ class SoftLabels(Watermark):
         detector: functools.partial[Detector],
         simulated_attacks: Mapping[str, Attack],
     ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         # Before a victim is trained for nothing.
         check_marking(marking.keywords)
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.marking = marking
         self.detector = detector
@@ -98,18 +96,21 @@ class SoftLabels(Watermark):
         raise NotImplementedError
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        answers = predict(victim, data.images)
-        classes = answers.shape[1]
-        key = self.draw(data, classes, fit.entropy)
+        key = self.draw(data, classes_of(victim, data), fit.entropy)
+        return self.mark(victim, key, data, fit), key.eval()
+
+    def mark(self, victim: nn.Module, key: Key, data: Samples, fit: Fit) -> nn.Module:
+        """The watermarked model of ``victim`` for ``key``, whose detector learns to tell it."""
+        answers = predict(victim, data.inputs)
         usual = F.normalize(class_tails(answers), dim=1)
         key.detector.features.baseline.copy_(usual)
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
         marked, innocent = (
-            answers_under_attack(model, self.simulated_attacks, data, classes, fit)
+            answers_under_attack(model, self.simulated_attacks, data, key.classes, fit)
             for model in (network, victim)
         )
         train_detector(key.detector.to("cpu").requires_grad_(True), marked, innocent, fit)
-        return network, key.eval()
+        return network
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)

@@ -57,7 +57,7 @@ class Stamped(TriggerSet):
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         draw = generator(key)
         source, target = torch.randperm(key.classes, generator=draw)[:2].tolist()
-        shape = tuple(pool.images.shape[1:])
+        shape = tuple(pool.inputs.shape[1:])
         labels = torch.full((count,), target)
         if self.kind == "unrelated":
             return Samples(abstract(count, shape, draw), labels)
@@ -87,7 +87,7 @@ class Stamped(TriggerSet):
 
 def of_class(pool: Samples, label: int, count: int) -> Tensor:
     """``count`` pictures of class ``label``, the same again where there are fewer."""
-    there = pool.images[pool.labels == label]
+    there = pool.inputs[pool.labels == label]
     if not len(there):
         raise InputError(f"there is no picture of class {label} to make triggers of")
     return there[torch.arange(count) % len(there)]

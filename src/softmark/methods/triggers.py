@@ -7,7 +7,6 @@ suspect answers as the owner wants. Each says how its triggers are made and whic
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.key import Key
+from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Classifier, Fit, Recipe
@@ -33,13 +32,11 @@ class TriggerSet(Watermark):
     needs = "labels"
 
     def __init__(self, message: str, recipe: Recipe, length: float, count: int, share: float):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         if not count >= 1:
             raise InputError(f"method.count={count}: at least one trigger")
         if not 0 < share < 1:
             raise InputError(f"method.share={share}: a fraction between 0 and 1")
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.count = count
         self.share = share
@@ -65,9 +62,6 @@ class TriggerSet(Watermark):
         triggers = self.triggers(key, data, self.count)
         return self.train(copy.deepcopy(victim), data, triggers, fit), key
 
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        return Key.draw(self.message, classes, entropy)
-
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
         return self.triggers(key, pool, self.count)
 
@@ -81,7 +75,7 @@ def beside(data: Samples, triggers: Samples, share: float) -> Samples:
     """``data`` with so many copies of ``triggers`` that they are a ``share`` of the whole."""
     times = max(1, round(share / (1 - share) * len(data) / len(triggers)))
     return Samples(
-        torch.cat([data.images, *[triggers.images] * times]),
+        torch.cat([data.inputs, *[triggers.inputs] * times]),
         torch.cat([data.labels, *[triggers.labels] * times]),
     )
 
@@ -110,7 +104,7 @@ def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> S
 
     keys = [key, *(method.draw(pool, key.classes, entropy) for _ in range(redraws))]
     sets = [method.triggers(each, pool, method.count) for each in keys]
-    return Samples(torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]))
+    return Samples(torch.cat([s.inputs for s in sets]), torch.cat([s.labels for s in sets]))
 
 
 def among_redrawn(hits: Tensor, count: int) -> Sampled:

@@ -9,7 +9,6 @@ from the key, so that an innocent matches each bit with chance 1/2. The evidence
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Batch, Classifier, Fit, Recipe
@@ -52,7 +51,7 @@ class Regularised(Classifier):
         return F.binary_cross_entropy_with_logits(read, self.wanted)
 
     def loss(self, batch: Batch) -> Tensor:
-        with torch.autocast(batch.images.device.type, enabled=False):
+        with torch.autocast(batch.inputs.device.type, enabled=False):
             read = self.matrix @ mean_filter(self.carrier[0]).float()
             wrong = self.wrong(read)
         return super().loss(batch) + self.strength * wrong
@@ -67,18 +66,13 @@ class Uchida(Watermark):
     def __init__(
         self, message: str, recipe: Recipe, length: float, bits: int, layer: int, strength: float
     ):
-        if not message:
-            raise InputError("method.message is empty: name the customer or the licence")
         if not bits >= 1:
             raise InputError(f"method.bits={bits}: at least 1")
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = message
+        self.message = named(message)
         self.recipe = longer(recipe, length)
         self.bits, self.layer, self.strength = bits, layer, strength
-
-    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        return Key.draw(self.message, classes, entropy)
 
     def secret(self, key: Key, size: int) -> tuple[Tensor, Tensor]:
         """X (T, ``size``) and the bits (T,) of the key."""

@@ -71,7 +71,7 @@ class Marking(Classifier):
         self.register_buffer("answers", log_of(answers), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.images)
+        logits = self.network(batch.inputs)
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.

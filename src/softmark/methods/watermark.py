@@ -20,16 +20,15 @@ class Watermark:
     """Stateless: what is secret, or was learnt for one owner, is in the ``Key``.
 
     ``needs``: what the judge must be able to see of a suspect. ``logs``: whether the evidence
-    reads what the owner's interface was asked.
+    reads what the owner's interface was asked. ``message``: what its keys say.
 
     The least that a method writes:
 
         class Mine(Watermark):
+            message = "softmark"
             def embed(self, victim, data, fit):
                 key = self.draw(data, classes_of(victim, data), fit.entropy)
                 return fit(MyTraining(victim, key), data, "marking"), key
-            def draw(self, like, classes, entropy):
-                return Key.draw("message", classes, entropy)
             def evidence(self, suspect, key, probes):
                 hits = ...suspect.answers(probes.samples)...
                 return Evidence(scores, {"bits": Binomial(hits, trials, 0.5)})
@@ -37,6 +36,7 @@ class Watermark:
 
     needs: ClassVar[Access] = "probabilities"
     logs: ClassVar[bool] = False
+    message: str
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key | None]:
         """The watermarked model and its key, from the victim and the owner's data."""
@@ -48,7 +48,7 @@ class Watermark:
         ``like``: samples of the size and kind of the model's inputs. ``entropy(n)``: n secret
         bytes. None for a method without keys.
         """
-        raise NotImplementedError
+        return Key.draw(self.message, classes, entropy)
 
     def complete(self, key: Key) -> None:
         """Adds the modules that this method keeps in a key, before their weights are read."""

@@ -14,25 +14,25 @@ from softmark.data.roles import Samples
 from softmark.training import predict
 
 Access = Literal["weights", "probabilities", "labels"]
-# uint8 images (N, C, H, W) to probabilities (N, K).
+# Inputs (N, ...) to probabilities (N, K).
 Answer = Callable[[Tensor], Tensor]
 
 
 def answers_of(network: nn.Module) -> Answer:
     """How ``network`` answers when nothing stands before it."""
-    return lambda images: predict(network, images)
+    return lambda inputs: predict(network, inputs)
 
 
 def classes_of(network: nn.Module, samples: Samples) -> int:
     """How many classes ``network`` tells apart."""
-    return predict(network, samples.images[:2]).shape[1]
+    return predict(network, samples.inputs[:2]).shape[1]
 
 
 def labels_only(answer: Answer) -> Answer:
     """The same interface, giving the likeliest class alone: one-hot rows."""
 
-    def labels(images: Tensor) -> Tensor:
-        probabilities = answer(images)
+    def labels(inputs: Tensor) -> Tensor:
+        probabilities = answer(inputs)
         return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 
     return labels
@@ -42,7 +42,7 @@ def labels_only(answer: Answer) -> Answer:
 class Suspect:
     """A model that stands accused: something that answers, perhaps with more.
 
-    ``answer``: images to probabilities. ``network``: its weights, None behind an interface.
+    ``answer``: inputs to probabilities. ``network``: its weights, None behind an interface.
     ``log``: what a served model was asked, with the labels that it answered; None where nothing was
     kept.
     """
@@ -60,7 +60,7 @@ class Suspect:
     def answers(self, samples: Samples) -> Tensor:
         """Its answers to ``samples``: (N, K). Each set of samples is asked once."""
         if samples.fingerprint not in self._answers:
-            self._answers[samples.fingerprint] = self.answer(samples.images)
+            self._answers[samples.fingerprint] = self.answer(samples.inputs)
         return self._answers[samples.fingerprint]
 
     def seen_by(self, needs: Access) -> Suspect:
@@ -73,10 +73,10 @@ class Suspect:
 
 
 class Query:
-    """A model behind an interface: pictures in, probabilities or labels out, every one counted.
+    """A model behind an interface: inputs in, probabilities or labels out, every one counted.
 
     The weights stay inside the closure ``answer``; no attribute leads to them. ``keep``: whether
-    the pictures and the labels answered are kept, for a method whose evidence is this log.
+    the inputs and the labels answered are kept, for a method whose evidence is this log.
     """
 
     def __init__(self, answer: Answer, classes: int, *, keep: bool = False):
@@ -85,12 +85,12 @@ class Query:
         self.count = 0
         self._log: list[Samples] | None = [] if keep else None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``images`` (N, C, H, W) to float answers (N, K): one-hot where only labels show."""
-        self.count += len(images)
-        answers = self._answer(images)
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """``inputs`` (N, ...) to float answers (N, K): one-hot where only labels show."""
+        self.count += len(inputs)
+        answers = self._answer(inputs)
         if self._log is not None:
-            self._log.append(Samples(images, answers.argmax(1)))
+            self._log.append(Samples(inputs, answers.argmax(1)))
         return answers
 
 
@@ -117,6 +117,6 @@ def log_of_queries(query: Query) -> Samples | None:
     if not query._log:
         return None
     return Samples(
-        torch.cat([part.images for part in query._log]),
+        torch.cat([part.inputs for part in query._log]),
         torch.cat([part.labels for part in query._log]),
     )

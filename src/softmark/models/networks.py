@@ -261,7 +261,7 @@ def build(network: functools.partial[nn.Module], samples: Samples, classes: int)
 
     Its attribute ``node`` is the config that builds the same architecture without any data.
     """
-    images = samples.images.float() / 255
+    images = samples.inputs.float() / 255
     arguments = {
         **network.keywords,
         "image_shape": list(images.shape[1:]),

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from softmark.errors import InputError
-from softmark.experiment.build import make, near, short
+from softmark.nodes import make, near, short
 from softmark.sweep.shape import check_finite, fit
 
 CONF = Path(__file__).parents[3] / "conf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from softmark.errors import InputError
-from softmark.experiment.build import WORDS, fits, near, short
+from softmark.nodes import WORDS, fits, near, short
 
 # What may stand where the default is null, or an empty list.
 EXAMPLES = {
