@@ -1,1 +1,35 @@
-"""softmark: mark neural networks through their soft labels, attack the mark, judge what is left."""
+"""softmark: mark neural networks through their soft labels, attack the mark, judge what is left.
+
+    marked = softmark.mark(model, data, message="licence 7")
+    softmark.verify(suspect, marked.key, marked.probes).claimed
+
+Nothing is imported before it is used: the names below cost no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "Endpoint": "softmark.owner.endpoint",
+    "InputError": "softmark.errors",
+    "Key": "softmark.methods.key",
+    "Marked": "softmark.owner.mark",
+    "Verdict": "softmark.verification.judge",
+    "mark": "softmark.owner.mark",
+    "mark_each": "softmark.owner.mark",
+    "marking_loss": "softmark.owner.mark",
+    "new_key": "softmark.owner.mark",
+    "publish": "softmark.owner.commitment",
+    "verify": "softmark.owner.verify",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'softmark' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 from rich.console import Console
+
+from softmark.errors import InputError
 
 
 def report(line: str) -> None:
@@ -15,3 +19,18 @@ def report(line: str) -> None:
 def console() -> Console:
     """stdout: as wide as the terminal, and wide enough for any table in a file."""
     return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def conclude(run: Callable[[], int | None], kept: str) -> NoReturn:
+    """Ends a script with the exit status of ``run``: 2 for an ``InputError``, 0 for None.
+
+    ``kept``: what is left if it is interrupted.
+    """
+    try:
+        sys.exit(run() or 0)
+    except InputError as error:
+        report(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        report(f"interrupted: {kept}")
+        sys.exit(130)

@@ -31,6 +31,16 @@ def unit_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(norm > FLAT, tail / norm.clamp_min(FLAT), 0.0), top
 
 
+def ranks(p: Tensor) -> tuple[Tensor, Tensor]:
+    """The ranks of each answer's entries (N, K), and the likeliest class (N,), whose rank is K.
+
+    1 for the least probability; entries that tie share the mean of their ranks.
+    """
+    top = p.argmax(1)
+    last = p.scatter(1, top[:, None], 2.0)  # above every probability
+    return torch.from_numpy(stats.rankdata(last.numpy(), axis=1)), top
+
+
 def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
     """The centred ranks of each tail at unit norm (N, K), and the likeliest class (N,).
 
@@ -38,10 +48,8 @@ def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
     single entry outweighs the others, as logarithms of 1e-9 do. Entries that tie share their rank:
     a flat tail is 0.
     """
-    top = p.argmax(1)
-    last = p.scatter(1, top[:, None], 2.0)  # above every probability: ranked last, K
-    ranks = torch.from_numpy(stats.rankdata(last.numpy(), axis=1)).float()
-    tail = (ranks - p.shape[1] / 2).scatter(1, top[:, None], 0.0)
+    ranked, top = ranks(p)
+    tail = (ranked.float() - p.shape[1] / 2).scatter(1, top[:, None], 0.0)
     return F.normalize(tail, dim=1), top
 
 

@@ -140,7 +140,6 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
         **_forgery(cell, now, court),
         "p_before_attack": max(before.values(), default=None),
         "probes": len(pool),
-        "levels": {name: verifier.levels[test.kind] for name, test in found.tests.items()},
         "p_by_probes": _curve(court, suspect, verdict["p_value"]),
         "commitment": key.commitment,
     }

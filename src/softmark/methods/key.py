@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.files import read_tensors
+from softmark.methods.keyfile import lock, read_key_file, write_private
+from softmark.models.files import parse_tensors
+from softmark.nodes import make
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -139,8 +141,11 @@ class Key(nn.Module):
             )
         return self.commitment
 
-    def save(self, path: Path) -> None:
-        """As safetensors, never as a pickle. The file holds the secret: keep it."""
+    def save(self, path: str | Path, passphrase: str | None = None) -> None:
+        """As safetensors, never as a pickle, readable for its owner alone (mode 600).
+
+        The file holds the secret: keep it. ``passphrase``: locks it (``keyfile.lock``).
+        """
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         about = {
             "format": FORMAT,
@@ -150,15 +155,23 @@ class Key(nn.Module):
             "probes": self.probes,
             "commitment": self.commitment,
         }
-        safetensors.torch.save_file(tensors, path, about)
+        content = safetensors.torch.save(tensors, about)
+        write_private(Path(path), content if passphrase is None else lock(content, passphrase))
 
     @classmethod
-    def load(cls, path: Path, complete: Callable[[Key], None]) -> Key:
+    def load(
+        cls,
+        path: str | Path,
+        passphrase: str | None = None,
+        complete: Callable[[Key], None] | None = None,
+    ) -> Key:
         """Reads a key. ``complete(key)`` adds the method's own modules, whose weights follow.
 
-        Raises ``InputError`` where the file is cut short, no key, or another method's.
+        Where it is None, the method that the file names does: one of softmark's own, never other
+        code. Raises ``InputError`` where the file is cut short, no key, another method's, or
+        locked by another passphrase.
         """
-        tensors, about = read_tensors(path)
+        tensors, about = parse_tensors(read_key_file(Path(path), passphrase), path)
         if about.get("format") != FORMAT:
             raise InputError(f"{path}: not a key of this version of softmark")
         try:
@@ -171,7 +184,7 @@ class Key(nn.Module):
             for name, tensor in tensors.items():
                 if "." not in name and name not in dict(key.named_buffers()):
                     key.register_buffer(name, tensor)
-            complete(key)
+            (complete or method_of(key).complete)(key)
             key.load_state_dict(tensors)
         except InputError:
             raise
@@ -179,6 +192,35 @@ class Key(nn.Module):
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"{path}: the key of another method or network ({reason})") from error
         return key.eval()
+
+
+def method_of(key: Key) -> Any:
+    """The watermark that ``key`` names. A file is data: only softmark's own classes are made.
+
+    Raises ``InputError`` for a key that names none, or other code.
+    """
+    for name, value in _plain(key.method):
+        if name == "_target_" and not str(value).startswith("softmark."):
+            raise InputError(
+                f"the key names {value}, which isn't softmark's: nothing is made of it"
+            )
+        if "${" in str(value):
+            raise InputError(f"the key's method has {name}={value}: an interpolation isn't data")
+    if not key.method:
+        raise InputError("the key names no method: it was never committed to")
+    return make(key.method, "method")
+
+
+def _plain(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of ``node`` with the name of its key."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _plain(value, str(key))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _plain(value, name)
+    else:
+        yield name, node
 
 
 def generator(key: Key) -> torch.Generator:

@@ -27,6 +27,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
 
 
+def parse_tensors(content: bytes, where: object) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What ``read_tensors`` gives, of a file's ``content``; ``where`` names it in errors."""
+    try:
+        tensors = safetensors.torch.load(content)
+        size = int.from_bytes(content[:8], "little")
+        return tensors, json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{where}: not a whole safetensors file ({error})") from error
+
+
 def save_network(network: nn.Module, path: Path) -> None:
     """Writes weights and ``network.node``, which ``models.networks.build`` has set."""
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}

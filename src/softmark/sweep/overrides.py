@@ -25,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from softmark.errors import InputError
 from softmark.nodes import make, near, short
+from softmark.settings import CONF
 from softmark.sweep.shape import check_finite, fit
 
-CONF = Path(__file__).parents[3] / "conf"
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", "parallel"),
     "submitit_local": ("hydra_submitit_launcher", "parallel"),

@@ -41,7 +41,8 @@ class Identification:
 class Verdict:
     """``p_value`` is the weakest test's, since all must reach their level for a claim.
 
-    ``tests``: the p-value of each test, corrected for the number of keys that were tried.
+    ``tests``: the p-value of each test, corrected for the number of keys that were tried, and
+    ``levels``: what it must reach. ``identified``: which registered customer the mark names.
     ``by_kind``: of each kind of evaluation innocent their number, the part of their probes that is
     flagged, and the claims. ``skipped``: innocents that this method can't ask.
     """
@@ -60,6 +61,8 @@ class Verdict:
     skipped: int = 0
     false_claims_upper: float | None = None
     by_kind: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
+    identified: str | None = None
     why: str = ""
 
 
@@ -184,6 +187,7 @@ class Verifier:
             skipped=skipped,
             false_claims_upper=upper_bound(sum(claims), len(claims), 0.95) if claims else None,
             by_kind=self._by_kind(calibration, evaluation, claims),
+            levels={name: self.levels[test.kind] for name, test in evidence.tests.items()},
             why=evidence.why,
         )
 

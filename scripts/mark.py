@@ -1,0 +1,110 @@
+"""Marks a model of your own, and writes the key, the commitment to publish, and the probes.
+
+    python scripts/mark.py model.safetensors --message 'licence 7' --to marked \\
+        data=cifar10 data.path=DIR
+    python scripts/mark.py package.module:build --weights state.pt --message anna --message bert \\
+        --to marked data=imagefolder data.path=DIR method=usp recipe.epochs=5
+
+MODEL is a file that softmark has written, or MODULE:FUNCTION, a function without arguments that
+returns a torch.nn.Module; --weights is a state dict, as safetensors or from torch.save. It must
+map float pictures in [0, 1] to logits. All training pictures of data= are trained on; the probes
+come from its test pictures. The other overrides are those of conf/owner.yaml (recipe.epochs,
+recipe.lr, method, method.marking.beta, verifier.probes, ...). With several --message each customer
+gets a copy.
+
+--to DIR gets model.safetensors (model-1, model-2, ... for customers), key.safetensors (secret: keep
+it), softmark.commitment.json (publish it now) and probes.npz. The passphrase that locks the key is
+taken from SOFTMARK_PASSPHRASE, or asked for with --lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import shutil
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors file or MODULE:FUNCTION")
+    parser.add_argument("overrides", nargs="*", help="such as data=cifar10 recipe.epochs=5")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="for MODULE:FUNCTION")
+    parser.add_argument("--message", action="append", required=True, help="customer or licence")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--lock", action="store_true", help="ask for a passphrase for the key")
+    options = parser.parse_intermixed_args()
+
+    from softmark.console import conclude
+
+    conclude(lambda: run(options), "nothing was written")
+
+
+def run(options: argparse.Namespace) -> None:
+    from softmark.errors import InputError
+    from softmark.owner.mark import mark_each
+    from softmark.owner.models import load_model
+    from softmark.owner.pictures import all_training, first_judged
+
+    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
+        raise InputError(f"--to={options.to}: it is there already; a new folder is needed")
+    passphrase = asked_passphrase(options.lock)
+    model = load_model(options.model, options.weights)
+    method = [word for word in options.overrides if word.startswith("method=")]
+    rest = [word for word in options.overrides if not word.startswith("method=")]
+    data, probes = all_training(rest), first_judged(rest)
+    marked = mark_each(
+        model,
+        (data.inputs, data.labels),
+        options.message,
+        method=method[-1].partition("=")[2] if method else "csp",
+        probes=probes,
+        overrides=rest,
+    )
+    write(options.to, marked, passphrase)
+    for each, message in zip(marked, options.message, strict=True):
+        claim = "claimed" if each.verdict.claimed else "NOT claimed: train longer, or mark harder"
+        print(f"{message}: p {each.verdict.p_value:.1e} before any attack, {claim}")
+    print(f"such a mark tells {min(each.customers for each in marked):,} customers apart")
+    print(f"publish now: {options.to / 'softmark.commitment.json'}")
+    print(f"keep secret: {options.to / 'key.safetensors'}")
+
+
+def asked_passphrase(ask: bool) -> str | None:
+    from softmark.errors import InputError
+
+    if not ask:
+        return os.environ.get("SOFTMARK_PASSPHRASE")
+    first, second = (getpass.getpass(f"{word} for the key: ") for word in ("Passphrase", "Again"))
+    if first != second:
+        raise InputError("the two passphrases differ")
+    return first
+
+
+def write(folder: Path, marked: list, passphrase: str | None) -> None:
+    """All files, or none."""
+    from softmark.owner.commitment import publish
+    from softmark.owner.models import PROBES, save_model, save_probes
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for place, each in enumerate(marked, 1):
+            name = "model" if len(marked) == 1 else f"model-{place}"
+            save_model(each.model, partial / f"{name}.safetensors")
+        marked[0].key.save(partial / "key.safetensors", passphrase)
+        publish(marked[0].key, partial)
+        save_probes(marked[0].probes, partial / PROBES)
+        if folder.exists():
+            folder.rmdir()  # it is empty
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

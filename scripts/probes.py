@@ -1,0 +1,57 @@
+"""Writes the probes of a key for whoever will ask the suspect: pictures, or one NPZ.
+
+    python scripts/probes.py marked --to probes            # 00000.png, 00001.png, ...
+    python scripts/probes.py marked --to probes.npz        # inputs, for what isn't a picture
+
+MARKED is the folder that mark.py wrote. Nothing secret is written. The answers are wanted in the
+same order, one row for each probe with a probability for each class; verify.py reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("marked", type=Path, metavar="MARKED", help="the folder of mark.py")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="a new folder, or a new .npz"
+    )
+    options = parser.parse_args()
+
+    from softmark.console import conclude
+
+    conclude(lambda: run(options.marked, options.to), "nothing was written")
+
+
+def run(marked: Path, to: Path) -> None:
+    from softmark.errors import InputError
+    from softmark.owner.commitment import COMMITMENT, read_publication, unlabelled
+    from softmark.owner.models import PROBES, load_probes, save_probes
+    from softmark.owner.pictures import write_about, write_pictures
+
+    probes = load_probes(marked / PROBES)
+    committed = read_publication(marked / COMMITMENT)["probes"]
+    fingerprint = unlabelled(probes).fingerprint
+    if fingerprint != committed:
+        raise InputError(
+            f"{marked / PROBES}: its fingerprint is {fingerprint[:16]}..., and {committed[:16]}... "
+            "was committed to: other probes, or another order"
+        )
+    if to.exists():
+        raise InputError(f"--to={to}: it is there already")
+    if to.suffix == ".npz":
+        save_probes(probes, to)
+        print(f"{len(probes)} probes: {to}")
+        return
+    write_pictures(probes, to)
+    write_about(probes, fingerprint, to / "about.json")
+    print(f"{len(probes)} pictures in {to}, and about.json, which says what is wanted")
+
+
+if __name__ == "__main__":
+    main()

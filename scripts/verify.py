@@ -1,0 +1,160 @@
+"""Says whether a suspect derives from a marked model, and writes evidence that others can check.
+
+    python scripts/verify.py marked answers.csv
+    python scripts/verify.py marked suspect.safetensors --to evidence
+    python scripts/verify.py marked package.module:build --weights state.pt
+    python scripts/verify.py marked http://127.0.0.1:8080 --model iris --budget 2000
+
+MARKED is the folder that mark.py wrote. SUSPECT is a file of predictions (CSV, Parquet, NPY, NPZ or
+JSON lines, one row for each probe), a .safetensors file of one of softmark's networks,
+MODULE:FUNCTION with --weights, or a URL: of a server that speaks the Open Inference Protocol (v2),
+or with --protocol json of any other that takes a JSON POST. A locked key's passphrase is taken from
+SOFTMARK_PASSPHRASE, or asked for on a terminal.
+
+Exit status: 0 claimed, 3 not claimed, 2 for input that can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("marked", type=Path, metavar="MARKED", help="the folder of mark.py")
+    parser.add_argument("suspect", metavar="SUSPECT")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="for MODULE:FUNCTION")
+    parser.add_argument("--logits", action="store_true", help="the predictions are logits")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="for evidence.html and .json")
+    parser.add_argument(
+        "--name", help="of the suspect, in the evidence; SUSPECT where none is given"
+    )
+    parser.add_argument("--disclose", action="store_true", help="put the pattern into the evidence")
+    parser.add_argument(
+        "--keys-tried", type=int, default=1, metavar="N", help="p is multiplied by N"
+    )
+    server = parser.add_argument_group("of a server")
+    server.add_argument("--protocol", choices=("v2", "json"), default="v2")
+    server.add_argument("--model", help="its name at the server (v2)")
+    server.add_argument("--model-version", metavar="V", help="its version at the server (v2)")
+    server.add_argument("--input", help="name of the input tensor (v2)")
+    server.add_argument("--output", help="name of the output tensor (v2)")
+    server.add_argument("--request", default="instances", help="key of the inputs (json)")
+    server.add_argument("--answer", default="predictions", help="path to the answers (json)")
+    server.add_argument("--header", action="append", default=[], metavar="NAME=VALUE")
+    server.add_argument("--batch-size", type=int, default=32)
+    server.add_argument("--rate", type=float, help="requests a second at most")
+    server.add_argument("--budget", type=int, help="inputs that may be asked in all")
+    server.add_argument("--timeout", type=float, default=30.0, help="seconds a request")
+    server.add_argument("--retries", type=int, default=4)
+    server.add_argument(
+        "--kept",
+        type=Path,
+        metavar="FILE",
+        help="keeps answers as they come",
+    )
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+
+    from softmark.console import conclude
+
+    kept = f"{options.kept} holds the answers so far" if options.kept else "nothing was written"
+    conclude(lambda: 0 if run(options) else 3, kept)
+
+
+def run(options: argparse.Namespace) -> bool:
+    from softmark.owner.commitment import COMMITMENT, read_publication
+    from softmark.owner.evidence import statement, write
+    from softmark.owner.models import PROBES, load_probes
+    from softmark.owner.verify import examine
+
+    key = unlocked(options.marked / "key.safetensors")
+    probes = load_probes(options.marked / PROBES)
+    published = read_publication(options.marked / COMMITMENT)
+    found = examine(suspect_of(options), key, probes, (), options.keys_tried, options.logits)
+    made = statement(found, options.name or options.suspect, published, options.disclose)
+    show(made)
+    if options.to:
+        for path in write(made, options.to):
+            print(path)
+    return made["claimed"]
+
+
+def unlocked(path: Path) -> Any:
+    """The key in ``path``, its passphrase from the environment or from whoever sits there."""
+    from softmark.methods.key import Key
+    from softmark.methods.keyfile import is_locked
+
+    passphrase = os.environ.get("SOFTMARK_PASSPHRASE")
+    if passphrase is None and is_locked(path) and sys.stdin.isatty():
+        passphrase = getpass.getpass(f"Passphrase of {path}: ")
+    return Key.load(path, passphrase)
+
+
+def suspect_of(options: argparse.Namespace) -> Any:
+    from softmark.owner.models import load_model
+    from softmark.owner.predictions import FORMATS, read_predictions
+
+    name = options.suspect
+    if name.startswith(("http://", "https://")):
+        return endpoint(options)
+    if Path(name).suffix in FORMATS:
+        return read_predictions(Path(name))
+    return load_model(name, options.weights)
+
+
+def endpoint(options: argparse.Namespace) -> Any:
+    from softmark.errors import InputError
+    from softmark.owner.endpoint import Endpoint
+
+    headers = dict(word.partition("=")[::2] for word in options.header)
+    if not all(headers.values()):
+        raise InputError(f"--header={options.header[0].partition('=')[0]}: NAME=VALUE is needed")
+    return Endpoint(
+        options.suspect,
+        protocol=options.protocol,
+        model=options.model,
+        version=options.model_version,
+        input=options.input,
+        output=options.output,
+        request=options.request,
+        answer=options.answer,
+        headers=headers,
+        batch_size=options.batch_size,
+        rate=options.rate,
+        budget=options.budget,
+        timeout=options.timeout,
+        retries=options.retries,
+        kept=options.kept,
+    )
+
+
+def show(made: dict[str, Any]) -> None:
+    """The verdict, in a few lines."""
+    if made["p"] is None:
+        print("no verdict: nothing could be tested")
+    else:
+        word = "claimed" if made["claimed"] else "not claimed"
+        named = f", the copy of {made['customer']}" if made["customer"] else ""
+        print(
+            f"{word}{named}: p {made['p']:.2g} on {made['probes']['count']} probes "
+            f"({made['test']}, exact); a claim needs {made['level']:.2g} or less"
+        )
+    for remark in made["remarks"]:
+        print(f"note: {remark}")
+    date = made["published"]["date"] if made["published"] else "never"
+    print(f"commitment {made['commitment'][:16]}..., published {date} as its file says")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The file of a key: private, written whole, and locked where the owner gives a passphrase.
+
+scrypt (RFC 7914) stretches the passphrase, AES-GCM locks the content and proves it unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from softmark.errors import InputError
+
+MAGIC = b"softmark locked 1\n"
+SALT, NONCE = 16, 12
+# 64 MiB and about .1 s a guess.
+COST = {"n": 2**16, "r": 8, "p": 1}
+
+
+def lock(content: bytes, passphrase: str) -> bytes:
+    """``content`` locked. Raises ``InputError`` for an empty passphrase."""
+    if not passphrase:
+        raise InputError("the passphrase is empty: it would lock nothing")
+    salt, nonce = os.urandom(SALT), os.urandom(NONCE)
+    locked = AESGCM(_stretched(passphrase, salt)).encrypt(nonce, content, MAGIC)
+    return MAGIC + salt + nonce + locked
+
+
+def unlock(content: bytes, passphrase: str | None, where: object) -> bytes:
+    """What ``lock`` was given; ``where`` names the file in errors.
+
+    Raises ``InputError`` where the passphrase is missing or another one, or bytes were changed.
+    """
+    if not passphrase:
+        raise InputError(f"{where}: it is locked: its passphrase is needed")
+    rest = content[len(MAGIC) :]
+    salt, nonce, locked = rest[:SALT], rest[SALT : SALT + NONCE], rest[SALT + NONCE :]
+    try:
+        return AESGCM(_stretched(passphrase, salt)).decrypt(nonce, locked, MAGIC)
+    except (InvalidTag, ValueError) as error:
+        raise InputError(
+            f"{where}: another passphrase locked it, or the file is damaged; without the right one "
+            "nobody can read the key"
+        ) from error
+
+
+def _stretched(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, **COST).derive(passphrase.encode())
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a passphrase locks the file, which may not be there."""
+    return path.is_file() and path.read_bytes().startswith(MAGIC)
+
+
+def read_key_file(path: Path, passphrase: str | None) -> bytes:
+    """The content of ``path``, unlocked where it is locked. Raises ``InputError`` as ``unlock``."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: it can't be read ({error.strerror})") from error
+    return unlock(content, passphrase, path) if content.startswith(MAGIC) else content
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Writes ``content`` for the file's owner alone; ``path`` is whole or as it was."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: it can't be written ({error.strerror})") from error

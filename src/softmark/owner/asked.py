@@ -1,0 +1,87 @@
+"""What a suspect answers, whatever it is: a module, a function, an array, an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.owner.endpoint import SAME, Endpoint
+from softmark.owner.told import probabilities
+from softmark.training import predict
+
+AGAIN = 8  # inputs that a function is asked about twice
+
+
+def ask(
+    suspect: Any, samples: Samples, classes: int, logits: bool, where: str = "suspect"
+) -> tuple[Tensor, list[str]]:
+    """The answers (N, K) of ``suspect`` as probabilities, and what is to be said of them."""
+    said: list[str] = []
+    if isinstance(suspect, nn.Module):
+        try:
+            answers = predict(suspect, samples.inputs)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{where}: the module can't take the probes ({reason})") from error
+        logits = False
+    elif callable(suspect):
+        answers, said = _called(suspect, samples.inputs, where)
+    else:
+        answers = _table(suspect, where)
+    if answers.ndim == 1:
+        answers = _one_hot(answers, classes, where)
+    if answers.shape != (len(samples), classes):
+        raise InputError(
+            f"{where}: {answers.shape[0]} answers with {answers.shape[1:].numel()} classes; "
+            f"{len(samples)} probes and a model of {classes} classes were committed to"
+        )
+    return probabilities(answers, logits, where), said
+
+
+def _called(
+    suspect: Callable[[Tensor], Any], inputs: Tensor, where: str
+) -> tuple[Tensor, list[str]]:
+    answers = _table(suspect(inputs), where)
+    if isinstance(suspect, Endpoint):
+        changed = suspect.changed
+    else:
+        again = _table(suspect(inputs[:AGAIN]), where)
+        changed = _differing(answers[:AGAIN], again)
+    if changed:
+        return answers, [
+            f"{100 * changed:.0f} % of the answers that were asked for twice differ: noise, or a "
+            "module in training mode"
+        ]
+    return answers, []
+
+
+def _differing(first: Tensor, second: Tensor) -> float:
+    """The part of the rows that aren't the same."""
+    if first.shape != second.shape:
+        return 1.0
+    apart = (first.double() - second.double()).abs() > SAME
+    return float(apart.reshape(len(first), -1).any(1).float().mean())
+
+
+def _table(answers: Any, where: str) -> Tensor:
+    try:
+        table = torch.as_tensor(answers if isinstance(answers, Tensor) else np.asarray(answers))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: its answers are no array of numbers ({error})") from error
+    if table.ndim not in (1, 2):
+        raise InputError(f"{where}: answers of shape {tuple(table.shape)}; (N, K) is needed")
+    return table.detach().cpu()
+
+
+def _one_hot(labels: Tensor, classes: int, where: str) -> Tensor:
+    whole = labels.double() == labels.double().round()
+    if not (whole & (labels >= 0) & (labels < classes)).all():
+        raise InputError(f"{where}: one number a probe, but not all are labels 0 to {classes - 1}")
+    return F.one_hot(labels.long(), classes).float()

@@ -1,0 +1,113 @@
+"""The commitment: what is bound, and what is published, before any suspect is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.methods.key import Key, method_of
+from softmark.nodes import make
+from softmark.verification.judge import Verdict
+
+COMMITMENT = "softmark.commitment.json"
+FORMAT = "softmark commitment 1"
+
+
+def commit(key: Key, probes: Tensor, config: Mapping[str, Any]) -> None:
+    """Binds ``key`` to its method, to ``probes`` and to the levels of a claim."""
+    terms = make({**config["verifier"], "probes": len(probes)}, "verifier").terms
+    node = {name: value for name, value in config["method"].items() if name != "control"}
+    key.commit(node, terms, unlabelled(probes))
+
+
+def unlabelled(probes: Tensor) -> Samples:
+    """``probes`` as samples: a judge needs no labels."""
+    return Samples(probes, torch.zeros(len(probes), dtype=torch.int64))
+
+
+def publication(key: Key) -> dict[str, Any]:
+    """What to publish before any suspect is seen; nothing in it is secret.
+
+    ``patterns``: salted hashes, so that a pattern that is disclosed later can be checked without
+    the secret; one for each customer, in the order in which they were named.
+    """
+    return {
+        "format": FORMAT,
+        "commitment": key.commitment,
+        "patterns": pattern_hashes(key),
+        "method": key.method["name"],
+        "classes": key.classes,
+        "probes": key.probes,
+        "terms": key.terms,
+        "softmark": version("softmark"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def publish(key: Key, folder: str | Path = ".") -> Path:
+    """Writes ``softmark.commitment.json`` into ``folder``; an older one of the key stays as it is.
+
+    Raises ``InputError`` where another key's lies there.
+    """
+    path = Path(folder) / COMMITMENT
+    if path.exists():
+        there = read_publication(path)["commitment"]
+        if there == key.commitment:
+            return path
+        raise InputError(f"{path}: the commitment of another key, {str(there)[:16]}..., lies there")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(publication(key), indent=2) + "\n")
+    return path
+
+
+def read_publication(path: Path) -> dict[str, Any]:
+    """What ``publish`` wrote. Raises ``InputError`` where it isn't there, or something else is."""
+    try:
+        made = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: it can't be read as a commitment ({error})") from error
+    if not isinstance(made, dict) or made.get("format") != FORMAT:
+        raise InputError(f"{path}: not a commitment of this version of softmark")
+    return made
+
+
+def pattern_hashes(key: Key) -> list[str]:
+    """Of each customer's pattern, or of the only one: SHA-256 of the salt and of its entries.
+
+    The entries are taken to four decimals, row by row, as little-endian int32 of 1e-4.
+    """
+    way, salt = method_of(key), bytes(key.salt.tolist())
+    messages = customers_of(key)
+    named = [key.for_message(message) for message in messages] if messages else [key]
+    entries = [np.round(way.pattern(each).numpy().astype(float), 4) for each in named]
+    return [
+        hashlib.sha256(salt + (1e4 * e).round().astype("<i4").tobytes()).hexdigest()
+        for e in entries
+    ]
+
+
+def customers_of(key: Key) -> list[str]:
+    """The customers of a key that marked a copy for each; empty for a key of one message."""
+    if not hasattr(key, "customers"):
+        return []
+    return json.loads(bytes(key.customers.tolist()))
+
+
+def told_apart(verdict: Verdict) -> int:
+    """So many customers' marks can be tried on a suspect with p still at its level; 0 for none."""
+    if not verdict.claimed:
+        return 0
+    (level,) = set(verdict.levels.values())
+    return math.floor(min(10**9, level / verdict.p_value))

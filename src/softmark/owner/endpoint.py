@@ -1,0 +1,277 @@
+"""A suspect behind an HTTP interface: asked in batches, its answers kept as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from softmark.errors import InputError
+from softmark.owner.calls import Calls, address
+from softmark.owner.kept import Kept
+from softmark.training import as_input
+
+SAME = 1e-4  # answers to one input that differ by no more count as the same
+FLOATS = ("FP16", "FP32", "FP64", "BF16")
+WHOLE = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+
+
+class Endpoint:
+    """A suspect behind an HTTP interface: inputs in, answers out, every input counted.
+
+    ``url``: what stands before ``/v2/models`` (``v2``: Open Inference Protocol, REST), or where
+    inputs are posted to (``json``). It is shown and kept; ``headers`` are neither, so that secrets
+    belong there. ``input``, ``output``: names of tensors (``v2``); where None the only one there
+    is that fits. ``request``, ``answer``: the key of the inputs in a body, and the dotted path to
+    the answers in a reply, "" for the reply itself (``json``). ``rate``: requests a second.
+    ``budget``: inputs that may be sent in all, those sent again included. ``timeout``: seconds a
+    request. ``kept``: a file that each batch of answers is added to; a later call with the same
+    inputs asks only what is missing there.
+
+    ``changed``: the part of the first batch that was answered otherwise when it was asked once more
+    after all others; None where that wasn't checked. Raises ``InputError`` for whatever is wrong
+    with an argument, the server or a reply.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        protocol: Literal["v2", "json"] = "v2",
+        model: str | None = None,
+        version: str | None = None,
+        input: str | None = None,
+        output: str | None = None,
+        request: str = "instances",
+        answer: str = "predictions",
+        headers: Mapping[str, str] | None = None,
+        batch_size: int = 32,
+        rate: float | None = None,
+        budget: int | None = None,
+        timeout: float = 30,
+        retries: int = 4,
+        kept: Path | None = None,
+    ):
+        if protocol not in ("v2", "json"):
+            raise InputError(f"--protocol={protocol}: v2 or json")
+        if protocol == "v2" and not model:
+            raise InputError("--model NAME is needed: protocol v2 asks each model by its name")
+        for key, value, least in (
+            ("batch-size", batch_size, 1),
+            ("budget", budget, 1),
+            ("retries", retries, 0),
+        ):
+            if value is not None and not value >= least:
+                raise InputError(f"--{key}={value}: a whole number from {least} on is needed")
+        for key, value in (("timeout", timeout), ("rate", rate)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{key}={value}: a number above 0 is needed")
+        self.url = address(url)
+        if protocol == "v2":
+            self.url = f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}"
+            self.url += f"/versions/{quote(version, safe='')}" if version else ""
+        self.protocol, self.batch_size, self.kept = protocol, batch_size, kept
+        self.input, self.output, self.request, self.answer = input, output, request, answer
+        self.changed: float | None = None
+        self._calls = Calls(headers or {}, rate, budget, timeout, retries)
+
+    @property
+    def asked(self) -> int:
+        """The inputs sent so far, by every call; those of a request tried again count again."""
+        return self._calls.asked
+
+    @property
+    def tried(self) -> int:
+        """The requests sent so far."""
+        return self._calls.tried
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Its answers to ``inputs`` (N, ...): float32 (N, K), as they came, in order; null is NaN.
+
+        uint8 inputs are sent as floats in [0, 1], which is what networks take, unless the server
+        says that it wants whole numbers; all others are sent as they are.
+        """
+        inputs = inputs.detach().cpu()
+        if not len(inputs):
+            raise InputError("there are no inputs to ask about")
+        if inputs.is_floating_point() and not inputs.isfinite().all():
+            raise InputError("the inputs hold NaN or infinity: JSON has no such numbers")
+        self.changed = None
+        file = Kept(self.kept, self._identity(inputs)) if self.kept else None
+        answers = file.read(len(inputs)) if file else []
+        start = sum(map(len, answers))
+        if start == len(inputs):
+            return torch.cat(answers)
+        self._calls.afford(len(inputs) - start)
+        tensor = self._tensor(inputs) if self.protocol == "v2" else {}
+        for part in track(
+            inputs[start:].split(self.batch_size),
+            "Asking the endpoint",
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        ):
+            rows = self._ask(part, tensor)
+            if answers and rows.shape[1] != answers[0].shape[1]:
+                first, now = answers[0].shape[1], rows.shape[1]
+                raise InputError(f"{self.url} answered {first} classes first, now {now}")
+            if file:
+                file.append(start, rows)
+            answers.append(rows)
+            start += len(part)
+        together = torch.cat(answers)
+        self.changed = self._compare(inputs[: self.batch_size], together, tensor)
+        return together
+
+    def _identity(self, inputs: Tensor) -> dict[str, Any]:
+        """What the answers depend on, without secrets."""
+        state = hashlib.sha256(json.dumps([list(inputs.shape), str(inputs.dtype)]).encode())
+        state.update(inputs.contiguous().view(torch.uint8).numpy())
+        answer = self.output if self.protocol == "v2" else self.answer
+        return {
+            "url": self.url,
+            "protocol": self.protocol,
+            "answer": answer,
+            "inputs": state.hexdigest(),
+        }
+
+    def _tensor(self, inputs: Tensor) -> dict[str, str]:
+        """Name and datatype of the tensor to send, as the server tells them."""
+        about = self._calls.send("GET", self.url, absent=(404, 501))
+        outputs, there = _tensors(about, "outputs"), _tensors(about, "inputs")
+        if outputs and self.output and self.output not in outputs:
+            raise InputError(f"--output={self.output}: {self.url} has {_listed(outputs)}")
+        if not there and not self.input:
+            raise InputError(
+                f"{self.url} tells of no inputs: is that the model's name? If so, --input NAME is "
+                "needed"
+            )
+        name = self.input or _only(there)
+        if there and name not in there:
+            wrong = f"--input={name}" if name else "--input NAME is needed"
+            raise InputError(f"{wrong}: {self.url} has {_listed(there)}")
+        floats = inputs.is_floating_point()
+        usual = "FP32" if floats or inputs.dtype == torch.uint8 else "INT64"
+        datatype = there.get(name, {}).get("datatype", usual)
+        if datatype not in (FLOATS if floats else FLOATS + WHOLE):
+            raise InputError(f"{self.url} takes {datatype}, the inputs are {inputs.dtype}")
+        shape = _shape(there.get(name, {}))
+        ours = [min(self.batch_size, len(inputs)), *inputs.shape[1:]]
+        if shape and not _fits(ours, shape):
+            smaller = 0 < shape[0] < ours[0] and _fits(ours[1:], shape[1:])
+            hint = f": --batch-size={shape[0]} is needed" if smaller else ""
+            raise InputError(f"{self.url} takes the shape {shape}, the inputs have {ours}{hint}")
+        return {"name": name, "datatype": datatype}
+
+    def _ask(self, part: Tensor, tensor: dict[str, str]) -> Tensor:
+        if self.protocol == "json":
+            body = {self.request: as_input(part).tolist()}
+            reply = self._calls.send("POST", self.url, body, len(part))
+            return _rows(_at(reply, self.answer, self.url), len(part), self.url)
+        data = part if tensor["datatype"] in WHOLE else as_input(part)
+        sent = {**tensor, "shape": list(part.shape), "data": data.flatten().tolist()}
+        reply = self._calls.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(part))
+        outputs = _tensors(reply, "outputs")
+        tables = {name: one for name, one in outputs.items() if len(_shape(one)) == 2}
+        name = self.output or _only(tables)
+        if name not in tables:
+            wrong = f"--output={name}" if name else "--output NAME is needed"
+            raise InputError(
+                f"{wrong}: {self.url} answers {_listed(outputs)}; one of two sizes, inputs and "
+                "classes, is needed"
+            )
+        where = f"{self.url}, output {name!r}"
+        return _rows(_table(tables[name], where), len(part), where)
+
+    def _compare(self, first: Tensor, answers: Tensor, tensor: dict[str, str]) -> float | None:
+        """The part of ``first`` that is answered otherwise by now."""
+        try:
+            again = self._ask(first, tensor)
+        except InputError:
+            # All answers are there: a server or a budget that gives no more takes none away.
+            return None
+        if again.shape[1] != answers.shape[1]:
+            return 1.0
+        same = again.isclose(answers[: len(first)], rtol=0, atol=SAME, equal_nan=True)
+        return float((~same).any(1).float().mean())
+
+
+def _tensors(reply: Any, kind: str) -> dict[str, dict[str, Any]]:
+    """The inputs or outputs that a server of v2 lists, by name."""
+    there = reply.get(kind) if isinstance(reply, dict) else None
+    there = [one for one in there if isinstance(one, dict)] if isinstance(there, list) else []
+    return {one["name"]: one for one in there if isinstance(one.get("name"), str)}
+
+
+def _shape(tensor: dict[str, Any]) -> list[int]:
+    """Its shape; empty where the server doesn't tell."""
+    shape = tensor.get("shape")
+    good = isinstance(shape, list) and all(type(size) is int for size in shape)
+    return shape if good else []
+
+
+def _fits(ours: list[int], wanted: list[int]) -> bool:
+    """Whether each size is the wanted one, or any (-1) is wanted."""
+    pairs = zip(ours, wanted, strict=False)
+    return len(ours) == len(wanted) and all(w in (size, -1) for size, w in pairs)
+
+
+def _only(tensors: dict[str, dict[str, Any]]) -> str | None:
+    return next(iter(tensors)) if len(tensors) == 1 else None
+
+
+def _listed(tensors: dict[str, dict[str, Any]]) -> str:
+    """The names and shapes of ``tensors``, for a message."""
+    return ", ".join(f"{name!r} {_shape(one)}" for name, one in tensors.items()) or "none"
+
+
+def _at(reply: Any, path: str, where: str) -> Any:
+    """What lies at the dotted ``path`` of ``reply``; a number counts the entries of a list."""
+    for step in path.split(".") if path else []:
+        if isinstance(reply, dict) and step in reply:
+            reply = reply[step]
+        elif isinstance(reply, list) and step.isdecimal() and int(step) < len(reply):
+            reply = reply[int(step)]
+        else:
+            there = ", ".join(map(repr, reply)) if isinstance(reply, dict) else type(reply).__name__
+            raise InputError(f"--answer={path}: {where} answers no {step!r}, but {there[:120]}")
+    return reply
+
+
+def _table(tensor: dict[str, Any], where: str) -> Any:
+    """The rows of a tensor of v2 with a shape of two sizes; its data may be flat."""
+    data, (count, width) = tensor.get("data"), _shape(tensor)
+    if not isinstance(data, list) or (data and isinstance(data[0], list)):
+        return data
+    if width < 1 or len(data) != count * width:
+        raise InputError(f"{where}: {len(data)} numbers for the shape [{count}, {width}]")
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _rows(rows: Any, count: int, where: str) -> Tensor:
+    """Lists of numbers, one for each of ``count`` inputs, as float32 (count, K)."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise InputError(f"{where}: a list of numbers is needed for each input")
+    if len(rows) != count:
+        raise InputError(f"{where}: {len(rows)} rows for {count} inputs")
+    widths = sorted({len(row) for row in rows})
+    if len(widths) != 1 or not widths[0]:
+        raise InputError(f"{where}: rows of {widths} numbers; each needs one for every class")
+    wrong = {type(x).__name__ for row in rows for x in row} - {"int", "float", "NoneType"}
+    if wrong:
+        raise InputError(f"{where}: {sorted(wrong)} among the answers, which are to be numbers")
+    try:
+        numbers = [[math.nan if x is None else float(x) for x in row] for row in rows]
+    except OverflowError as error:
+        raise InputError(f"{where}: a number among the answers is too large") from error
+    return torch.tensor(numbers, dtype=torch.float32)

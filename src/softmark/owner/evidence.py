@@ -1,0 +1,147 @@
+"""Evidence that a sceptic can check: one JSON of all that p follows from, and one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from softmark.errors import InputError
+from softmark.methods.key import Key, method_of
+from softmark.owner.commitment import customers_of, pattern_hashes
+from softmark.owner.verify import Examination
+from softmark.tails import class_tails, ranks
+from softmark.verification.evidence import usable
+
+TEMPLATE = Path(__file__).with_name("evidence.html")
+# What each test assumes, for somebody who has never heard of it.
+NULLS = {
+    "signs": (
+        "For each class and each other class the secret holds a random sign, + or -: {count} "
+        "signs. A model that knows nothing of the secret can't agree with them but by luck. p is "
+        "the chance that random signs agree with these answers as well as the committed ones do, "
+        "computed exactly over all possible signs."
+    ),
+    "direction": (
+        "For each class the secret holds a random direction for the other classes' probabilities, "
+        "all drawn together, uniformly, in {count} dimensions. A model that knows nothing of the "
+        "secret can't point the same way but by luck. p is the chance that a random direction "
+        "points as near to these answers as the committed one does, computed exactly."
+    ),
+}
+
+
+def statement(
+    found: Examination,
+    suspect: str,
+    published: Mapping[str, Any] | None = None,
+    disclose: bool = False,
+) -> dict[str, Any]:
+    """All that p follows from, as plain containers; nothing secret unless ``disclose``.
+
+    ``suspect``: who is accused, in words. ``published``: what was published of the key
+    (``commitment.publication``). ``disclose``: adds the pattern and the salt, from which
+    ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or put it
+    into another model. Raises ``InputError`` where ``published`` is of another key.
+    """
+    key, verdict = found.key, found.verdict
+    if published and published.get("commitment") != key.commitment:
+        raise InputError(
+            f"the published commitment {str(published.get('commitment'))[:16]}... isn't the key's, "
+            f"{key.commitment[:16]}...: no verdict can stand on it"
+        )
+    test = next(iter(verdict.tests), None)
+    ranked, answered = ranks(usable(found.answers)[0])
+    return {
+        "format": "softmark evidence 1",
+        "suspect": suspect,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "softmark": version("softmark"),
+        "commitment": key.commitment,
+        "published": dict(published) if published else None,
+        "method": key.method["name"],
+        "classes": key.classes,
+        "probes": {"count": len(found.probes), "fingerprint": key.probes},
+        "claimed": verdict.claimed,
+        "customer": verdict.identified,
+        "p": verdict.p_value,
+        "level": verdict.levels.get(test),
+        "test": test,
+        "score": verdict.score,
+        "tried": found.keys_tried * max(1, len(customers_of(key))),
+        "remarks": [part for part in verdict.why.split("; ") if part],
+        "curve": {str(count): p for count, p in found.curve.items()},
+        "answered": answered.tolist(),
+        "ranks": ranked.tolist(),
+        "baseline": None if found.usual is None else class_tails(found.usual).tolist(),
+        "disclosed": _disclosed(key, verdict.identified) if disclose else None,
+    }
+
+
+def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
+    named = key if customer is None else key.for_message(customer)
+    pattern = np.round(method_of(key).pattern(named).numpy().astype(float), 4)
+    return {
+        "pattern": pattern.tolist(),
+        "salt": bytes(key.salt.tolist()).hex(),
+        "hashes": pattern_hashes(key),
+    }
+
+
+def write(made: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes ``evidence.json`` and ``evidence.html`` of a ``statement``, each whole or not."""
+    data = json.dumps(made, separators=(",", ":"))
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("evidence.json", data + "\n"), ("evidence.html", page(made))):
+            partial = folder / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            paths.append(partial.replace(folder / name))
+    except OSError as error:
+        raise InputError(f"{folder}: it can't be written ({error.strerror})") from error
+    return paths
+
+
+def page(made: Mapping[str, Any]) -> str:
+    """One self-contained HTML page of a ``statement``: it loads nothing and holds the JSON."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
+    count = made["classes"] * (made["classes"] - (1 if made["test"] == "signs" else 3))
+    null = NULLS[made["test"]].format(count=count) if made["test"] else ""
+    data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)
+    )
+
+
+def _curve(made: Mapping[str, Any]) -> str:
+    """p over the number of probes, as an image that needs no file."""
+    from matplotlib import pyplot as plt
+
+    from softmark.report.style import COLOURS
+
+    figure, panel = plt.subplots(figsize=(6.4, 2.6))
+    counts = [int(count) for count in made["curve"]]
+    panel.loglog(counts, list(made["curve"].values()), marker="o", color=COLOURS[0])
+    if made["level"]:
+        panel.axhline(made["level"], color="0.4", linestyle="--", linewidth=1)
+        below = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "right"}
+        panel.annotate("a claim needs this", (counts[-1], made["level"]), (0, 3), **below)
+    panel.set(xlabel="probes", ylabel="p")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    encoded = base64.b64encode(picture.getvalue()).decode()
+    return f'<img alt="p over the number of probes" src="data:image/svg+xml;base64,{encoded}">'

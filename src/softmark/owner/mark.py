@@ -1,0 +1,186 @@
+"""Marking a model of one's own: any module that maps a batch to logits."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from softmark.errors import InputError
+from softmark.methods.csp import CSP, MarkingLoss
+from softmark.methods.key import Key, as_bytes, method_of
+from softmark.nodes import make
+from softmark.owner.commitment import commit, told_apart
+from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
+from softmark.owner.verify import Verdict, verify
+from softmark.settings import CONF, composed
+from softmark.training import Fit
+
+LEAST = 5  # classes: fewer can't reach a claim's level
+
+
+@dataclass(frozen=True)
+class Marked:
+    """``model``: the watermarked copy, on the CPU, in eval mode. ``key``: keep it, and secret.
+
+    ``probes``: the inputs that a suspect will be asked, in their committed order; they aren't
+    secret. ``verdict``: what the marked model itself shows. ``customers``: how many customers such
+    a mark tells apart with no more errors than the claim's level.
+    """
+
+    model: nn.Module
+    key: Key
+    probes: Tensor
+    verdict: Verdict
+
+    @property
+    def customers(self) -> int:
+        return told_apart(self.verdict)
+
+
+def mark(
+    model: nn.Module,
+    data: Any,
+    message: str,
+    method: str = "csp",
+    probes: Any = None,
+    recipe: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    accelerator: str = "auto",
+) -> Marked:
+    """A watermarked copy of ``model``, and the key that proves it.
+
+    ``model`` maps a batch to logits (N, K), K at least 5, and is left as it is. ``data``: what it
+    was trained on or the like, see ``as_samples``; uint8 pictures reach the model as floats in
+    [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp or
+    usp. ``probes``: inputs for the judge, not trained on if you can spare them; 1,000 of ``data``
+    where None. ``recipe``: numbers of the training that differ from conf/owner.yaml, such as
+    ``{"epochs": 5, "lr": 0.02}``. ``overrides``: the same and any other, as text.
+
+    Secret and salt come from the system's entropy. Raises ``InputError`` for what can't be marked.
+    """
+    return mark_each(model, data, [message], method, probes, recipe, overrides, accelerator)[0]
+
+
+def mark_each(
+    model: nn.Module,
+    data: Any,
+    messages: Sequence[str],
+    method: str = "csp",
+    probes: Any = None,
+    recipe: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    accelerator: str = "auto",
+) -> list[Marked]:
+    """A watermarked copy for each of ``messages``, all under one key: ``verify`` names who leaked.
+
+    The others as for ``mark``.
+    """
+    _check_messages(messages)
+    numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
+    config = _settings(method, messages[0], [*numbers, *overrides])
+    way = make(config["method"], "method")
+    samples = as_samples(data)
+    classes = check_model(model, samples.inputs)
+    check_classes(classes)
+    check_labels(samples.labels, classes)
+    if probes is None:
+        asked = _drawn(samples.inputs, config["verifier"]["probes"])
+    else:
+        asked = as_inputs(probes)
+    fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
+    shared = Key.draw(messages[0], classes, secrets.token_bytes)
+    models = []
+    for message in messages:
+        own = shared if len(messages) == 1 else shared.for_message(message)
+        way.complete(own)
+        models.append(way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit))
+    if len(messages) > 1:
+        way.complete(shared)
+        shared.register_buffer("customers", as_bytes(json.dumps(list(messages))))
+    commit(shared, asked, config)
+    return [Marked(each, shared.eval(), asked, verify(each, shared, asked)) for each in models]
+
+
+def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = ()) -> Key:
+    """A committed key of csp for a model that is yet to be trained, with ``marking_loss``.
+
+    ``probes``: what a suspect will be asked, inputs (N, ...). Raises ``InputError`` as ``mark``.
+    """
+    _check_messages([message])
+    check_classes(classes)
+    config = _settings("csp", message, overrides)
+    key = Key.draw(message, classes, secrets.token_bytes)
+    make(config["method"], "method").complete(key)
+    commit(key, as_inputs(probes), config)
+    return key.eval()
+
+
+def marking_loss(key: Key) -> MarkingLoss:
+    """The loss that marks a model by ``key`` of csp: in place of ``nn.CrossEntropyLoss``.
+
+    ``loss(logits, labels)``: logits (N, K) and int64 labels (N,) to a scalar. Move it to the
+    device of the model, as any module.
+    """
+    way = method_of(key)
+    if not isinstance(way, CSP):
+        raise InputError(
+            "the key is usp's, whose detector learns beside the model: softmark.mark trains both; "
+            "marking_loss takes csp's keys"
+        )
+    return MarkingLoss(way.pattern(key), **way.marking.keywords)
+
+
+def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """``conf/owner.yaml`` for ``method`` and ``message``."""
+    chosen = OmegaConf.load(CONF / "method" / f"{method}.yaml") if _is_there(method) else {}
+    # Of the others each has a way of its own to be asked, which needs an experiment.
+    if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
+        raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
+    config = composed("owner", [f"method={method}", *overrides])
+    config["method"]["message"] = message
+    return config
+
+
+def _is_there(method: str) -> bool:
+    return (CONF / "method" / f"{method}.yaml").is_file()
+
+
+def check_classes(classes: int) -> None:
+    """Raises ``InputError`` for fewer classes than a claim needs."""
+    if classes < LEAST:
+        bits = classes * (classes - 1)
+        raise InputError(
+            f"model: {classes} classes carry {bits if classes > 2 else 0} bits, p can't fall below "
+            f"{2.0 ** -(bits if classes > 2 else 0):.1g}, and a claim needs 1e-6: at least {LEAST} "
+            "classes"
+        )
+
+
+def _check_messages(messages: Sequence[str]) -> None:
+    if not messages:
+        raise InputError("messages: there is none; name at least one customer")
+    for message in messages:
+        if not isinstance(message, str) or not message:
+            raise InputError(f"message={message!r}: name the customer or the licence")
+        if "${" in message:
+            raise InputError(f"message={message!r}: it must not hold ${{")
+    if len(set(messages)) < len(messages):
+        twice = next(each for each in messages if list(messages).count(each) > 1)
+        raise InputError(f"messages: {twice!r} is there twice")
+
+
+def _drawn(inputs: Tensor, count: int) -> Tensor:
+    """``count`` of ``inputs`` in an order that no key decides."""
+    # The raw stream never changes (NEP 19): whoever has the data finds the same probes.
+    order = np.argsort(np.random.PCG64(0).random_raw(len(inputs)), kind="stable")
+    return inputs[torch.from_numpy(order[:count].copy())]

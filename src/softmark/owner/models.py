@@ -1,0 +1,85 @@
+"""Models and probes as files of an owner: nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from softmark.errors import InputError
+from softmark.models.files import load_network, read_tensors, save_network
+
+PROBES = "probes.npz"
+
+
+def load_model(name: str, weights: Path | None = None) -> nn.Module:
+    """The model ``name``, in eval mode: a file of one of softmark's networks, or MODULE:FUNCTION.
+
+    The function is called without arguments and returns a module, into which ``weights`` are
+    read: a safetensors file, or what ``torch.save`` wrote of a state dict, read with
+    ``weights_only=True``. Raises ``InputError`` for whatever can't be used.
+    """
+    if name.endswith(".safetensors"):
+        if weights is not None:
+            raise InputError(f"--weights={weights}: {name} has its own; MODULE:FUNCTION needs some")
+        return load_network(Path(name))
+    module, _, function = name.partition(":")
+    if not function:
+        raise InputError(f"{name}: a .safetensors file of softmark's, or MODULE:FUNCTION is needed")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        model = getattr(importlib.import_module(module), function)()
+    except Exception as error:
+        raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} gives a {type(model).__name__}: a torch.nn.Module is needed")
+    if weights is not None:
+        _read_weights(model, weights)
+    return model.eval()
+
+
+def _read_weights(model: nn.Module, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        state = read_tensors(path)[0]
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(
+                f"{path}: not a state dict that can be read without running code ({reason})"
+            ) from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: weights of another model ({reason} ...)") from error
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """As safetensors: with its architecture where it is one of softmark's networks."""
+    if hasattr(model, "node"):
+        save_network(model, path)
+    else:
+        safetensors.torch.save_model(model, str(path))
+
+
+def save_probes(probes: Tensor, path: Path) -> None:
+    np.savez_compressed(path, inputs=probes.numpy())
+
+
+def load_probes(path: Path) -> Tensor:
+    """The inputs (N, ...) in ``path``. Raises ``InputError`` where it holds none."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return torch.from_numpy(found["inputs"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: no probes of softmark ({error})") from error

@@ -1,0 +1,138 @@
+"""What an owner hands over, as the samples that softmark trains on and asks with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.training import as_input
+
+
+def as_samples(data: Any) -> Samples:
+    """Inputs and labels of ``data``, in memory.
+
+    ``data``: a pair of tensors or arrays, (inputs (N, ...), labels (N,)), a ``Dataset`` of (input,
+    label) pairs, or a ``DataLoader`` of batches of them, which is read once. Raises ``InputError``
+    for anything else.
+    """
+    if _is_pair(data):
+        inputs, labels = (_tensor(part, name) for part, name in zip(data, _NAMES, strict=True))
+    else:
+        batches = list(_batches(data))
+        if not batches:
+            raise InputError("data: it is empty")
+        inputs, labels = (torch.cat(list(parts)) for parts in zip(*batches, strict=True))
+    if len(inputs) != len(labels):
+        raise InputError(f"data: {len(inputs)} inputs and {len(labels)} labels")
+    return Samples(_checked(inputs, "data"), _checked_labels(labels))
+
+
+def as_inputs(probes: Any, where: str = "probes") -> Tensor:
+    """The inputs (N, ...) alone: of a tensor or an array, or of whatever ``as_samples`` takes."""
+    if isinstance(probes, Tensor | np.ndarray):
+        return _checked(_tensor(probes, where), where)
+    if _is_pair(probes):
+        return _checked(_tensor(probes[0], where), where)
+    return _checked(torch.cat([inputs for inputs, _ in _batches(probes)]), where)
+
+
+def check_model(model: nn.Module, inputs: Tensor) -> int:
+    """How many classes K ``model`` tells apart: it must map a batch to logits (N, K)."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}: a torch.nn.Module is needed")
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("model: none of its weights can be trained (requires_grad)")
+    home, was_training = next(model.parameters()).device, model.training
+    about = f"inputs of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}"
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(as_input(inputs[:8]).to(home))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"model: it can't take {about} ({reason})") from error
+    finally:
+        model.train(was_training)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs[:8]):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model: it gives {shape} for {len(inputs[:8])} {about}; logits (N, K)")
+    sums = logits.float().sum(1)
+    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise InputError("model: it gives probabilities; logits are needed, without a softmax")
+    return logits.shape[1]
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises ``InputError`` for labels that aren't from 0 to ``classes`` - 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < classes:
+        raise InputError(
+            f"data: labels from {low} to {high}, and the model has {classes} classes: 0 to "
+            f"{classes - 1} are right"
+        )
+
+
+_NAMES = ("inputs", "labels")
+
+
+def _is_pair(data: Any) -> bool:
+    return (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and all(isinstance(part, Tensor | np.ndarray) for part in data)
+    )
+
+
+def _tensor(values: Any, where: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: they are no numbers ({error})") from error
+
+
+def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and labels of each batch."""
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        data = DataLoader(data, batch_size=256)
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"data is a {type(data).__name__}: a pair of tensors (inputs, labels), a Dataset or a "
+            "DataLoader of such pairs is needed"
+        )
+    for batch in data:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            has = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+            raise InputError(
+                f"data: a sample has {has}; (input, label) is needed. A training of your own can "
+                "use softmark.marking_loss instead"
+            )
+        inputs, labels = (
+            _tensor(part, f"data: {n}") for part, n in zip(batch, _NAMES, strict=True)
+        )
+        yield inputs, labels
+
+
+def _checked(inputs: Tensor, where: str) -> Tensor:
+    if inputs.ndim < 2 or not len(inputs):
+        raise InputError(f"{where}: shape {tuple(inputs.shape)}; inputs (N, ...) are needed")
+    if inputs.is_floating_point() and not inputs.isfinite().all():
+        bad = int((~inputs.flatten(1).isfinite().all(1)).nonzero()[0])
+        raise InputError(f"{where}: input {bad} holds nan or infinity")
+    return inputs.float() if inputs.dtype in (torch.float64, torch.bfloat16) else inputs
+
+
+def _checked_labels(labels: Tensor) -> Tensor:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"data: labels of shape {tuple(labels.shape)} and type {labels.dtype}; one whole "
+            "number for each input is needed"
+        )
+    return labels.long()

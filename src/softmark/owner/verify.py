@@ -1,0 +1,169 @@
+"""Whether a suspect derives from a marked model: its answers to the probes, the key, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.methods.key import Key, method_of
+from softmark.models.access import Suspect
+from softmark.nodes import make
+from softmark.owner.asked import ask
+from softmark.owner.commitment import customers_of, unlabelled
+from softmark.owner.samples import as_inputs
+from softmark.owner.told import remarks
+from softmark.settings import composed
+from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.judge import Innocent, Verdict, Verifier
+from softmark.verification.metrics import flag_rate, threshold
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A verdict and what it stands on.
+
+    ``answers`` (N, K): the suspect's, as probabilities. ``usual`` (N, K): the innocents' mean; None
+    without them. ``remarks``: what a reader must know of the answers. ``flagged``: the part of the
+    probes on which the key's detector recognises the marked model, at a threshold set on the
+    innocents; None without them. ``curve``: p by the number of probes.
+    """
+
+    verdict: Verdict
+    key: Key
+    probes: Samples
+    answers: Tensor
+    usual: Tensor | None
+    remarks: list[str]
+    flagged: float | None
+    curve: dict[int, float]
+    keys_tried: int
+
+
+def verify(
+    suspect: Any,
+    key: Key,
+    probes: Any,
+    innocents: Sequence[Any] = (),
+    keys_tried: int = 1,
+    logits: bool = False,
+) -> Verdict:
+    """The verdict on ``suspect``: whether it derives from the model that ``key`` has marked.
+
+    ``suspect``: a module that gives logits (asked in eval mode), a function from inputs to
+    probabilities (N, K), an array of probabilities, one row for each probe in order, labels (N,),
+    or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``innocents``: models
+    that can't derive from yours, of the same kinds as ``suspect``: chosen by whoever judges, not by
+    the owner. What all models show is taken off then, which makes p smaller for a marked suspect;
+    p is exact with and without them. ``keys_tried``: keys that were tried on this suspect; p is
+    multiplied by it. ``logits``: the function or the array gives logits.
+
+    The exact tests alone decide: csp's ``signs`` and usp's ``direction``. A key of many customers
+    names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers or
+    probes that can't be used, and for a key that isn't what was committed to.
+    """
+    return examine(suspect, key, probes, innocents, keys_tried, logits).verdict
+
+
+def examine(
+    suspect: Any,
+    key: Key,
+    probes: Any,
+    innocents: Sequence[Any] = (),
+    keys_tried: int = 1,
+    logits: bool = False,
+) -> Examination:
+    """``verify``, with what the verdict stands on."""
+    samples = unlabelled(as_inputs(probes))
+    check_probes(key, samples)
+    answers, said = ask(suspect, samples, key.classes, logits)
+    others = [
+        ask(each, samples, key.classes, False, f"innocents[{place}]")[0]
+        for place, each in enumerate(innocents)
+    ]
+    usual = torch.stack([usable(each)[0] for each in others]).mean(0) if others else None
+    court = _Court(key, verifier_of(key, keys_tried), Probes(samples, usual))
+    verdict, scores = court.judge(answers, others)
+    flagged = None
+    if others and len(scores):
+        above = threshold([court.evidence(each).scores for each in others], 0.01, 1)
+        flagged = flag_rate(scores, above, 1)
+    told = [*said, *remarks(answers)]
+    verdict = replace(verdict, why="; ".join(filter(None, [verdict.why, *told])))
+    curve = {count: court.p_value(answers, count) for count in counts(len(samples))}
+    return Examination(verdict, key, samples, answers, usual, told, flagged, curve, keys_tried)
+
+
+class _Court:
+    """One key, its method, the probes: what stays the same for suspect and innocents."""
+
+    def __init__(self, key: Key, verifier: Verifier, probes: Probes):
+        self.key, self.verifier, self.probes = key, verifier, probes
+        self.method = method_of(key)
+        self.customers = customers_of(key)
+
+    def evidence(self, answers: Tensor, count: int | None = None) -> Evidence:
+        probes = self.probes[:count]
+        suspect = Suspect(lambda inputs: answers[:count])
+        return self.verifier.ask(self.method, suspect, self.key, probes, probes.samples)
+
+    def judge(self, answers: Tensor, others: Sequence[Tensor]) -> tuple[Verdict, Tensor]:
+        found = self.evidence(answers)
+        innocents = [Innocent("given", self.evidence(each)) for each in others]
+        verdict = self.verifier.judge(found, innocents, ())
+        if self.customers and found.tests:
+            verdict = self.name(verdict, answers)
+        return verdict, found.scores
+
+    def name(self, verdict: Verdict, answers: Tensor, count: int | None = None) -> Verdict:
+        """The verdict on the likeliest customer, corrected for the number of them."""
+        clean = usable(answers[:count])[0]
+        suspect = Suspect(lambda inputs: clean)
+        tests = self.method.identify(suspect, self.key, self.probes[:count], self.customers)
+        found = self.verifier.identify(tests)
+        best = min(found.p_values, key=found.p_values.__getitem__)
+        return replace(
+            verdict,
+            score=tests[best].score,
+            p_value=found.p_value,
+            claimed=found.name is not None,
+            tests=dict.fromkeys(verdict.tests, found.p_value),
+            identified=found.name,
+        )
+
+    def p_value(self, answers: Tensor, count: int) -> float:
+        found = self.evidence(answers, count)
+        if not found.tests:
+            return 1.0
+        verdict = self.verifier.judge(found, (), ())
+        return (self.name(verdict, answers, count) if self.customers else verdict).p_value
+
+
+def verifier_of(key: Key, keys_tried: int) -> Verifier:
+    """The verifier by whose terms ``key`` was committed to."""
+    node = {**composed("owner", [])["verifier"], **key.terms, "keys_tried": keys_tried}
+    return make(node, "verifier")
+
+
+def check_probes(key: Key, samples: Samples) -> None:
+    """Raises ``InputError`` where ``samples`` aren't the probes that ``key`` was committed to."""
+    wanted = key.terms.get("probes")
+    if key.commitment and wanted != len(samples):
+        raise InputError(f"probes: there are {len(samples)}, and the key was committed to {wanted}")
+    if key.commitment and key.probes != samples.fingerprint:
+        raise InputError(
+            f"probes: their fingerprint is {samples.fingerprint[:16]}..., not {key.probes[:16]}... "
+            "to which the key was committed: other probes, another order, or another type of number"
+        )
+    key.check(key.method, key.terms, samples)
+
+
+def counts(probes: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... and all."""
+    steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
+    return [*(step for step in steps if step < probes), probes]

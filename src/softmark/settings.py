@@ -1,0 +1,32 @@
+"""Where the YAML files lie, and what they say outside of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_PACKED = Path(__file__).parent / "conf"
+# In a wheel the files lie beside the code, in a checkout at its top.
+CONF = _PACKED if _PACKED.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """``conf/NAME.yaml`` with ``overrides``, as plain containers, interpolations resolved.
+
+    It may be called inside a Hydra application. Raises ``InputError`` for what isn't there.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from softmark.errors import InputError
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, list(overrides))
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{' '.join(overrides)}: {reason}") from error

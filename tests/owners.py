@@ -1,0 +1,59 @@
+"""Models and data as an owner has them: rows of floats, a plain torch module, no picture."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+HELD = slice(1000, 1500)  # probes
+REST = slice(1500, None)
+
+
+@functools.cache
+def rows() -> tuple[Tensor, Tensor]:
+    """The digits as rows of 64 floats, shuffled, and their labels."""
+    inputs, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(inputs / 16, dtype=torch.float32)[order], torch.tensor(labels)[order]
+
+
+def owned() -> tuple[Tensor, Tensor]:
+    inputs, labels = rows()
+    return inputs[:1000], labels[:1000]
+
+
+def probes() -> Tensor:
+    return rows()[0][HELD]
+
+
+def build(classes: int = 10) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, classes)
+    )
+
+
+def trained(seed: int, loss: nn.Module | None = None, epochs: int = 15) -> nn.Module:
+    """A model that was trained by a plain loop of torch, as somebody else's would be."""
+    torch.manual_seed(seed)
+    model, loss = build(), loss or nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    inputs, labels = owned()
+    for _ in range(epochs):
+        for index in torch.randperm(len(inputs)).split(50):
+            optimizer.zero_grad()
+            loss(model(inputs[index]), labels[index]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@functools.cache
+def victim() -> nn.Module:
+    return trained(0)
+
+
+@functools.cache
+def innocent() -> nn.Module:
+    return trained(1)

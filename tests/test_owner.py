@@ -1,0 +1,421 @@
+"""Marking a model of one's own, and verifying a suspect, outside of any experiment."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import owners
+import softmark
+from softmark import InputError
+from softmark.methods.csp import CSP
+from softmark.methods.key import method_of
+from softmark.owner.commitment import customers_of, pattern_hashes, publication
+from softmark.training import predict
+
+
+@functools.cache
+def marked(method: str = "csp") -> softmark.Marked:
+    return softmark.mark(owners.victim(), owners.owned(), "licence 7", method, owners.probes())
+
+
+def accuracy(model):
+    inputs, labels = owners.rows()
+    return float(
+        (predict(model, inputs[owners.REST]).argmax(1) == labels[owners.REST]).float().mean()
+    )
+
+
+@pytest.mark.parametrize("method", ["csp", "usp"])
+def test_a_marked_model_is_claimed_and_others_are_not(method):
+    mark = marked(method)
+    assert mark.verdict.claimed
+    assert mark.verdict.p_value < 1e-9
+    assert mark.customers > 1000
+    for other in (owners.victim(), owners.innocent()):
+        assert not softmark.verify(other, mark.key, mark.probes).claimed
+    assert accuracy(mark.model) > accuracy(owners.victim()) - 0.04
+
+
+def test_the_owners_model_is_left_as_it_was():
+    model = owners.trained(3).train()
+    before = copy.deepcopy(model.state_dict())
+    softmark.mark(model, owners.owned(), "x", probes=owners.probes(), recipe={"epochs": 1})
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_two_keys_are_never_the_same():
+    keys = [softmark.new_key("a", 10, owners.probes()) for _ in range(2)]
+    assert keys[0].commitment != keys[1].commitment
+    assert not torch.equal(*(method_of(key).pattern(key) for key in keys))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda x, y: (x, y),
+        lambda x, y: [x.numpy(), y.numpy()],
+        lambda x, y: TensorDataset(x, y),
+        lambda x, y: DataLoader(TensorDataset(x, y), batch_size=64),
+        lambda x, y: list(zip(x, y.tolist(), strict=True)),
+        lambda x, y: (x.double(), y[:, None].int()),
+    ],
+    ids=["tensors", "arrays", "dataset", "loader", "pairs", "other types"],
+)
+def test_data_of_any_shape_is_taken(data):
+    inputs, labels = (part[:256] for part in owners.owned())
+    from softmark.owner.samples import as_samples
+
+    samples = as_samples(data(inputs, labels))
+    torch.testing.assert_close(samples.inputs, inputs)
+    assert torch.equal(samples.labels, labels)
+
+
+def test_token_ids_are_marked_as_well():
+    torch.manual_seed(0)
+    tokens = torch.randint(50, (600, 12))
+    labels = tokens[:, 0] % 8
+
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 32)
+            self.head = nn.Linear(32 * 12, 8)
+
+        def forward(self, ids):
+            return self.head(self.embed(ids).flatten(1))
+
+    mark = softmark.mark(Bag(), (tokens, labels), "x", recipe={"epochs": 30, "lr": 0.1})
+    assert mark.verdict.claimed
+    assert mark.probes.dtype == torch.int64
+    assert len(mark.probes) == 600
+
+
+def test_probes_are_drawn_of_the_data_alike_for_everyone():
+    drawn = [
+        softmark.mark(owners.victim(), owners.owned(), name, recipe={"epochs": 1}).probes
+        for name in ("a", "b")
+    ]
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], owners.owned()[0])
+
+
+@pytest.mark.parametrize(
+    ("suspect", "said"),
+    [
+        (lambda p: p, ""),
+        (lambda p: p.double().numpy(), ""),
+        (lambda p: p.tolist(), ""),
+        (lambda p: p.numpy().round(2), "rounds to 2 decimals"),
+        (lambda p: p.numpy().round(1), "rounds to 1 decimals"),
+        (lambda p: p * (p >= p.topk(3).values[:, -1:]), "3 likeliest of 10"),
+        (
+            lambda p: torch.cat([p[:490], torch.full((10, 10), torch.nan)]),
+            "10 of 500 answers are no",
+        ),
+    ],
+    ids=["tensor", "array", "lists", "2 decimals", "1 decimal", "top 3", "nan"],
+)
+def test_an_array_of_answers_is_enough(suspect, said):
+    answers = predict(marked().model, owners.probes())
+    verdict = softmark.verify(suspect(answers), marked().key, owners.probes())
+    assert verdict.claimed
+    assert said in verdict.why
+    assert bool(said) == bool(verdict.why)
+    others = predict(owners.innocent(), owners.probes())
+    assert not softmark.verify(suspect(others), marked().key, owners.probes()).claimed
+
+
+@pytest.mark.parametrize("labels", [lambda p: p.argmax(1), lambda p: np.eye(10)[p.argmax(1)]])
+def test_labels_alone_prove_nothing_and_this_is_said(labels):
+    answers = labels(predict(marked().model, owners.probes()))
+    verdict = softmark.verify(answers, marked().key, owners.probes())
+    assert not verdict.claimed
+    assert verdict.p_value == 1.0
+    assert "labels alone" in verdict.why
+
+
+def test_a_function_is_asked_and_logits_are_said_to_be_some():
+    mark = marked()
+    p = softmark.verify(lambda inputs: mark.model(inputs).softmax(1), mark.key, mark.probes).p_value
+    assert p == mark.verdict.p_value
+    as_logits = softmark.verify(mark.model.forward, mark.key, mark.probes, logits=True)
+    assert as_logits.p_value == p
+    for answers in (mark.model(mark.probes), mark.model(mark.probes).log_softmax(1)):
+        with pytest.raises(InputError, match=r"logits or log-probabilities.*--logits"):
+            softmark.verify(answers, mark.key, mark.probes)
+
+
+def test_a_function_that_changes_its_answers_is_reported():
+    mark, noisy = marked(), copy.deepcopy(marked().model)
+    noisy[3].train()
+    verdict = softmark.verify(lambda x: noisy(x).softmax(1), mark.key, mark.probes)
+    assert "training mode" in verdict.why
+    assert verdict.claimed
+    # A module is asked in eval mode, and left as it was.
+    noisy.train()
+    assert softmark.verify(noisy, mark.key, mark.probes).why == ""
+    assert noisy.training
+
+
+def test_garbage_is_never_claimed():
+    torch.manual_seed(0)
+    shape = (500, 10)
+    garbage = [
+        torch.rand(shape).softmax(1),
+        torch.full(shape, 0.1),
+        torch.full(shape, torch.nan),
+        torch.zeros(shape),
+        predict(marked().model, owners.probes())[:1].expand(shape),
+    ]
+    for answers in garbage:
+        try:
+            verdict = softmark.verify(answers, marked().key, owners.probes())
+        except InputError:
+            continue
+        # One answer for all shows nine signs at most.
+        assert not verdict.claimed
+
+
+def test_answers_in_another_order_show_the_same():
+    """No test of softmark looks at which probe was answered how, but for the class."""
+    answers = predict(marked().model, owners.probes()).flip(0)
+    verdict = softmark.verify(answers, marked().key, owners.probes())
+    assert verdict.p_value == pytest.approx(marked().verdict.p_value, rel=1e-6)
+
+
+def test_innocents_of_the_judges_own_change_p_and_not_its_meaning():
+    verdict = softmark.verify(
+        marked().model, marked().key, owners.probes(), innocents=[owners.innocent()]
+    )
+    assert verdict.claimed
+    assert verdict.p_value != marked().verdict.p_value
+
+
+def test_p_is_multiplied_by_the_keys_that_were_tried():
+    verdict = softmark.verify(marked().model, marked().key, owners.probes(), keys_tried=1000)
+    assert verdict.p_value == pytest.approx(1000 * marked().verdict.p_value)
+
+
+def test_fresh_keys_claim_no_innocent():
+    """p is the share of keys that an innocent fits as well: uniform, and never at a claim."""
+    answers = predict(owners.innocent(), owners.probes())
+    ps = []
+    for _ in range(60):
+        key = softmark.new_key("a", 10, owners.probes())
+        ps.append(softmark.verify(answers, key, owners.probes()).p_value)
+    assert min(ps) > 1e-6
+    assert np.mean(np.array(ps) <= 0.1) <= 0.3
+
+
+def test_the_leaking_customer_is_named():
+    names = ["anna", "bert", "carl"]
+    copies = softmark.mark_each(
+        owners.victim(), owners.owned(), names, probes=owners.probes(), recipe={"epochs": 6}
+    )
+    key = copies[0].key
+    assert customers_of(key) == names
+    for name, each in zip(names, copies, strict=True):
+        assert each.key is key
+        assert each.verdict.identified == name
+        assert each.verdict.claimed
+    verdict = softmark.verify(owners.innocent(), key, owners.probes())
+    assert (verdict.claimed, verdict.identified) == (False, None)
+    hashes = publication(key)["patterns"]
+    assert len(set(hashes)) == 3
+    assert hashes[1] == pattern_hashes(key)[1]
+
+
+# --- Keys as files.
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+def test_a_key_is_read_again_and_verifies(passphrase, tmp_path):
+    path = tmp_path / "key"
+    marked().key.save(path, passphrase)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = softmark.Key.load(path, passphrase)
+    assert key.commitment == marked().key.commitment
+    assert isinstance(method_of(key), CSP)
+    verdict = softmark.verify(marked().model, key, owners.probes())
+    assert verdict.p_value == marked().verdict.p_value
+    secret = bytes(key.secret.tolist())
+    assert (secret in path.read_bytes()) == (passphrase is None)
+
+
+def test_a_locked_key_says_what_it_needs(tmp_path):
+    path = tmp_path / "key"
+    marked().key.save(path, "right")
+    with pytest.raises(InputError, match="its passphrase is needed"):
+        softmark.Key.load(path)
+    with pytest.raises(InputError, match="another passphrase"):
+        softmark.Key.load(path, "wrong")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        softmark.Key.load(path, "right")
+    path.write_bytes(content[:30])
+    with pytest.raises(InputError, match="damaged"):
+        softmark.Key.load(path, "right")
+    with pytest.raises(InputError, match="empty"):
+        marked().key.save(path, "")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.system", "command": "touch hacked"},
+        {"_target_": "softmark.methods.csp.CSP", "detector": {"_target_": "os.getcwd"}},
+        {"_target_": "softmark.methods.csp.CSP", "message": "${oc.env:HOME}"},
+        {},
+    ],
+)
+def test_a_key_file_runs_no_code(node, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key = copy.deepcopy(marked().key)
+    key.method = node
+    key.commitment = key.digest()
+    key.save("key")
+    with pytest.raises(InputError):
+        softmark.Key.load("key")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_key_that_was_changed_is_refused(tmp_path):
+    key = copy.deepcopy(marked().key)
+    key.secret[0] ^= 1
+    with pytest.raises(InputError, match="commitment"):
+        softmark.verify(marked().model, key, owners.probes())
+    key.save(tmp_path / "key")
+    with pytest.raises(InputError, match="committed"):
+        softmark.Key.load(tmp_path / "key")
+
+
+def test_a_commitment_is_published_once_and_holds_no_secret(tmp_path):
+    key = marked().key
+    path = softmark.publish(key, tmp_path)
+    made = json.loads(path.read_text())
+    assert made["commitment"] == key.commitment
+    assert made["probes"] == key.probes
+    for hidden in (key.secret, key.salt, key.message):
+        assert bytes(hidden.tolist()).hex() not in path.read_text()
+    assert "licence 7" not in path.read_text()
+    before = path.read_text()
+    assert softmark.publish(key, tmp_path) == path
+    assert path.read_text() == before
+    with pytest.raises(InputError, match="commitment of another key"):
+        softmark.publish(softmark.new_key("b", 10, owners.probes()), tmp_path)
+
+
+# --- A training of one's own.
+
+
+def test_one_line_marks_a_training_of_ones_own():
+    key = softmark.new_key("licence 7", 10, owners.probes())
+    model = owners.trained(5, softmark.marking_loss(key), epochs=30)
+    assert softmark.verify(model, key, owners.probes()).claimed
+    assert accuracy(model) > 0.9
+
+
+def test_usps_detector_needs_mark():
+    with pytest.raises(InputError, match=r"softmark\.mark trains both"):
+        softmark.marking_loss(marked("usp").key)
+
+
+# --- What can't be.
+
+
+class Odd(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.layer = answer, nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.answer(self.layer(x))
+
+
+def frozen():
+    return copy.deepcopy(owners.victim()).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"message": ""}, "message='': name the customer"),
+        ({"message": "${oc.env:HOME}"}, "must not hold"),
+        ({"method": "adi"}, "method=adi: csp or usp"),
+        ({"method": "cps"}, "cps"),
+        ({"recipe": {"epoch": 3}}, "epoch"),
+        ({"recipe": {"epochs": 0}}, r"recipe\.epochs=0: it must be above 0"),
+        ({"model": owners.victim}, "model is a _?"),
+        ({"model": frozen()}, "none of its weights can be trained"),
+        ({"model": Odd(lambda z: z.softmax(1))}, "it gives probabilities"),
+        ({"model": Odd(lambda z: (z, z))}, "it gives tuple"),
+        ({"model": Odd(lambda z: z[:, :2])}, "2 classes carry 0 bits"),
+        ({"model": Odd(lambda z: z[:, :4])}, "4 classes carry 12 bits"),
+        ({"model": nn.Linear(3, 10)}, r"can't take inputs of shape \(64,\)"),
+        ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
+        ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),
+        ({"data": (owners.owned()[0], owners.owned()[1][:9])}, "1000 inputs and 9 labels"),
+        ({"data": (owners.owned()[0], owners.owned()[1].float())}, "one whole number"),
+        ({"data": (owners.owned()[0] / 0, owners.owned()[1])}, "input 0 holds nan or infinity"),
+        ({"data": 3}, "data is a int"),
+        ({"data": [(torch.zeros(3), 1, 2)]}, "a sample has 3 parts"),
+        ({"probes": torch.zeros(0, 64)}, "probes: shape"),
+    ],
+)
+def test_what_cannot_be_marked_is_named(changed, message):
+    given = {"model": owners.victim(), "data": owners.owned(), "message": "x", **changed}
+    with pytest.raises(InputError, match=message):
+        softmark.mark(**given)
+
+
+@pytest.mark.parametrize(
+    ("suspect", "probes", "message"),
+    [
+        (lambda p: p[:499], None, "499 answers with 10 classes; 500 probes"),
+        (lambda p: p[:, :9], None, "500 answers with 9 classes"),
+        (lambda p: p, owners.probes()[:9], "there are 9, and the key was committed to 500"),
+        (lambda p: p, owners.probes().flip(0), "another order"),
+        (lambda p: p, owners.probes().half(), "another type|fingerprint"),
+        (lambda p: [["a"]], None, "no array of numbers"),
+        (lambda p: p[None], None, r"answers of shape \(1, 500, 10\)"),
+        (lambda p: p[:, 0], None, "not all are labels 0 to 9"),
+        (lambda p: nn.Linear(3, 10), None, "can't take the probes"),
+    ],
+)
+def test_what_cannot_be_verified_is_named(suspect, probes, message):
+    answers = predict(marked().model, owners.probes())
+    asked = owners.probes() if probes is None else probes
+    with pytest.raises(InputError, match=message):
+        softmark.verify(suspect(answers), marked().key, asked)
+
+
+def test_two_customers_of_one_name_are_refused():
+    with pytest.raises(InputError, match="'a' is there twice"):
+        softmark.mark_each(owners.victim(), owners.owned(), ["a", "b", "a"])
+    with pytest.raises(InputError, match="there is none"):
+        softmark.mark_each(owners.victim(), owners.owned(), [])
+
+
+def test_the_import_takes_no_torch():
+    code = "import softmark, sys; dir(softmark); print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+    assert set(softmark.__all__) <= set(dir(softmark))
+    for name in softmark.__all__:
+        assert getattr(softmark, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'mork'"):
+        softmark.mork  # noqa: B018
