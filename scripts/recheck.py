@@ -50,6 +50,4 @@ else:  # "direction": the part of the sphere that is as near to the evidence as 
     p = density[angles <= np.arccos(cosine)].sum() / density.sum()
 p = min(1.0, p * data["tried"])
 print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {data['level']:.3g}")
-print(
-    "the pattern is", "one of the published" if known else "NOT among the published (or none was)"
-)
+print("the pattern is one of the published" if known else "the pattern was NOT published")

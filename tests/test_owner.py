@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import owners
 import softmark
+from conftest import ROOT
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.methods.key import method_of
@@ -419,3 +420,71 @@ def test_the_import_takes_no_torch():
         assert getattr(softmark, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'mork'"):
         softmark.mork  # noqa: B018
+
+
+# --- The README.
+
+
+def readme(section: str) -> list[str]:
+    """The Python of a section of the README."""
+    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+def test_what_the_readme_shows_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = {"model": owners.victim(), "data": owners.owned(), "probes": owners.probes()}
+    first, second, third = readme("Mark a model of your own")
+    exec(first, there)
+    assert capsys.readouterr().out.endswith("True\n")
+    exec(second, {**there, "suspect": there["marked"].model, "softmark": softmark})
+    assert capsys.readouterr().out.startswith("True")
+    exec(third, there)
+    logits = there["marked"].model(owners.probes()).requires_grad_()
+    there["loss"](logits, logits.argmax(1)).backward()
+
+
+class Output:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_the_loss_fits_a_trainer_that_takes_one():
+    """As transformers.Trainer calls it: with outputs, labels, and what else it knows."""
+    key = softmark.new_key("a", 10, owners.probes())
+    loss = softmark.marking_loss(key)
+    compute_loss_func = lambda outputs, labels, **_: loss(outputs.logits, labels)  # noqa: E731
+    model, (inputs, labels) = owners.victim(), owners.owned()
+    outputs = Output(model(inputs[:8]))
+    expected = loss(outputs.logits, labels[:8])
+    assert compute_loss_func(outputs, labels[:8], num_items_in_batch=8) == expected
+    assert compute_loss_func(outputs, labels[:8], num_items_in_batch=8).requires_grad
+
+
+def test_the_loss_moves_with_a_lightning_module():
+    import pytorch_lightning as lightning
+
+    class Mine(lightning.LightningModule):
+        def __init__(self, key):
+            super().__init__()
+            self.network = owners.build()
+            self.loss = softmark.marking_loss(key)
+
+        def training_step(self, batch, step):
+            inputs, labels = batch
+            return self.loss(self.network(inputs), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.network.parameters(), lr=3e-3)
+
+    key = softmark.new_key("a", 10, owners.probes())
+    torch.manual_seed(0)
+    module = Mine(key)
+    loader = DataLoader(TensorDataset(*owners.owned()), batch_size=50, shuffle=True)
+    trainer = lightning.Trainer(
+        max_epochs=25, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    assert module.double().loss.pattern.dtype == torch.float64
+    assert softmark.verify(module.float().network, key, owners.probes()).claimed

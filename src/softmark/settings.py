@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     It may be called inside a Hydra application. Raises ``InputError`` for what isn't there.
     """
+    return copy.deepcopy(_composed(name, tuple(overrides)))
+
+
+@functools.lru_cache
+def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.methods.key import Key, method_of
-from softmark.owner.commitment import customers_of, pattern_hashes
+from softmark.owner.commitment import pattern_hashes
 from softmark.owner.verify import Examination
 from softmark.tails import class_tails, ranks
 from softmark.verification.evidence import usable
@@ -53,7 +53,8 @@ def statement(
     ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or put it
     into another model. Raises ``InputError`` where ``published`` is of another key.
     """
-    key, verdict = found.key, found.verdict
+    court, verdict = found.court, found.verdict
+    key, usual = court.key, court.probes.usual
     if published and published.get("commitment") != key.commitment:
         raise InputError(
             f"the published commitment {str(published.get('commitment'))[:16]}... isn't the key's, "
@@ -70,19 +71,19 @@ def statement(
         "published": dict(published) if published else None,
         "method": key.method["name"],
         "classes": key.classes,
-        "probes": {"count": len(found.probes), "fingerprint": key.probes},
+        "probes": {"count": len(court.probes), "fingerprint": key.probes},
         "claimed": verdict.claimed,
         "customer": verdict.identified,
         "p": verdict.p_value,
         "level": verdict.levels.get(test),
         "test": test,
         "score": verdict.score,
-        "tried": found.keys_tried * max(1, len(customers_of(key))),
+        "tried": court.verifier.keys_tried * max(1, len(court.customers)),
         "remarks": [part for part in verdict.why.split("; ") if part],
-        "curve": {str(count): p for count, p in found.curve.items()},
+        "curve": {str(count): p for count, p in found.curve().items()},
         "answered": answered.tolist(),
         "ranks": ranked.tolist(),
-        "baseline": None if found.usual is None else class_tails(found.usual).tolist(),
+        "baseline": None if usual is None else class_tails(usual).tolist(),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
 

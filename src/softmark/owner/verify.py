@@ -28,21 +28,22 @@ from softmark.verification.metrics import flag_rate, threshold
 class Examination:
     """A verdict and what it stands on.
 
-    ``answers`` (N, K): the suspect's, as probabilities. ``usual`` (N, K): the innocents' mean; None
-    without them. ``remarks``: what a reader must know of the answers. ``flagged``: the part of the
-    probes on which the key's detector recognises the marked model, at a threshold set on the
-    innocents; None without them. ``curve``: p by the number of probes.
+    ``answers`` (N, K): the suspect's, as probabilities. ``flagged``: the part of the probes on
+    which the key's detector recognises the marked model, at a threshold that 1 % of the innocents'
+    answers exceed; None without innocents.
     """
 
     verdict: Verdict
-    key: Key
-    probes: Samples
+    court: Court
     answers: Tensor
-    usual: Tensor | None
-    remarks: list[str]
     flagged: float | None
-    curve: dict[int, float]
-    keys_tried: int
+
+    def curve(self) -> dict[int, float]:
+        """p by the number of probes: 1, 2, 5, 10, 20, 50, ... and all."""
+        probes = len(self.court.probes)
+        steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
+        counts = [*(step for step in steps if step < probes), probes]
+        return {count: self.court.p_value(self.answers, count) for count in counts}
 
 
 def verify(
@@ -59,9 +60,9 @@ def verify(
     probabilities (N, K), an array of probabilities, one row for each probe in order, labels (N,),
     or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``innocents``: models
     that can't derive from yours, of the same kinds as ``suspect``: chosen by whoever judges, not by
-    the owner. What all models show is taken off then, which makes p smaller for a marked suspect;
-    p is exact with and without them. ``keys_tried``: keys that were tried on this suspect; p is
-    multiplied by it. ``logits``: the function or the array gives logits.
+    the owner. What all models show is taken off then; p is exact with and without them.
+    ``keys_tried``: keys that were tried on this suspect; p is multiplied by it. ``logits``: the
+    function or the array gives logits.
 
     The exact tests alone decide: csp's ``signs`` and usp's ``direction``. A key of many customers
     names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers or
@@ -87,19 +88,19 @@ def examine(
         for place, each in enumerate(innocents)
     ]
     usual = torch.stack([usable(each)[0] for each in others]).mean(0) if others else None
-    court = _Court(key, verifier_of(key, keys_tried), Probes(samples, usual))
-    verdict, scores = court.judge(answers, others)
+    court = Court(key, verifier_of(key, keys_tried), Probes(samples, usual))
+    found = court.evidence(answers)
+    innocents = [court.evidence(each) for each in others]
+    verdict = court.judge(found, innocents, answers)
     flagged = None
-    if others and len(scores):
-        above = threshold([court.evidence(each).scores for each in others], 0.01, 1)
-        flagged = flag_rate(scores, above, 1)
-    told = [*said, *remarks(answers)]
-    verdict = replace(verdict, why="; ".join(filter(None, [verdict.why, *told])))
-    curve = {count: court.p_value(answers, count) for count in counts(len(samples))}
-    return Examination(verdict, key, samples, answers, usual, told, flagged, curve, keys_tried)
+    if others and len(found.scores):
+        above = threshold([each.scores for each in innocents], court.verifier.false_flags, 1)
+        flagged = flag_rate(found.scores, above, 1)
+    why = "; ".join(filter(None, [verdict.why, *said, *remarks(answers)]))
+    return Examination(replace(verdict, why=why), court, answers, flagged)
 
 
-class _Court:
+class Court:
     """One key, its method, the probes: what stays the same for suspect and innocents."""
 
     def __init__(self, key: Key, verifier: Verifier, probes: Probes):
@@ -112,13 +113,10 @@ class _Court:
         suspect = Suspect(lambda inputs: answers[:count])
         return self.verifier.ask(self.method, suspect, self.key, probes, probes.samples)
 
-    def judge(self, answers: Tensor, others: Sequence[Tensor]) -> tuple[Verdict, Tensor]:
-        found = self.evidence(answers)
-        innocents = [Innocent("given", self.evidence(each)) for each in others]
-        verdict = self.verifier.judge(found, innocents, ())
-        if self.customers and found.tests:
-            verdict = self.name(verdict, answers)
-        return verdict, found.scores
+    def judge(self, found: Evidence, innocents: Sequence[Evidence], answers: Tensor) -> Verdict:
+        given = [Innocent("given", each) for each in innocents]
+        verdict = self.verifier.judge(found, given, ())
+        return self.name(verdict, answers) if self.customers and found.tests else verdict
 
     def name(self, verdict: Verdict, answers: Tensor, count: int | None = None) -> Verdict:
         """The verdict on the likeliest customer, corrected for the number of them."""
@@ -161,9 +159,3 @@ def check_probes(key: Key, samples: Samples) -> None:
             "to which the key was committed: other probes, another order, or another type of number"
         )
     key.check(key.method, key.terms, samples)
-
-
-def counts(probes: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... and all."""
-    steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
-    return [*(step for step in steps if step < probes), probes]

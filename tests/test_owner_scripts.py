@@ -1,0 +1,318 @@
+"""scripts/mark.py, probes.py, verify.py and recheck.py, as somebody at a terminal uses them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import ROOT
+from softmark.data.cache import open_data
+from softmark.data.roles import Shares
+from softmark.data.sources import Digits
+from softmark.methods.key import Key
+from softmark.models.files import load_network, save_network
+from softmark.models.networks import ConvNet, build
+from softmark.training import Classifier, Fit, Recipe, predict
+
+# A module of the owner's own, as a file beside the command.
+BUILDER = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
+
+def nothing():
+    return 3
+"""
+
+
+class Ran:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """``call("verify", ...)``: the script in this process; its exit status and what it printed."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a trained network of softmark's, and a builder."""
+    folder = tmp_path_factory.mktemp("owner")
+    roles = open_data(Digits(), Shares(0.5, 0.3333, 0, None, None, False), folder / "outputs/data")
+    torch.manual_seed(0)
+    network = build(functools.partial(ConvNet, width=8), roles.owner, 10)
+    recipe = Recipe(8, 64, 0.1, 0.2, 0.9, 5e-4, 0.0, 1, False)
+    fit = Fit("cpu", "32-true", nothing)
+    save_network(
+        fit(Classifier(network, recipe), roles.owner, "victim"), folder / "own.safetensors"
+    )
+    (folder / "mine.py").write_text(BUILDER)
+    return folder
+
+
+class nothing:
+    def __init__(self, name):
+        pass
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *error):
+        return None
+
+
+@pytest.fixture(autouse=True)
+def at_home(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+
+@pytest.fixture
+def marked(home, call):
+    """The folder that mark.py makes of the owner's network: made once."""
+    if not (home / "marked").exists():
+        ran = call("mark", "own.safetensors", "--message", "licence 7", "--to", "marked",
+                   "recipe.epochs=6")  # fmt: skip
+        assert ran.code == 0, ran.err
+        assert "claimed" in ran.out
+        assert "publish now: marked/softmark.commitment.json" in ran.out
+    return home / "marked"
+
+
+def answers_of(marked: Path, name: str = "model.safetensors") -> np.ndarray:
+    probes = torch.from_numpy(np.load(marked / "probes.npz")["inputs"])
+    return predict(load_network(marked / name), probes).numpy()
+
+
+def both_p(printed: str) -> tuple[float, float]:
+    """What recheck.py computed, and what the file says."""
+    computed, said = re.match(r"p is (\S+); the file says (\S+),", printed).groups()
+    return float(computed), float(said)
+
+
+def test_help_comes_at_once():
+    for name in ("mark", "probes", "verify"):
+        start = time.monotonic()
+        ran = subprocess.run([sys.executable, ROOT / f"scripts/{name}.py", "--help"], check=True,
+                             capture_output=True, text=True)  # fmt: skip
+        assert "python scripts/" in ran.stdout
+        assert time.monotonic() - start < 1
+
+
+def test_a_marked_folder_holds_all_and_the_key_is_private(marked):
+    assert {path.name for path in marked.iterdir()} == {
+        "model.safetensors", "key.safetensors", "softmark.commitment.json", "probes.npz",
+    }  # fmt: skip
+    assert (marked / "key.safetensors").stat().st_mode & 0o077 == 0
+    about = json.loads((marked / "softmark.commitment.json").read_text())
+    assert about["commitment"] == Key.load(marked / "key.safetensors").commitment
+
+
+def test_exit_status_says_claimed_or_not(marked, call):
+    ran = call("verify", "marked", "marked/model.safetensors")
+    assert (ran.code, ran.out.split(":")[0]) == (0, "claimed")
+    ran = call("verify", "marked", "own.safetensors")
+    assert (ran.code, ran.out.split(":")[0]) == (3, "not claimed")
+
+
+def test_probes_go_out_as_pictures_and_answers_come_back(marked, call, tmp_path):
+    ran = call("probes", "marked", "--to", tmp_path / "pictures")
+    assert ran.code == 0, ran.err
+    files = sorted((tmp_path / "pictures").glob("*.png"))
+    inputs = np.stack([np.array(Image.open(path)) for path in files])[:, None]
+    assert (inputs == np.load(marked / "probes.npz")["inputs"]).all()
+    answers = predict(load_network(marked / "model.safetensors"), torch.from_numpy(inputs))
+    lines = [
+        f"{p.name},{','.join(map(str, a))}" for p, a in zip(files, answers.tolist(), strict=True)
+    ]
+    np.random.default_rng(0).shuffle(lines)
+    header = "probe," + ",".join(map(str, range(10)))
+    (tmp_path / "answers.csv").write_text("\n".join([header, *lines]))
+    assert call("verify", "marked", tmp_path / "answers.csv").code == 0
+    # The second time nothing is written over the first.
+    ran = call("probes", "marked", "--to", tmp_path / "pictures")
+    assert (ran.code, "there already" in ran.err) == (2, True)
+    assert call("probes", "marked", "--to", tmp_path / "p.npz").code == 0
+    assert (np.load(tmp_path / "p.npz")["inputs"] == inputs).all()
+
+
+def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
+    ran = call("verify", "marked", "marked/model.safetensors", "--to", tmp_path, "--name", "<b>A&B")
+    assert ran.code == 0, ran.err
+    text, made = ((tmp_path / f"evidence.{kind}").read_text() for kind in ("html", "json"))
+    assert {path.name for path in tmp_path.iterdir()} == {"evidence.html", "evidence.json"}
+    assert "&lt;b&gt;A&amp;B" in text
+    assert "<b>A" not in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    key = Key.load(marked / "key.safetensors")
+    for content in (text, made):
+        assert key.commitment in content
+        for hidden in (key.secret, key.salt):
+            assert bytes(hidden.tolist()).hex() not in content
+        assert "licence 7" not in content
+    assert json.loads(made)["disclosed"] is None
+    ran = call("recheck", tmp_path / "evidence.json")
+    assert "isn't disclosed" in ran.code
+
+
+@pytest.mark.parametrize("method", ["csp", "usp"])
+def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
+    if method == "usp":
+        ran = call("mark", "own.safetensors", "--message", "a", "--to", tmp_path / "usp",
+                   "method=usp", "recipe.epochs=3")  # fmt: skip
+        assert ran.code == 0, ran.err
+        folder = tmp_path / "usp"
+    else:
+        folder = marked
+    for suspect in (folder / "model.safetensors", "own.safetensors"):
+        call("verify", folder, suspect, "--to", tmp_path / "e", "--disclose", "--keys-tried", 3)
+        ran = call("recheck", tmp_path / "e/evidence.json")
+        computed, said = both_p(ran.out)
+        assert computed == pytest.approx(said, rel=0.02)
+        assert "one of the published" in ran.out
+    made = json.loads((tmp_path / "e/evidence.json").read_text())
+    made["disclosed"]["pattern"][0][1] *= -1
+    (tmp_path / "e/evidence.json").write_text(json.dumps(made))
+    assert "NOT published" in call("recheck", tmp_path / "e/evidence.json").out
+
+
+def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):
+    shutil.copytree(marked, tmp_path / "other")
+    path = tmp_path / "other/softmark.commitment.json"
+    path.write_text(path.read_text().replace('"commitment": "', '"commitment": "0'))
+    ran = call("verify", tmp_path / "other", "own.safetensors")
+    assert (ran.code, "no verdict can stand on it" in ran.err) == (2, True)
+
+
+def test_a_module_of_the_owners_own_with_weights(home, call, tmp_path):
+    torch.manual_seed(0)
+    module = runpy.run_path("mine.py")["build"]()
+    torch.save(module.state_dict(), tmp_path / "state.pt")
+    ran = call("mark", "mine:build", "--weights", tmp_path / "state.pt", "--message", "a",
+               "--message", "b", "--to", tmp_path / "m", "recipe.epochs=25")  # fmt: skip
+    assert ran.code == 0, ran.err
+    suspect = ("mine:build", "--weights", tmp_path / "m/model-2.safetensors")
+    ran = call("verify", tmp_path / "m", *suspect, "--to", tmp_path / "e", "--disclose")
+    assert (ran.code, ran.out.startswith("claimed, the copy of b")) == (0, True)
+    computed, said = both_p(call("recheck", tmp_path / "e/evidence.json").out)
+    assert computed == pytest.approx(said, rel=0.02)
+
+
+def test_a_locked_key_needs_its_passphrase(home, call, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTMARK_PASSPHRASE", "right")
+    words = ("own.safetensors", "--message", "a", "--to", tmp_path / "m", "recipe.epochs=1")
+    assert call("mark", *words).code == 0
+    assert call("verify", tmp_path / "m", tmp_path / "m/model.safetensors").code in (0, 3)
+    monkeypatch.setenv("SOFTMARK_PASSPHRASE", "wrong")
+    ran = call("verify", tmp_path / "m", "own.safetensors")
+    assert (ran.code, "another passphrase" in ran.err) == (2, True)
+    monkeypatch.delenv("SOFTMARK_PASSPHRASE")
+    ran = call("verify", tmp_path / "m", "own.safetensors")
+    assert (ran.code, "its passphrase is needed" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("own.safetensors", "--message", ""), "message='': name the customer"),
+        (("none.safetensors", "--message", "a"), "none.safetensors: not a whole safetensors"),
+        (("mine:nothing", "--message", "a"), "gives a int"),
+        (("mine:absent", "--message", "a"), "absent"),
+        (("own", "--message", "a"), "MODULE:FUNCTION is needed"),
+        (("own.safetensors", "--message", "a", "method=adi"), "csp or usp"),
+        (("own.safetensors", "--message", "a", "data=digit"), "digit"),
+        (("own.safetensors", "--message", "a", "recipe.epoch=3"), "epoch"),
+        (("own.safetensors", "--message", "a", "recipe.epochs=0"), r"recipe.epochs=0"),
+        (("own.safetensors", "--message", "a", "verifier.probes=5000"), "599 pictures"),
+        (("own.safetensors", "--weights", "x.pt", "--message", "a"), "has its own"),
+        (("mine:build", "--weights", "mine.py", "--message", "a"), "without running code"),
+        (("mine:build", "--weights", "own.safetensors", "--message", "a"), "weights of another"),
+    ],
+)
+def test_what_cannot_be_marked_is_named_and_nothing_is_left(call, tmp_path, words, message):
+    ran = call("mark", *words, "--to", tmp_path / "new")
+    assert ran.code == 2
+    assert message in ran.err
+    assert len(ran.err.strip().splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("marked", "none.csv"), "none.csv: it can't be read"),
+        (("nowhere", "own.safetensors"), "nowhere/key.safetensors: it can't be read"),
+        (("marked", "mine:nothing"), "gives a int"),
+        (("marked", "http://127.0.0.1:9"), "--model NAME is needed"),
+        (("marked", "http://127.0.0.1:9", "--model", "m", "--header", "token"), "NAME=VALUE"),
+        (("marked", "http://127.0.0.1:9", "--model", "m", "--retries", "0"), "127.0.0.1:9"),
+        (("marked", "own.safetensors", "--keys-tried", "0"), "keys_tried=0: at least 1"),
+        (("marked", "own.safetensors", "--to", "mine.py"), "it can't be written"),
+    ],
+)
+def test_what_cannot_be_verified_is_named(marked, call, words, message):
+    ran = call("verify", *words)
+    assert ran.code == 2
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: a[:-1], "598 answers with 10 classes"),
+        (lambda a: a[:, :-1], "599 answers with 9 classes"),
+        (lambda a: np.log(a), "--logits"),
+    ],
+)
+def test_predictions_that_cannot_be_used_are_named(marked, call, tmp_path, spoil, message):
+    np.save(tmp_path / "a.npy", spoil(answers_of(marked)))
+    ran = call("verify", "marked", tmp_path / "a.npy")
+    assert (ran.code, message in ran.err) == (2, True)
+    if "logits" in message:
+        assert call("verify", "marked", tmp_path / "a.npy", "--logits").code == 0
+
+
+def test_a_probe_that_was_changed_is_seen(marked, call, tmp_path):
+    shutil.copytree(marked, tmp_path / "m")
+    inputs = np.load(marked / "probes.npz")["inputs"]
+    inputs[3, 0, 0, 0] ^= 1
+    np.savez_compressed(tmp_path / "m/probes.npz", inputs=inputs)
+    for words in (("verify", tmp_path / "m", "own.safetensors"),
+                  ("probes", tmp_path / "m", "--to", tmp_path / "out")):  # fmt: skip
+        ran = call(*words)
+        assert (ran.code, "fingerprint" in ran.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evidence_never_writes_through_a_link(marked, call, tmp_path):
+    (tmp_path / "evidence.html").symlink_to("/dev/full")
+    ran = call("verify", "marked", "own.safetensors", "--to", tmp_path)
+    assert ran.code == 3
+    assert not (tmp_path / "evidence.html").is_symlink()

@@ -1,0 +1,133 @@
+"""A suspect's answers from files that others have written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pyarrow import parquet
+
+from softmark.errors import InputError
+from softmark.owner.predictions import read_predictions
+
+ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5], [0.9, 0.05, 0.05]])
+LINES = [",".join(str(value) for value in row) for row in ANSWERS]
+
+
+def csv(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def named(names, order=range(4), head=None):
+    """CSV lines with a column ``probe`` that names each row by ``names[i]``."""
+    return [head or "probe,0,1,2", *(f"{names[i]},{LINES[i]}" for i in order)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        LINES,
+        ["0,1,2", *LINES],
+        ["cat,dog,frog", *LINES],
+        ["class_0,class_1,class_2", *LINES],
+        named(range(4)),
+        named(range(4), (2, 0, 3, 1)),
+        named([f"{i:05d}.png" for i in range(4)], (3, 2, 1, 0)),
+        named([f"pics/{i:05d}.png" for i in range(4)], (3, 2, 1, 0), "probe,p0,p1,p2"),
+    ],
+)
+def test_csv_is_read_in_the_order_of_the_probes(lines, tmp_path):
+    np.testing.assert_allclose(read_predictions(csv(tmp_path / "a.csv", lines)), ANSWERS)
+
+
+def test_columns_that_count_the_classes_are_brought_into_order(tmp_path):
+    lines = ["p2,p0,p1", *(",".join(map(str, row[[2, 0, 1]])) for row in ANSWERS)]
+    np.testing.assert_allclose(read_predictions(csv(tmp_path / "a.csv", lines)), ANSWERS)
+
+
+def test_one_column_is_labels(tmp_path):
+    found = read_predictions(csv(tmp_path / "a.csv", ["label", "0", "1", "2", "0"]))
+    assert found.tolist() == [0, 1, 2, 0]
+
+
+@given(
+    arrays.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 6)),
+                  elements=st.floats(0, 1, width=32)),
+    st.randoms(),
+)  # fmt: skip
+def test_every_format_says_the_same(tmp_path_factory, answers, random):
+    folder = tmp_path_factory.mktemp("answers")
+    order = list(range(len(answers)))
+    random.shuffle(order)
+    columns = {f"c{place}": answers[order, place] for place in range(answers.shape[1])}
+    parquet.write_table(pa.table({"probe": order, **columns}), folder / "a.parquet")
+    np.save(folder / "a.npy", answers)
+    np.savez(folder / "a.npz", answers=answers)
+    rows = [json.dumps({"probe": i, "answers": answers[i].tolist()}) for i in order]
+    (folder / "a.jsonl").write_text("\n".join(rows))
+    (folder / "b.jsonl").write_text("\n".join(json.dumps(row) for row in answers.tolist()))
+    for path in folder.iterdir():
+        np.testing.assert_array_equal(read_predictions(path).astype(np.float32), answers)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (named([0, 1, 1, 3]), "probe 1 is answered more than once"),
+        (named([0, 1, 2, 4]), "probe 3 isn't answered, and probe 4 is"),
+        (named(["a", "b", "c", "d"]), "probe=a: a number, or a name such as 00012.png"),
+        (["name,a,b", "x,0.5,0.5"], "column 'name' holds string, not numbers"),
+        (["probe", "0", "1"], "no column of a class"),
+        (["a,b", "0.5,0.5", "0.5"], "can't be read as csv"),
+        ([""], "can't be read as csv"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_named(lines, message, tmp_path):
+    path = csv(tmp_path / "a.csv", lines)
+    with pytest.raises(InputError, match=rf"a\.csv: .*{message}"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["[0.5, 0.5]", "{"], "line 2 is no JSON"),
+        (["[0.5, 0.5]", "[0.5]"], "aren't equally many numbers"),
+        (['{"p": [1]}'], "line 1 has no answers, only p"),
+        (['{"answers": [1], "probe": 0}', '{"answers": [1]}'], "1 of 2 rows name no probe"),
+    ],
+)
+def test_json_lines_that_cannot_be_used_are_named(lines, message, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        read_predictions(tmp_path / "a.jsonl")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_nothing_is_unpickled(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(Bomb()))
+    for name in ("a.npy", "b.npy"):
+        with pytest.raises(InputError, match="can't be read as npy"):
+            read_predictions(tmp_path / name)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_what_is_no_predictions_is_named(tmp_path):
+    for name, message in (("a.txt", r"predictions are \.csv"), ("a.csv", "No such file")):
+        with pytest.raises(InputError, match=message):
+            read_predictions(tmp_path / name)
+    np.savez(tmp_path / "a.npz", x=ANSWERS, y=ANSWERS)
+    with pytest.raises(InputError, match="it holds x, y; answers is needed"):
+        read_predictions(tmp_path / "a.npz")
