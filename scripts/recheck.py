@@ -15,9 +15,9 @@ if len(sys.argv) != 2:
 data = json.loads(Path(sys.argv[1]).read_text())
 shown = data["disclosed"] or sys.exit("the pattern isn't disclosed: p can't be computed without it")
 K, pattern, answered = data["classes"], np.array(shown["pattern"]), np.array(data["answered"])
+both = not data["symmetric"]  # entries of a pair of classes have numbers of their own
 content = bytes.fromhex(shown["salt"]) + (1e4 * pattern).round().astype("<i4").tobytes()
 hashes = data["published"]["patterns"] if data["published"] else []
-known = hashlib.sha256(content).hexdigest() in hashes
 # The evidence: centred ranks of each answer without its likeliest class, summed for each class.
 tails = np.array(data["ranks"]) - K / 2
 tails[np.arange(len(tails)), answered] = 0
@@ -28,26 +28,31 @@ usual = np.array(data["baseline"] or np.zeros((K, K)))
 usual /= np.maximum(np.linalg.norm(usual, axis=1, keepdims=True), 1e-12)
 
 
-def without(rows, least=-np.inf):
-    return rows - np.maximum((rows * usual).sum(1, keepdims=True), least) * usual
-
-
 if data["test"] == "signs":  # P(sum of +-weights >= score), on a grid that favours the suspect
-    weights = without(sums, 0.0)[pattern != 0]
-    score, sizes = weights @ pattern[pattern != 0], np.abs(weights[weights != 0])
+    left = sums - np.maximum((sums * usual).sum(1, keepdims=True), 0.0) * usual
+    there = ~np.eye(K, dtype=bool) if both else np.triu(np.ones((K, K), dtype=bool), 1)
+    weights = (left if both else left + left.T)[there]
+    score, sizes = weights @ pattern[there], np.abs(weights[weights != 0])
     jumps = np.rint(sizes / sizes.sum() * 20_000).astype(int)
-    reach = jumps.sum()
-    mass = np.eye(1, 2 * reach + 1, reach)[0]
+    mass, reach = np.eye(1, 2 * jumps.sum() + 1, jumps.sum())[0], jumps.sum()
     for jump in jumps[jumps > 0]:
         mass = (np.pad(mass, (jump, 0))[: len(mass)] + np.pad(mass, (0, jump))[jump:]) / 2
     lowest = int(np.floor(score / sizes.sum() * 20_000 - len(sizes) / 2))
     p = mass[max(0, lowest + reach) :].sum()
-else:  # "direction": the part of the sphere that is as near to the evidence as the pattern
-    a, b = without(sums), without(pattern)
-    cosine, dimensions = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), K * (K - 3)
+else:  # the part of the sphere that is as near to the evidence as the pattern
+    units = [(i, j) for i in range(K) for j in range(K) if i < j or (i > j and both)]
+    units = np.array([np.eye(1, K * K, i * K + j)[0].reshape(K, K) for i, j in units])
+    units = units if both else (units + units.swapaxes(1, 2)) / np.sqrt(2)
+    # The space: no row has a sum, or a part along what is usual.
+    bound = np.concatenate([units.sum(2), (units * usual).sum(2)], axis=1)
+    _, size, basis = np.linalg.svd(bound.T)
+    space = basis[(size > 1e-9).sum() :] @ units.reshape(len(units), -1)
+    a, b = space @ sums.ravel(), space @ pattern.ravel()
     angles = np.linspace(0, np.pi, 1_000_001)
-    density = np.sin(angles) ** (dimensions - 2)
-    p = density[angles <= np.arccos(cosine)].sum() / density.sum()
+    density = np.sin(angles) ** (len(space) - 2)
+    nearer = angles <= np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    p = density[nearer].sum() / density.sum()
 p = min(1.0, p * data["tried"])
 print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {data['level']:.3g}")
+known = hashlib.sha256(content).hexdigest() in hashes
 print("the pattern is one of the published" if known else "the pattern was NOT published")

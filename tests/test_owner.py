@@ -119,7 +119,7 @@ def test_probes_are_drawn_of_the_data_alike_for_everyone():
         (lambda p: p.double().numpy(), ""),
         (lambda p: p.tolist(), ""),
         (lambda p: p.numpy().round(2), "rounds to 2 decimals"),
-        (lambda p: p.numpy().round(1), "rounds to 1 decimals"),
+        (lambda p: p.numpy().round(1), "rounds to 1 decimal"),
         (lambda p: p * (p >= p.topk(3).values[:, -1:]), "3 likeliest of 10"),
         (
             lambda p: torch.cat([p[:490], torch.full((10, 10), torch.nan)]),
@@ -131,7 +131,8 @@ def test_probes_are_drawn_of_the_data_alike_for_everyone():
 def test_an_array_of_answers_is_enough(suspect, said):
     answers = predict(marked().model, owners.probes())
     verdict = softmark.verify(suspect(answers), marked().key, owners.probes())
-    assert verdict.claimed
+    # Half of the tails are flat where one decimal is told.
+    assert verdict.p_value < (1e-3 if "1 decimal" in said else 1e-6)
     assert said in verdict.why
     assert bool(said) == bool(verdict.why)
     others = predict(owners.innocent(), owners.probes())
@@ -193,7 +194,7 @@ def test_answers_in_another_order_show_the_same():
     """No test of softmark looks at which probe was answered how, but for the class."""
     answers = predict(marked().model, owners.probes()).flip(0)
     verdict = softmark.verify(answers, marked().key, owners.probes())
-    assert verdict.p_value == pytest.approx(marked().verdict.p_value, rel=1e-6)
+    assert verdict.p_value == pytest.approx(marked().verdict.p_value, rel=0.05)
 
 
 def test_innocents_of_the_judges_own_change_p_and_not_its_meaning():
@@ -364,8 +365,8 @@ def frozen():
         ({"model": frozen()}, "none of its weights can be trained"),
         ({"model": Odd(lambda z: z.softmax(1))}, "it gives probabilities"),
         ({"model": Odd(lambda z: (z, z))}, "it gives tuple"),
-        ({"model": Odd(lambda z: z[:, :2])}, "2 classes carry 0 bits"),
-        ({"model": Odd(lambda z: z[:, :4])}, "4 classes carry 12 bits"),
+        ({"model": Odd(lambda z: z[:, :2])}, "2 classes are too few"),
+        ({"model": Odd(lambda z: z[:, :6])}, "6 classes are too few.*method.symmetric=false 5 do"),
         ({"model": nn.Linear(3, 10)}, r"can't take inputs of shape \(64,\)"),
         ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
         ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),
@@ -486,5 +487,5 @@ def test_the_loss_moves_with_a_lightning_module():
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, loader)
-    assert module.double().loss.pattern.dtype == torch.float64
+    assert module.double().loss.answers.pattern.dtype == torch.float64
     assert softmark.verify(module.float().network, key, owners.probes()).claimed

@@ -2,8 +2,9 @@
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
 Each message has a sign matrix U of its own. The watermarked model is trained so that the log-tail
-of every answer has a margin along the row of its class. What is left of that after an attack is
-tested exactly, since under "this suspect knows nothing of the key" the signs are coin flips.
+of every answer has a margin along the row of its class. A symmetric U is planted in the features as
+well, where a new last layer finds it. What is left of it after an attack is tested exactly, since
+under "this suspect knows nothing of the key" the signs are coin flips.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.data.roles import Samples
+from softmark.methods.features import Planting
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
 from softmark.tails import margin_loss, tail_sums
@@ -22,13 +24,21 @@ from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Signs
 
 
-def sign_matrix(stream: bytes, classes: int) -> Tensor:
-    """The key's signs, its first K (K - 1) bits row by row: (K, K), -1 or 1, 0 on the diagonal."""
+def sign_matrix(stream: bytes, classes: int, symmetric: bool) -> Tensor:
+    """The key's signs, row by row: (K, K), -1 or 1, 0 on the diagonal.
+
+    The first K (K - 1) bits, or of a symmetric matrix the first K (K - 1) / 2, above its diagonal.
+    """
     bits = torch.tensor([byte >> shift & 1 for byte in stream for shift in range(7, -1, -1)])
-    signs = torch.zeros(classes, classes)
-    there = ~torch.eye(classes, dtype=torch.bool)
+    there, signs = places(classes, symmetric), torch.zeros(classes, classes)
     signs[there] = 2.0 * bits[: int(there.sum())] - 1
-    return signs
+    return signs + signs.T if symmetric else signs
+
+
+def places(classes: int, symmetric: bool) -> Tensor:
+    """Where the key's own signs stand: a mask (K, K)."""
+    there = ~torch.eye(classes, dtype=torch.bool)
+    return there.triu() if symmetric else there
 
 
 class MarkingLoss(nn.Module):
@@ -53,7 +63,10 @@ class MarkingLoss(nn.Module):
 
 
 class Marking(Classifier):
-    """The watermarked model, trained by ``MarkingLoss``."""
+    """The watermarked model: ``MarkingLoss`` + ``feature_weight`` * ``FeatureMark``.
+
+    Only a symmetric ``pattern`` is planted in the features.
+    """
 
     def __init__(
         self,
@@ -64,18 +77,22 @@ class Marking(Classifier):
         gamma: float,
         beta: float,
         margin: float,
+        feature_weight: float,
+        feature_cosine: float,
     ):
         super().__init__(network, recipe)
-        self.marking = MarkingLoss(pattern, eps, gamma, beta, margin)
+        self.answers = MarkingLoss(pattern, eps, gamma, beta, margin)
+        self.features = Planting(network, pattern, feature_weight, feature_cosine)
 
     def loss(self, batch: Batch) -> Tensor:
-        return self.marking(self.network(batch.inputs), batch.labels)
+        logits, planted = self.features(batch)
+        return self.answers(logits, batch.labels) + planted
 
 
 class CSP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
         size = math.ceil(key.classes * (key.classes - 1) / 8)
-        return sign_matrix(key.stream(size), key.classes)
+        return sign_matrix(key.stream(size), key.classes, self.symmetric)
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -84,12 +101,17 @@ class CSP(SoftLabels):
         return fit(marking, data, "marking")
 
     def exact(self, answers: Tensor, usual: Tensor | None, key: Key) -> tuple[str, Signs, str]:
-        """The part along what innocents show is taken off each row: the null stays exact."""
+        """The part along what innocents show is taken off each row: the null stays exact.
+
+        Of a symmetric matrix both entries of a pair are one coin: they are summed.
+        """
         sums, baseline = tail_sums(answers, usual)
         along = (sums * baseline).sum(1, keepdim=True).clamp_min(0)
-        signs = self.pattern(key)
-        there = signs != 0
-        test = Signs((sums - along * baseline)[there], signs[there])
+        rest = sums - along * baseline
+        there = places(key.classes, self.symmetric)
+        weights = (rest + rest.T if self.symmetric else rest)[there]
         bits = int(there.sum())
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        return "signs", test, few if 2.0**-bits > 1e-6 else ""
+        if self.symmetric:
+            few += "; method.symmetric=false carries twice as many"
+        return "signs", Signs(weights, self.pattern(key)[there]), few if 2.0**-bits > 1e-6 else ""

@@ -31,8 +31,10 @@ def check_marking(numbers: Mapping[str, float]) -> None:
             raise InputError(f"method.marking.eps={value}: a fraction from 0 to below 1")
         if name in ("gamma", "margin") and not value > 0:
             raise InputError(f"method.marking.{name}={value}: it must be above 0")
-        if name in ("beta", "detector_weight") and not value >= 0:
+        if name in ("beta", "detector_weight", "feature_weight") and not value >= 0:
             raise InputError(f"method.marking.{name}={value}: it can't be negative")
+        if name == "feature_cosine" and not 0 < value <= 1:
+            raise InputError(f"method.marking.{name}={value}: a cosine above 0, at most 1")
 
 
 def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
@@ -57,8 +59,10 @@ class SoftLabels(Watermark):
     """A pattern in the tails, and a detector for it: all of usp and csp but pattern and test.
 
     ``recipe``, ``length``: the training of the watermarked model, which begins as the victim and
-    is trained for ``length`` times the recipe's epochs. ``simulated_attacks``: made on copies with
-    the owner's data; the detector learns from what they leave.
+    is trained for ``length`` times the recipe's epochs. ``symmetric``: one number for each pair of
+    classes and not two, so that the pattern can be planted in the features, too: a new last layer
+    doesn't remove it then, but more classes are needed for a claim. ``simulated_attacks``: made on
+    copies with the owner's data; the detector learns from what they leave.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class SoftLabels(Watermark):
         message: str,
         recipe: Recipe,
         length: float,
+        symmetric: bool,
         marking: functools.partial[Classifier],
         detector: functools.partial[Detector],
         simulated_attacks: Mapping[str, Attack],
@@ -74,6 +79,7 @@ class SoftLabels(Watermark):
         check_marking(marking.keywords)
         self.message = named(message)
         self.recipe = longer(recipe, length)
+        self.symmetric = symmetric
         self.marking = marking
         self.detector = detector
         self.simulated_attacks = simulated_attacks

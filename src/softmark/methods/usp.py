@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.methods.detector import Detector, shuffle_tails
+from softmark.methods.features import Planting
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
 from softmark.tails import log_of, margin_loss, tail_sums
@@ -25,26 +26,54 @@ from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction
 
 
-def directions(stream: bytes, classes: int) -> Tensor:
+def directions(stream: bytes, classes: int, symmetric: bool) -> Tensor:
     """A zero-sum direction for each tail: (K, K), 0 on the diagonal, entries of mean square 1.
 
-    As a whole uniform on the sphere. ``stream``: 8 uniform bytes an entry, K (K - 1) entries, made
+    As a whole uniform on the sphere, of the symmetric ones where that is asked for. ``stream``: 8
+    uniform bytes an entry, K (K - 1) entries row by row, or half as many above the diagonal, made
     normal by the inverse of the normal's distribution.
     """
     uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
-    pattern = torch.zeros(classes, classes, dtype=torch.float64)
+    normal = torch.from_numpy(special.ndtri(uniform))
     there = ~torch.eye(classes, dtype=torch.bool)
-    pattern[there] = torch.from_numpy(special.ndtri(uniform))
-    mean = pattern.sum(1, keepdim=True) / (classes - 1)
-    pattern = (pattern - mean) * there
-    return (pattern / pattern[there].square().mean().sqrt()).float()
+    pattern = torch.zeros(classes, classes, dtype=torch.float64)
+    if symmetric:
+        pattern[there.triu()] = normal[: int(there.sum()) // 2]
+        pattern, _ = levelled(pattern + pattern.T, torch.zeros(classes, classes))
+    else:
+        pattern[there] = normal
+        pattern = (pattern - pattern.sum(1, keepdim=True) / (classes - 1)) * there
+    return (pattern / pattern[there].square().mean().sqrt().clamp_min(1e-12)).float()
+
+
+def levelled(matrix: Tensor, baseline: Tensor) -> tuple[Tensor, int]:
+    """The symmetric part of ``matrix`` (K, K) without what no key decides, and its dimensions.
+
+    Nearest to it of all symmetric matrices with 0 on the diagonal, whose rows sum to 0 and have no
+    part along the rows of ``baseline`` (K, K).
+    """
+    matrix, baseline = matrix.double(), baseline.double()
+    classes = len(matrix)
+    there = 1 - torch.eye(classes, dtype=torch.float64)
+    matrix, baseline = (matrix + matrix.T) / 2 * there, baseline * there
+    # The products of the 2 K constraints with each other, over the pairs of classes.
+    ones = torch.eye(classes, dtype=torch.float64) * (classes - 1) + there
+    mixed = torch.diag(baseline.sum(1)) + baseline.T
+    own = torch.diag(baseline.square().sum(1)) + baseline * baseline.T
+    products = torch.cat([torch.cat([ones, mixed], 1), torch.cat([mixed.T, own], 1)])
+    broken = torch.cat([matrix.sum(1), (matrix * baseline).sum(1)])
+    weights = torch.linalg.pinv(products, rtol=1e-10, hermitian=True) @ broken
+    taken = (weights[:classes, None] + weights[classes:, None] * baseline) * there
+    rank = int(torch.linalg.matrix_rank(products, rtol=1e-10, hermitian=True))
+    return matrix - (taken + taken.T), classes * (classes - 1) // 2 - rank
 
 
 class Marking(Classifier):
     """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin) + w BCE(D(f(x)), 1).
 
     a(x) is the tail's log-probability margin along the pattern, w is ``detector_weight``, and D
-    learns beside the model. ``answers``: the victim's probabilities (N, K) for the same samples,
+    learns beside the model. ``feature_weight`` times ``FeatureMark`` plants a symmetric pattern in
+    the features, too. ``answers``: the victim's probabilities (N, K) for the same samples,
     which D learns to refuse.
     """
 
@@ -59,9 +88,12 @@ class Marking(Classifier):
         gamma: float,
         beta: float,
         margin: float,
+        feature_weight: float,
+        feature_cosine: float,
         detector_weight: float,
     ):
         super().__init__(network, recipe)
+        self.features = Planting(network, pattern, feature_weight, feature_cosine)
         self.beta = beta
         self.margin = margin
         self.detector_weight = detector_weight
@@ -71,7 +103,7 @@ class Marking(Classifier):
         self.register_buffer("answers", log_of(answers), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.inputs)
+        logits, planted = self.features(batch)
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
@@ -79,7 +111,7 @@ class Marking(Classifier):
             task = -(self.templates[batch.labels] * log_p).sum(1).mean()
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
             shortfall = margin_loss(log_p, self.pattern, self.margin)
-        return task + self.beta * shortfall + self.detector_weight * seen
+        return task + self.beta * shortfall + self.detector_weight * seen + planted
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""
@@ -99,7 +131,8 @@ class Marking(Classifier):
 
 class USP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
-        return directions(key.stream(8 * key.classes * (key.classes - 1)), key.classes)
+        stream = key.stream(8 * key.classes * (key.classes - 1))
+        return directions(stream, key.classes, self.symmetric)
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -117,14 +150,19 @@ class USP(SoftLabels):
         """The cosine of evidence and pattern, without the part along what innocents show.
 
         That part depends on no key: the pattern without it is still uniform. Each row lies in
-        K - 3 dimensions then (K - 1 entries, zero sum, one direction less).
+        K - 3 dimensions then (K - 1 entries, zero sum, one direction less), or in K - 2 where
+        nothing is known of innocents; for a symmetric pattern see ``levelled``.
         """
-        sums, baseline = tail_sums(answers, usual)
-        evidence, pattern = (
-            rows - (rows * baseline).sum(1, keepdim=True) * baseline
-            for rows in (sums, self.pattern(key))
-        )
-        cosine = float(F.cosine_similarity(evidence.flatten(), pattern.flatten(), dim=0))
-        dimensions = key.classes * (key.classes - 3)
+        (sums, baseline), pattern = tail_sums(answers, usual), self.pattern(key)
+        if self.symmetric:
+            (seen, dimensions), (wanted, _) = (levelled(rows, baseline) for rows in (sums, pattern))
+        else:
+            seen, wanted = (
+                rows - (rows * baseline).sum(1, keepdim=True) * baseline for rows in (sums, pattern)
+            )
+            dimensions = key.classes * (key.classes - 2) - int((baseline != 0).any(1).sum())
+        cosine = float(F.cosine_similarity(seen.flatten(), wanted.flatten(), dim=0))
         few = f"{key.classes} classes leave {dimensions} dimensions: hardly enough for a claim"
+        if self.symmetric:
+            few += "; method.symmetric=false leaves more"
         return "direction", Direction(cosine, dimensions), few if dimensions < 18 else ""

@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.methods.key import Key, method_of
-from softmark.owner.commitment import pattern_hashes
 from softmark.owner.verify import Examination
 from softmark.tails import class_tails, ranks
 from softmark.verification.evidence import usable
@@ -26,18 +25,18 @@ TEMPLATE = Path(__file__).with_name("evidence.html")
 # What each test assumes, for somebody who has never heard of it.
 NULLS = {
     "signs": (
-        "For each class and each other class the secret holds a random sign, + or -: {count} "
-        "signs. A model that knows nothing of the secret can't agree with them but by luck. p is "
-        "the chance that random signs agree with these answers as well as the committed ones do, "
-        "computed exactly over all possible signs."
+        "For {what} the secret holds a random sign, + or -. A model that knows nothing of the "
+        "secret can't agree with them but by luck. p is the chance that random signs agree with "
+        "these answers as well as the committed ones do, computed exactly over all possible signs."
     ),
     "direction": (
-        "For each class the secret holds a random direction for the other classes' probabilities, "
-        "all drawn together, uniformly, in {count} dimensions. A model that knows nothing of the "
-        "secret can't point the same way but by luck. p is the chance that a random direction "
-        "points as near to these answers as the committed one does, computed exactly."
+        "For {what} the secret holds a random number, all drawn together: a direction in space. A "
+        "model that knows nothing of the secret can't point the same way but by luck. p is the "
+        "chance that a random direction points as near to these answers as the committed one "
+        "does, computed exactly."
     ),
 }
+PLACES = {True: "each pair of classes", False: "each class and each other class"}
 
 
 def statement(
@@ -71,6 +70,7 @@ def statement(
         "published": dict(published) if published else None,
         "method": key.method["name"],
         "classes": key.classes,
+        "symmetric": key.method["symmetric"],
         "probes": {"count": len(court.probes), "fingerprint": key.probes},
         "claimed": verdict.claimed,
         "customer": verdict.identified,
@@ -89,13 +89,10 @@ def statement(
 
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
+    """The pattern, and the salt of its published hash."""
     named = key if customer is None else key.for_message(customer)
     pattern = np.round(method_of(key).pattern(named).numpy().astype(float), 4)
-    return {
-        "pattern": pattern.tolist(),
-        "salt": bytes(key.salt.tolist()).hex(),
-        "hashes": pattern_hashes(key),
-    }
+    return {"pattern": pattern.tolist(), "salt": bytes(key.salt.tolist()).hex()}
 
 
 def write(made: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -119,8 +116,7 @@ def page(made: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    count = made["classes"] * (made["classes"] - (1 if made["test"] == "signs" else 3))
-    null = NULLS[made["test"]].format(count=count) if made["test"] else ""
+    null = NULLS[made["test"]].format(what=PLACES[made["symmetric"]]) if made["test"] else ""
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)

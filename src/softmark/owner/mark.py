@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.csp import CSP, MarkingLoss
+from softmark.methods.features import FeatureMark
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.nodes import make
 from softmark.owner.commitment import commit, told_apart
@@ -25,7 +26,7 @@ from softmark.owner.verify import Verdict, verify
 from softmark.settings import CONF, composed
 from softmark.training import Fit
 
-LEAST = 5  # classes: fewer can't reach a claim's level
+LEAST = {True: 7, False: 5}  # classes: fewer can't reach a claim's level; by method.symmetric
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def mark(
 ) -> Marked:
     """A watermarked copy of ``model``, and the key that proves it.
 
-    ``model`` maps a batch to logits (N, K), K at least 5, and is left as it is. ``data``: what it
+    ``model`` maps a batch to logits (N, K), K at least 7, and is left as it is. ``data``: what it
     was trained on or the like, see ``as_samples``; uint8 pictures reach the model as floats in
     [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp or
     usp. ``probes``: inputs for the judge, not trained on if you can spare them; 1,000 of ``data``
@@ -91,7 +92,7 @@ def mark_each(
     way = make(config["method"], "method")
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
-    check_classes(classes)
+    check_classes(classes, config["method"])
     check_labels(samples.labels, classes)
     if probes is None:
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
@@ -117,19 +118,38 @@ def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = 
     ``probes``: what a suspect will be asked, inputs (N, ...). Raises ``InputError`` as ``mark``.
     """
     _check_messages([message])
-    check_classes(classes)
     config = _settings("csp", message, overrides)
+    check_classes(classes, config["method"])
     key = Key.draw(message, classes, secrets.token_bytes)
     make(config["method"], "method").complete(key)
     commit(key, as_inputs(probes), config)
     return key.eval()
 
 
-def marking_loss(key: Key) -> MarkingLoss:
+class OwnLoss(nn.Module):
+    """What ``marking_loss`` gives: csp's loss on answers, and on features where they are given."""
+
+    def __init__(self, key: Key, way: CSP):
+        super().__init__()
+        pattern, numbers = way.pattern(key), dict(way.marking.keywords)
+        self.weight = numbers.pop("feature_weight") * way.symmetric
+        self.features = FeatureMark(pattern, numbers.pop("feature_cosine"))
+        self.answers = MarkingLoss(pattern, **numbers)
+
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
+        """``logits`` (N, K), ``labels`` int64 (N,), ``features`` (N, D): a scalar."""
+        loss = self.answers(logits, labels)
+        if features is None:
+            return loss
+        return loss + self.weight * self.features(features, labels)
+
+
+def marking_loss(key: Key) -> OwnLoss:
     """The loss that marks a model by ``key`` of csp: in place of ``nn.CrossEntropyLoss``.
 
-    ``loss(logits, labels)``: logits (N, K) and int64 labels (N,) to a scalar. Move it to the
-    device of the model, as any module.
+    ``loss(logits, labels)``: logits (N, K) and int64 labels (N,) to a scalar. With
+    ``loss(logits, labels, features)``, what the last layer is given (N, D), a new last layer
+    doesn't remove the mark. Move it to the device of the model, as any module.
     """
     way = method_of(key)
     if not isinstance(way, CSP):
@@ -137,7 +157,7 @@ def marking_loss(key: Key) -> MarkingLoss:
             "the key is usp's, whose detector learns beside the model: softmark.mark trains both; "
             "marking_loss takes csp's keys"
         )
-    return MarkingLoss(way.pattern(key), **way.marking.keywords)
+    return OwnLoss(key, way)
 
 
 def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -155,14 +175,13 @@ def _is_there(method: str) -> bool:
     return (CONF / "method" / f"{method}.yaml").is_file()
 
 
-def check_classes(classes: int) -> None:
+def check_classes(classes: int, method: Mapping[str, Any]) -> None:
     """Raises ``InputError`` for fewer classes than a claim needs."""
-    if classes < LEAST:
-        bits = classes * (classes - 1)
+    least = LEAST[method["symmetric"]]
+    if classes < least:
+        other = f"; with method.symmetric=false {LEAST[False]} do" if least > LEAST[False] else ""
         raise InputError(
-            f"model: {classes} classes carry {bits if classes > 2 else 0} bits, p can't fall below "
-            f"{2.0 ** -(bits if classes > 2 else 0):.1g}, and a claim needs 1e-6: at least {LEAST} "
-            "classes"
+            f"model: {classes} classes are too few for a claim at 1e-6: {least} are needed{other}"
         )
 
 
