@@ -131,7 +131,8 @@ def test_the_forger_of_old_would_succeed(cell, answers, pool):
 
     class Believing(CSP):
         def pattern(self, key):
-            return tail_sums(answers, None)[0].sign()
+            sums = tail_sums(answers, None)[0]
+            return (sums + sums.T).sign()
 
     config = cell("method=csp", "verifier.probes=300")
     node = {k: v for k, v in config["method"].items() if k != "control"}
@@ -140,4 +141,4 @@ def test_the_forger_of_old_would_succeed(cell, answers, pool):
     believing.__dict__.update(honest.__dict__)
     key = believing.draw(pool, CLASSES, repeatable)
     found: Evidence = Court(believing, verifier, key, pool).ask(Suspect(lambda images: answers))
-    assert verifier.judge(found, (), ()).p_value < 1e-20
+    assert verifier.judge(found, (), ()).p_value < 1e-12
