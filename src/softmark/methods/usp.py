@@ -2,8 +2,9 @@
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
 We read "unified" as one mark for everybody, where CSP has one for each message. The pattern has a
-direction for each class, drawn uniformly, so that a claim rests on an exact null in K (K - 3)
-dimensions. The model learns to be recognised, the detector to recognise it; then the detector is
+number for each pair of classes, drawn together as a uniform direction, so that a claim rests on an
+exact null in K (K - 5) / 2 dimensions; it is planted in the features, too, where a new last layer
+finds it. The model learns to be recognised, the detector to recognise it; then the detector is
 trained on copies of the model, and of the unmarked victim, that went through simulated attacks.
 """
 
