@@ -15,6 +15,8 @@ gets a copy.
 --to DIR gets model.safetensors (model-1, model-2, ... for customers), key.safetensors (secret: keep
 it), softmark.commitment.json (publish it now) and probes.npz. The passphrase that locks the key is
 taken from SOFTMARK_PASSPHRASE, or asked for with --lock.
+
+Exit status: 0 where the mark can be claimed, 3 where it is too weak, 2 for unusable input.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import argparse
 import getpass
 import os
 import shutil
+import sys
 from pathlib import Path
 
 
@@ -43,7 +46,7 @@ def main() -> None:
     conclude(lambda: run(options), "nothing was written")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from softmark.errors import InputError
     from softmark.owner.mark import mark_each
     from softmark.owner.models import load_model
@@ -51,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
         raise InputError(f"--to={options.to}: it is there already; a new folder is needed")
+    # Before anything is trained for nothing.
+    check_writable(options.to)
     passphrase = asked_passphrase(options.lock)
     model = load_model(options.model, options.weights)
     method = [word for word in options.overrides if word.startswith("method=")]
@@ -66,22 +71,42 @@ def run(options: argparse.Namespace) -> None:
     )
     write(options.to, marked, passphrase)
     for each, message in zip(marked, options.message, strict=True):
-        claim = "claimed" if each.verdict.claimed else "NOT claimed: train longer, or mark harder"
-        print(f"{message}: p {each.verdict.p_value:.1e} before any attack, {claim}")
-    print(f"such a mark tells {min(each.customers for each in marked):,} customers apart")
+        claim = "claimed" if each.verdict.claimed else "NOT claimed"
+        print(f"{message!r}: p {each.verdict.p_value:.2e} before any attack, {claim}")
+    if not all(each.verdict.claimed for each in marked):
+        print("too weak to prove anything: raise recipe.epochs, recipe.lr or method.marking.beta")
+        return 3
+    print(f"such a mark tells {min(each.customers for each in marked):,} customers or more apart")
     print(f"publish now: {options.to / 'softmark.commitment.json'}")
     print(f"keep secret: {options.to / 'key.safetensors'}")
+    return 0
 
 
 def asked_passphrase(ask: bool) -> str | None:
     from softmark.errors import InputError
 
     if not ask:
-        return os.environ.get("SOFTMARK_PASSPHRASE")
+        given = os.environ.get("SOFTMARK_PASSPHRASE")
+        if given == "":
+            raise InputError("SOFTMARK_PASSPHRASE is empty: it would lock nothing; unset it")
+        return given
+    if not sys.stdin.isatty():
+        raise InputError("--lock asks at a terminal, and there is none: set SOFTMARK_PASSPHRASE")
     first, second = (getpass.getpass(f"{word} for the key: ") for word in ("Passphrase", "Again"))
     if first != second:
         raise InputError("the two passphrases differ")
     return first
+
+
+def check_writable(folder: Path) -> None:
+    from softmark.errors import InputError
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        partial.rmdir()
+    except OSError as error:
+        raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
 
 
 def write(folder: Path, marked: list, passphrase: str | None) -> None:

@@ -1,6 +1,9 @@
 """p of an evidence.json whose pattern is disclosed, computed again with numpy alone.
 
-python recheck.py evidence.json
+python recheck.py evidence.json softmark.commitment.json
+
+Take the commitment from where it was published, and not from whoever accuses. Exit status: 0 where
+p reaches the committed level and is what the evidence says, 3 where not, 2 for unusable files.
 """
 
 import hashlib
@@ -10,14 +13,28 @@ from pathlib import Path
 
 import numpy as np
 
-if len(sys.argv) != 2:
-    sys.exit(__doc__.strip())
-data = json.loads(Path(sys.argv[1]).read_text())
-shown = data["disclosed"] or sys.exit("the pattern isn't disclosed: p can't be computed without it")
+
+def stop(reason, status=2):
+    print(reason, file=sys.stderr)
+    sys.exit(status)
+
+
+if len(sys.argv) != 3:
+    stop(__doc__.strip())
+try:
+    data, published = (json.loads(Path(name).read_text()) for name in sys.argv[1:])
+    shown, hashes, level = data["disclosed"], published["patterns"], published["terms"]["levels"]
+except (OSError, ValueError, KeyError, TypeError) as error:
+    stop(f"not an evidence.json and a softmark.commitment.json: {error!r}")
+if not shown:
+    stop("the pattern isn't disclosed: p can't be computed without it")
 K, pattern, answered = data["classes"], np.array(shown["pattern"]), np.array(data["answered"])
 both = not data["symmetric"]  # entries of a pair of classes have numbers of their own
 content = bytes.fromhex(shown["salt"]) + (1e4 * pattern).round().astype("<i4").tobytes()
-hashes = data["published"]["patterns"] if data["published"] else []
+if hashlib.sha256(content).hexdigest() not in hashes:
+    stop("the pattern isn't one of the published: this evidence proves nothing", 3)
+if data["commitment"] != published["commitment"]:
+    stop("the evidence is of another commitment: it proves nothing", 3)
 # The evidence: centred ranks of each answer without its likeliest class, summed for each class.
 tails = np.array(data["ranks"]) - K / 2
 tails[np.arange(len(tails)), answered] = 0
@@ -52,7 +69,9 @@ else:  # the part of the sphere that is as near to the evidence as the pattern
     density = np.sin(angles) ** (len(space) - 2)
     nearer = angles <= np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     p = density[nearer].sum() / density.sum()
-p = min(1.0, p * data["tried"])
-print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {data['level']:.3g}")
-known = hashlib.sha256(content).hexdigest() in hashes
-print("the pattern is one of the published" if known else "the pattern was NOT published")
+# As many customers as the commitment has patterns were tried, or more keys if the accuser says so.
+p = min(1.0, p * max(data["tried"], len(hashes)))
+reached, alike = p <= level["exact"], abs(np.log(p / data["p"])) < 0.05
+print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {level['exact']:.3g}")
+print("claimed" if reached and alike else "not claimed" if alike else "the file's p is WRONG")
+sys.exit(0 if reached and alike else 3)

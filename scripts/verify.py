@@ -74,10 +74,12 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> bool:
     from softmark.owner.commitment import COMMITMENT, read_publication
-    from softmark.owner.evidence import statement, write
+    from softmark.owner.evidence import check_folder, statement, write
     from softmark.owner.models import PROBES, load_probes
     from softmark.owner.verify import examine
 
+    if options.to:
+        check_folder(options.to)
     key = unlocked(options.marked / "key.safetensors")
     probes = load_probes(options.marked / PROBES)
     published = read_publication(options.marked / COMMITMENT)
@@ -147,7 +149,7 @@ def show(made: dict[str, Any]) -> None:
         word = "claimed" if made["claimed"] else "not claimed"
         named = f", the copy of {made['customer']}" if made["customer"] else ""
         print(
-            f"{word}{named}: p {made['p']:.2g} on {made['probes']['count']} probes "
+            f"{word}{named}: p {made['p']:.3g} on {made['probes']['count']} probes "
             f"({made['test']}, exact); a claim needs {made['level']:.2g} or less"
         )
     for remark in made["remarks"]:

@@ -177,29 +177,38 @@ def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
             assert bytes(hidden.tolist()).hex() not in content
         assert "licence 7" not in content
     assert json.loads(made)["disclosed"] is None
-    ran = call("recheck", tmp_path / "evidence.json")
-    assert "isn't disclosed" in ran.code
+    ran = call("recheck", tmp_path / "evidence.json", marked / "softmark.commitment.json")
+    assert (ran.code, "isn't disclosed" in ran.err) == (2, True)
+    ran = call("verify", "marked", "own.safetensors", "--to", tmp_path)
+    assert (ran.code, "lies there already" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize("method", ["csp", "usp"])
 def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
     if method == "usp":
         ran = call("mark", "own.safetensors", "--message", "a", "--to", tmp_path / "usp",
-                   "method=usp", "recipe.epochs=3")  # fmt: skip
+                   "method=usp", "recipe.epochs=8")  # fmt: skip
         assert ran.code == 0, ran.err
         folder = tmp_path / "usp"
     else:
         folder = marked
-    for suspect in (folder / "model.safetensors", "own.safetensors"):
-        call("verify", folder, suspect, "--to", tmp_path / "e", "--disclose", "--keys-tried", 3)
-        ran = call("recheck", tmp_path / "e/evidence.json")
+    commitment = folder / "softmark.commitment.json"
+    for status, suspect in ((0, folder / "model.safetensors"), (3, "own.safetensors")):
+        evidence = tmp_path / f"e{status}"
+        call("verify", folder, suspect, "--to", evidence, "--disclose", "--keys-tried", 3)
+        ran = call("recheck", evidence / "evidence.json", commitment)
         computed, said = both_p(ran.out)
         assert computed == pytest.approx(said, rel=0.02)
-        assert "one of the published" in ran.out
-    made = json.loads((tmp_path / "e/evidence.json").read_text())
+        assert ran.code == status
+    # An accuser who turns the pattern to what an innocent shows, and says that it was published.
+    made = json.loads((evidence / "evidence.json").read_text())
     made["disclosed"]["pattern"][0][1] *= -1
-    (tmp_path / "e/evidence.json").write_text(json.dumps(made))
-    assert "NOT published" in call("recheck", tmp_path / "e/evidence.json").out
+    forged = json.dumps(made["disclosed"]["pattern"])
+    (evidence / "evidence.json").write_text(json.dumps({**made, "p": 1e-30}))
+    ran = call("recheck", evidence / "evidence.json", commitment)
+    assert (ran.code, "isn't one of the published" in ran.err) == (3, True), forged
+    for words in ((), (evidence / "evidence.json",), ("mine.py", commitment), ("none", commitment)):
+        assert call("recheck", *words).code == 2
 
 
 def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):
@@ -220,14 +229,15 @@ def test_a_module_of_the_owners_own_with_weights(home, call, tmp_path):
     suspect = ("mine:build", "--weights", tmp_path / "m/model-2.safetensors")
     ran = call("verify", tmp_path / "m", *suspect, "--to", tmp_path / "e", "--disclose")
     assert (ran.code, ran.out.startswith("claimed, the copy of b")) == (0, True)
-    computed, said = both_p(call("recheck", tmp_path / "e/evidence.json").out)
+    commitment = tmp_path / "m/softmark.commitment.json"
+    computed, said = both_p(call("recheck", tmp_path / "e/evidence.json", commitment).out)
     assert computed == pytest.approx(said, rel=0.02)
 
 
 def test_a_locked_key_needs_its_passphrase(home, call, tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTMARK_PASSPHRASE", "right")
     words = ("own.safetensors", "--message", "a", "--to", tmp_path / "m", "recipe.epochs=1")
-    assert call("mark", *words).code == 0
+    assert call("mark", *words).code in (0, 3)
     assert call("verify", tmp_path / "m", tmp_path / "m/model.safetensors").code in (0, 3)
     monkeypatch.setenv("SOFTMARK_PASSPHRASE", "wrong")
     ran = call("verify", tmp_path / "m", "own.safetensors")
@@ -274,6 +284,7 @@ def test_what_cannot_be_marked_is_named_and_nothing_is_left(call, tmp_path, word
         (("marked", "http://127.0.0.1:9", "--model", "m", "--retries", "0"), "127.0.0.1:9"),
         (("marked", "own.safetensors", "--keys-tried", "0"), "keys_tried=0: at least 1"),
         (("marked", "own.safetensors", "--to", "mine.py"), "it can't be written"),
+        (("marked", "own.safetensors", "--to", "/proc/new"), "it can't be written"),
     ],
 )
 def test_what_cannot_be_verified_is_named(marked, call, words, message):
@@ -316,3 +327,23 @@ def test_evidence_never_writes_through_a_link(marked, call, tmp_path):
     ran = call("verify", "marked", "own.safetensors", "--to", tmp_path)
     assert ran.code == 3
     assert not (tmp_path / "evidence.html").is_symlink()
+
+
+def test_what_cannot_be_written_is_said_before_any_training(call, monkeypatch):
+    words = ("own.safetensors", "--message", "a", "--to")
+    for to in ("/proc/new", "mine.py/new"):
+        ran = call("mark", *words, to)
+        assert (ran.code, "it can't be written" in ran.err) == (2, True)
+    ran = call("mark", *words, "new", "--lock")
+    assert (ran.code, "SOFTMARK_PASSPHRASE" in ran.err) == (2, True)
+    monkeypatch.setenv("SOFTMARK_PASSPHRASE", "")
+    ran = call("mark", *words, "new")
+    assert (ran.code, "it would lock nothing" in ran.err) == (2, True)
+    assert not Path("new").exists()
+
+
+def test_a_mark_too_weak_to_claim_says_so(call, tmp_path):
+    ran = call("mark", "own.safetensors", "--message", "a", "--to", tmp_path / "m",
+               "recipe.epochs=1", "recipe.lr=0.0001")  # fmt: skip
+    assert ran.code == 3
+    assert "raise recipe.epochs" in ran.out

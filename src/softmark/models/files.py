@@ -51,7 +51,10 @@ def load_network(path: Path) -> nn.Module:
     """
     tensors, about = read_tensors(path)
     if about.get("format") != "softmark network 1":
-        raise InputError(f"{path}: it doesn't say which network it holds")
+        raise InputError(
+            f"{path}: it doesn't say which network it holds; of a module of your own say "
+            f"MODULE:FUNCTION --weights {path}"
+        )
     try:
         node = json.loads(about["node"])
         network = _built(node)

@@ -72,7 +72,7 @@ def _differing(first: Tensor, second: Tensor) -> float:
 
 def _table(answers: Any, where: str) -> Tensor:
     try:
-        table = torch.as_tensor(answers if isinstance(answers, Tensor) else np.asarray(answers))
+        table = torch.as_tensor(answers if isinstance(answers, Tensor) else np.array(answers))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: its answers are no array of numbers ({error})") from error
     if table.ndim not in (1, 2):

@@ -105,9 +105,12 @@ def customers_of(key: Key) -> list[str]:
     return json.loads(bytes(key.customers.tolist()))
 
 
-def told_apart(verdict: Verdict) -> int:
-    """So many customers' marks can be tried on a suspect with p still at its level; 0 for none."""
+def told_apart(verdict: Verdict, tried: int) -> int:
+    """So many customers' marks can be tried on a suspect with p still at its level; 0 for none.
+
+    ``tried``: how many the verdict's p is multiplied by. At most a billion.
+    """
     if not verdict.claimed:
         return 0
     (level,) = set(verdict.levels.values())
-    return math.floor(min(10**9, level / verdict.p_value))
+    return math.floor(min(10**9, tried * level / verdict.p_value))

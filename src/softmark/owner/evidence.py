@@ -95,6 +95,16 @@ def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
     return {"pattern": pattern.tolist(), "salt": bytes(key.salt.tolist()).hex()}
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ``InputError`` where evidence can't be written, or lies there already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
+    if (folder / "evidence.json").exists():
+        raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
+
+
 def write(made: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes ``evidence.json`` and ``evidence.html`` of a ``statement``, each whole or not."""
     data = json.dumps(made, separators=(",", ":"))

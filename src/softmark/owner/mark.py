@@ -20,7 +20,7 @@ from softmark.methods.csp import CSP, MarkingLoss
 from softmark.methods.features import FeatureMark
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.nodes import make
-from softmark.owner.commitment import commit, told_apart
+from softmark.owner.commitment import commit, customers_of, told_apart
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.verify import Verdict, verify
 from softmark.settings import CONF, composed
@@ -45,7 +45,7 @@ class Marked:
 
     @property
     def customers(self) -> int:
-        return told_apart(self.verdict)
+        return told_apart(self.verdict, max(1, len(customers_of(self.key))))
 
 
 def mark(
