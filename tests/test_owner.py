@@ -190,6 +190,12 @@ def test_garbage_is_never_claimed():
         assert not verdict.claimed
 
 
+def test_answers_that_are_none_at_all_say_so_once():
+    verdict = softmark.verify(torch.full((500, 10), torch.inf), marked().key, owners.probes())
+    assert (verdict.claimed, verdict.p_value) == (False, None)
+    assert verdict.why == "500 of 500 answers are no probabilities"
+
+
 def test_answers_in_another_order_show_the_same():
     """No test of softmark looks at which probe was answered how, but for the class."""
     answers = predict(marked().model, owners.probes()).flip(0)
@@ -395,6 +401,7 @@ def test_what_cannot_be_marked_is_named(changed, message):
         (lambda p: [["a"]], None, "no array of numbers"),
         (lambda p: p[None], None, r"answers of shape \(1, 500, 10\)"),
         (lambda p: p[:, 0], None, "not all are labels 0 to 9"),
+        (lambda p: 100 * p, None, "they are percentages; divide by 100"),
         (lambda p: nn.Linear(3, 10), None, "can't take the probes"),
     ],
 )

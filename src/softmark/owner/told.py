@@ -24,6 +24,8 @@ def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
     finite = answers[answers.isfinite().all(1)]
     sums = finite.sum(1)
     inside = (sums >= SUMS[0]) & (sums <= SUMS[1]) & (finite >= 0).all(1)
+    if len(finite) and (finite >= 0).all() and ((sums > 50) & (sums < 150)).all():
+        raise InputError(f"{where}: the rows sum to about 100: they are percentages; divide by 100")
     if len(finite) and inside.float().mean() < 0.5:
         raise InputError(
             f"{where}: the rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g}: they "
@@ -38,6 +40,8 @@ def remarks(answers: Tensor) -> list[str]:
     clean, unusable = usable(answers)
     rows, classes = answers.shape
     said = []
+    if unusable == rows:
+        return said  # there is no verdict, and it says why
     if unusable:
         said.append(f"{unusable} of {rows} answers are no probabilities and count as none")
     entries = int((answers.nan_to_num(0) > 0).sum(1).max())
