@@ -342,6 +342,11 @@ def test_what_cannot_be_written_is_said_before_any_training(call, monkeypatch):
     assert not Path("new").exists()
 
 
+def test_weights_that_nobody_gave_are_noticed(marked, call):
+    ran = call("verify", "marked", "mine:build")
+    assert (ran.code, "no --weights are given" in ran.err) == (3, True)
+
+
 def test_a_mark_too_weak_to_claim_says_so(call, tmp_path):
     ran = call("mark", "own.safetensors", "--message", "a", "--to", tmp_path / "m",
                "recipe.epochs=1", "recipe.lr=0.0001")  # fmt: skip

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 
@@ -43,6 +44,8 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
         raise InputError(f"{name} gives a {type(model).__name__}: a torch.nn.Module is needed")
     if weights is not None:
         _read_weights(model, weights)
+    else:
+        report(f"note: no --weights are given: {name} is taken as it comes")
     return model.eval()
 
 
