@@ -11,19 +11,17 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from softmark.experiment.plan import precision
 from softmark.experiment.stages import roles_of
 from softmark.models.networks import build
 from softmark.nodes import make
+from softmark.settings import composed
 from softmark.training import Batches, Classifier, Fit, choose_device, compute_on, one_cycle
 
 ROUNDS = 5
@@ -60,9 +58,7 @@ def plain(network, samples, recipe, device, autocast):
 
 
 def main() -> None:
-    conf = Path(__file__).parents[1] / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", sys.argv[1:]), resolve=True)
+    config = composed("config", sys.argv[1:])
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
     wanted = precision(config["precision"])

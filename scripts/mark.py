@@ -48,9 +48,10 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> int:
     from softmark.errors import InputError
+    from softmark.owner.commitment import COMMITMENT
     from softmark.owner.mark import mark_each
-    from softmark.owner.models import load_model
-    from softmark.owner.pictures import all_training, first_judged
+    from softmark.owner.models import KEY, load_model
+    from softmark.owner.pictures import training_and_probes
 
     if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
         raise InputError(f"--to={options.to}: it is there already; a new folder is needed")
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model, options.weights)
     method = [word for word in options.overrides if word.startswith("method=")]
     rest = [word for word in options.overrides if not word.startswith("method=")]
-    data, probes = all_training(rest), first_judged(rest)
+    data, probes = training_and_probes(rest)
     marked = mark_each(
         model,
         (data.inputs, data.labels),
@@ -77,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
         print("too weak to prove anything: raise recipe.epochs, recipe.lr or method.marking.beta")
         return 3
     print(f"such a mark tells {min(each.customers for each in marked):,} customers or more apart")
-    print(f"publish now: {options.to / 'softmark.commitment.json'}")
-    print(f"keep secret: {options.to / 'key.safetensors'}")
+    print(f"publish now: {options.to / COMMITMENT}")
+    print(f"keep secret: {options.to / KEY}")
     return 0
 
 
@@ -98,10 +99,15 @@ def asked_passphrase(ask: bool) -> str | None:
     return first
 
 
+def partial_of(folder: Path) -> Path:
+    """Where everything is written before it appears in ``folder``."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
 def check_writable(folder: Path) -> None:
     from softmark.errors import InputError
 
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         partial.rmdir()
@@ -112,16 +118,16 @@ def check_writable(folder: Path) -> None:
 def write(folder: Path, marked: list, passphrase: str | None) -> None:
     """All files, or none."""
     from softmark.owner.commitment import publish
-    from softmark.owner.models import PROBES, save_model, save_probes
+    from softmark.owner.models import KEY, PROBES, save_model, save_probes
 
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         for place, each in enumerate(marked, 1):
             name = "model" if len(marked) == 1 else f"model-{place}"
             save_model(each.model, partial / f"{name}.safetensors")
-        marked[0].key.save(partial / "key.safetensors", passphrase)
+        marked[0].key.save(partial / KEY, passphrase)
         publish(marked[0].key, partial)
         save_probes(marked[0].probes, partial / PROBES)
         if folder.exists():

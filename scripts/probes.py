@@ -30,18 +30,13 @@ def main() -> None:
 
 def run(marked: Path, to: Path) -> None:
     from softmark.errors import InputError
-    from softmark.owner.commitment import COMMITMENT, read_publication, unlabelled
+    from softmark.owner.commitment import COMMITMENT, check_same, read_publication, unlabelled
     from softmark.owner.models import PROBES, load_probes, save_probes
     from softmark.owner.pictures import write_about, write_pictures
 
     probes = load_probes(marked / PROBES)
     committed = read_publication(marked / COMMITMENT)["probes"]
-    fingerprint = unlabelled(probes).fingerprint
-    if fingerprint != committed:
-        raise InputError(
-            f"{marked / PROBES}: its fingerprint is {fingerprint[:16]}..., and {committed[:16]}... "
-            "was committed to: other probes, or another order"
-        )
+    check_same(unlabelled(probes), committed, f"{marked / PROBES}")
     if to.exists():
         raise InputError(f"--to={to}: it is there already")
     if to.suffix == ".npz":
@@ -49,7 +44,7 @@ def run(marked: Path, to: Path) -> None:
         print(f"{len(probes)} probes: {to}")
         return
     write_pictures(probes, to)
-    write_about(probes, fingerprint, to / "about.json")
+    write_about(probes, committed, to / "about.json")
     print(f"{len(probes)} pictures in {to}, and about.json, which says what is wanted")
 
 

@@ -75,12 +75,12 @@ def main() -> None:
 def run(options: argparse.Namespace) -> bool:
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.evidence import check_folder, statement, write
-    from softmark.owner.models import PROBES, load_probes
+    from softmark.owner.models import KEY, PROBES, load_probes
     from softmark.owner.verify import examine
 
     if options.to:
         check_folder(options.to)
-    key = unlocked(options.marked / "key.safetensors")
+    key = unlocked(options.marked / KEY)
     probes = load_probes(options.marked / PROBES)
     published = read_publication(options.marked / COMMITMENT)
     found = examine(suspect_of(options), key, probes, (), options.keys_tried, options.logits)

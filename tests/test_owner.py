@@ -500,5 +500,5 @@ def test_the_loss_moves_with_a_lightning_module():
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, loader)
-    assert module.double().loss.answers.pattern.dtype == torch.float64
+    assert module.double().loss.pattern.dtype == torch.float64
     assert softmark.verify(module.float().network, key, owners.probes()).claimed

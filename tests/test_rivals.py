@@ -16,7 +16,8 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.coswm import CosWM, Waved, perturbed, power, secret, sure
 from softmark.methods.deepmarks import DeepMarks, codebook
-from softmark.methods.deepsigns import DeepSigns, class_means, features_of
+from softmark.methods.deepsigns import DeepSigns, features_of
+from softmark.methods.features import class_means
 from softmark.methods.ipguard import IPGuard
 from softmark.methods.key import generator
 from softmark.models.access import Suspect, labels_only

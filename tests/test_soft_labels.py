@@ -797,12 +797,12 @@ def test_the_loss_of_the_features_by_hand():
         tail = tail - tail.mean()
         wanted = pattern[label, others]
         losses.append(max(0.0, 0.9 - float(tail @ wanted / tail.norm() / wanted.norm())))
-    loss = FeatureMark(pattern, 0.9)(features, labels)
+    loss = FeatureMark(pattern, 0.9, 1.0)(features, labels)
     assert float(loss) == pytest.approx(sum(losses) / 20, rel=1e-5)
 
 
 def test_class_means_follow_and_a_class_that_is_missing_keeps_its_own():
-    mark, labels = FeatureMark(paired(3), 0.9), torch.tensor([0, 1, 1])
+    mark, labels = FeatureMark(paired(3), 0.9, 1.0), torch.tensor([0, 1, 1])
     first = torch.randn(3, 4, generator=torch.manual_seed(0))
     mark(first, labels)
     expected = torch.stack([first[0], first[1:].mean(0), torch.zeros(4)])
@@ -835,7 +835,7 @@ def test_a_new_last_layer_inherits_the_mark_of_the_features(kind):
     means = vectors * values.clamp_min(0).sqrt()
     labels = torch.arange(600) % 10
     features = means[labels] + 0.05 * torch.randn(600, 10)
-    assert FeatureMark(planted, 0.9)(features, labels) < 0.1
+    assert FeatureMark(planted, 0.9, 1.0)(features, labels) < 0.1
     layer = nn.Linear(10, 10)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.3, momentum=0.9, weight_decay=5e-4)
     for _ in range(200):

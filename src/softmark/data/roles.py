@@ -86,6 +86,16 @@ class Roles:
     judge: Samples
     classes: tuple[str, ...]
 
+    @property
+    def training(self) -> Samples:
+        """The owner's and the attacker's together: all that isn't the judge's."""
+        import torch
+
+        held = (self.owner, self.attacker)
+        return Samples(
+            torch.cat([each.inputs for each in held]), torch.cat([each.labels for each in held])
+        )
+
     def probes(self, kind: str, count: int) -> Samples:
         """``count`` inputs on which a suspect is asked; no key decides about them.
 

@@ -152,11 +152,8 @@ def party(roles: Roles, name: str, share: float) -> Samples:
     """
     whole = {"owner": roles.owner, "attacker": roles.attacker}
     if name not in whole:
-        both = Samples(
-            torch.cat([roles.owner.inputs, roles.attacker.inputs]),
-            torch.cat([roles.owner.labels, roles.attacker.labels]),
-        )
-        whole = dict(zip(("calibration", "evaluation"), halves(both, 0), strict=True))
+        pools = halves(roles.training, 0)
+        whole = dict(zip(("calibration", "evaluation"), pools, strict=True))
     if name not in whole:
         raise InputError(f"party {name!r}: owner, attacker, or the innocents' own pool")
     return whole[name][: max(2, round(share * len(whole[name])))]

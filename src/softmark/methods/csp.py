@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.data.roles import Samples
-from softmark.methods.features import Planting
+from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import SoftLabels, templates
+from softmark.methods.soft_labels import SoftLabels, places, templates
 from softmark.tails import margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Signs
@@ -35,38 +35,43 @@ def sign_matrix(stream: bytes, classes: int, symmetric: bool) -> Tensor:
     return signs + signs.T if symmetric else signs
 
 
-def places(classes: int, symmetric: bool) -> Tensor:
-    """Where the key's own signs stand: a mask (K, K)."""
-    there = ~torch.eye(classes, dtype=torch.bool)
-    return there.triu() if symmetric else there
-
-
 class MarkingLoss(nn.Module):
-    """CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin), the mean of a batch.
+    """CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin), the mean of a batch, + ``FeatureMark``.
 
     a(x) is the tail's log-probability margin along its class's row of ``pattern`` (K, K)
     (``tails.margin``). ``eps``, ``gamma``: of the templates T.
     """
 
-    def __init__(self, pattern: Tensor, eps: float, gamma: float, beta: float, margin: float):
+    def __init__(
+        self,
+        pattern: Tensor,
+        eps: float,
+        gamma: float,
+        beta: float,
+        margin: float,
+        feature_weight: float,
+        feature_cosine: float,
+    ):
         super().__init__()
         self.beta = beta
         self.margin = margin
         self.register_buffer("pattern", pattern)
         self.register_buffer("templates", templates(pattern, eps, gamma))
+        self.planted = FeatureMark(pattern, feature_cosine, feature_weight)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """``logits`` (N, K), ``labels`` int64 (N,): a scalar."""
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
+        """``logits`` (N, K), ``labels`` int64 (N,): a scalar.
+
+        ``features`` (N, D): what the last layer is given; where None nothing is planted there.
+        """
         logits = logits.float()
         task = F.cross_entropy(logits, self.templates[labels])
-        return task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
+        loss = task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
+        return loss if features is None else loss + self.planted(features, labels)
 
 
 class Marking(Classifier):
-    """The watermarked model: ``MarkingLoss`` + ``feature_weight`` * ``FeatureMark``.
-
-    Only a symmetric ``pattern`` is planted in the features.
-    """
+    """The watermarked model, trained by ``MarkingLoss``."""
 
     def __init__(
         self,
@@ -81,12 +86,14 @@ class Marking(Classifier):
         feature_cosine: float,
     ):
         super().__init__(network, recipe)
-        self.answers = MarkingLoss(pattern, eps, gamma, beta, margin)
-        self.features = Planting(network, pattern, feature_weight, feature_cosine)
+        self.answers = MarkingLoss(
+            pattern, eps, gamma, beta, margin, feature_weight, feature_cosine
+        )
+        self.observed = Observed(network, self.answers.planted)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits, planted = self.features(batch)
-        return self.answers(logits, batch.labels) + planted
+        logits, features = self.observed(batch.inputs)
+        return self.answers(logits, batch.labels, features)
 
 
 class CSP(SoftLabels):

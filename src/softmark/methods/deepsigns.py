@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
+from softmark.methods.features import class_means
 from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
@@ -126,13 +127,6 @@ class DeepSigns(Watermark):
         right = (means[there] @ matrix.T > 0) == (bits[there] > 0)
         test = Binomial(int(right.sum()), right.numel(), 0.5)
         return Evidence(torch.empty(0), {"bits": test}, mark_recall=test.score)
-
-
-def class_means(features: Tensor, labels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of ``features`` (N, D) over each class of ``chosen`` (S,), and which are there."""
-    members = (labels == chosen[:, None]).to(features.dtype)
-    count = members.sum(1, keepdim=True)
-    return members @ features / count.clamp_min(1), count[:, 0] > 0
 
 
 @torch.no_grad()

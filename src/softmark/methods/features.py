@@ -15,65 +15,68 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.errors import InputError
-from softmark.training import Batch
 
 KEPT = 0.9  # of the running class means, at each batch
 
 
 class FeatureMark(nn.Module):
-    """The loss max(0, cosine - cos(t, S_y)), the mean of a batch.
+    """The loss ``weight`` * max(0, cosine - cos(t, S_y)), the mean of a batch.
 
     t is the centred tail of the logits that running means of each class's features give as a last
-    layer; S_y is the row of the label in the symmetric ``pattern`` (K, K).
+    layer; S_y is the row of the label in the symmetric ``pattern`` (K, K). Nothing is planted of a
+    pattern that isn't symmetric, as inner products are: the weight is 0 then.
     """
 
-    def __init__(self, pattern: Tensor, cosine: float):
+    def __init__(self, pattern: Tensor, cosine: float, weight: float):
         super().__init__()
         self.cosine = cosine
+        self.weight = weight if torch.equal(pattern, pattern.T) else 0.0
         self.register_buffer("rows", F.normalize(pattern, dim=1))
         self.means: Tensor | None = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """``features`` (N, D), ``labels`` int64 (N,): a scalar."""
-        features = features.float().flatten(1)
-        own = F.one_hot(labels, len(self.rows)).to(features.dtype)
-        self._follow(features.detach(), own)
-        logits, others = features @ self.means.T, 1 - own
-        mean = (logits * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
-        tail = F.normalize((logits - mean) * others, dim=1)
-        return F.relu(self.cosine - (tail * self.rows[labels]).sum(1)).mean()
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float().flatten(1)
+            self._follow(features.detach(), labels)
+            logits = features @ self.means.T
+            others = 1 - F.one_hot(labels, len(self.rows)).to(features.dtype)
+            mean = (logits * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
+            tail = F.normalize((logits - mean) * others, dim=1)
+            short = F.relu(self.cosine - (tail * self.rows[labels]).sum(1))
+        return self.weight * short.mean()
 
-    def _follow(self, features: Tensor, own: Tensor) -> None:
+    def _follow(self, features: Tensor, labels: Tensor) -> None:
         """Moves the mean of each class that the batch holds."""
-        counts = own.sum(0)[:, None]
-        here = own.T @ features / counts.clamp_min(1)
+        every = torch.arange(len(self.rows), device=labels.device)
+        here, there = class_means(features, labels, every)
         if self.means is None:
             self.means = here
-        self.means = torch.where(counts > 0, KEPT * self.means + (1 - KEPT) * here, self.means)
+        moved = KEPT * self.means + (1 - KEPT) * here
+        self.means = torch.where(there[:, None], moved, self.means)
 
 
-class Planting(nn.Module):
-    """A network's logits, and ``weight`` times the loss that plants ``pattern`` in its features.
+def class_means(features: Tensor, labels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of ``features`` (N, D) over each class of ``chosen`` (S,), and which are there."""
+    members = (labels == chosen[:, None]).to(features.dtype)
+    count = members.sum(1, keepdim=True)
+    return members @ features / count.clamp_min(1), count[:, 0] > 0
 
-    Nothing is planted of a pattern that isn't symmetric: inner products are.
-    """
 
-    def __init__(self, network: nn.Module, pattern: Tensor, weight: float, cosine: float):
-        super().__init__()
-        self.weight = weight
-        self.mark = FeatureMark(pattern, cosine)
-        planted = weight > 0 and torch.equal(pattern, pattern.T)
-        # In a list: they are the network's parameters, and must not be counted twice.
-        self.layers = [network, last_layer(network, len(pattern)) if planted else None]
+class Observed:
+    """A network that also tells what its last layer is given, where ``mark`` plants anything."""
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
-        network, last = self.layers
-        if last is None:
-            return network(batch.inputs), 0.0
-        with inputs_of(last) as seen:
-            logits = network(batch.inputs)
-        with torch.autocast(logits.device.type, enabled=False):
-            return logits, self.weight * self.mark(seen[-1], batch.labels)
+    def __init__(self, network: nn.Module, mark: FeatureMark):
+        self.network = network
+        self.last = last_layer(network, len(mark.rows)) if mark.weight else None
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits (N, K) and the features (N, D)."""
+        if self.last is None:
+            return self.network(inputs), None
+        with inputs_of(self.last) as seen:
+            logits = self.network(inputs)
+        return logits, seen[-1]
 
 
 def last_layer(network: nn.Module, classes: int) -> nn.Linear:

@@ -44,6 +44,12 @@ def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
     return (1 - eps) * itself + eps * tails
 
 
+def places(classes: int, symmetric: bool) -> Tensor:
+    """Where a pattern's own numbers stand, above the diagonal of a symmetric one: a mask (K, K)."""
+    there = ~torch.eye(classes, dtype=torch.bool)
+    return there.triu() if symmetric else there
+
+
 def answers_under_attack(
     network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
 ) -> Tensor:

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.methods.detector import Detector, shuffle_tails
-from softmark.methods.features import Planting
+from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import SoftLabels, templates
+from softmark.methods.soft_labels import SoftLabels, places, templates
 from softmark.tails import log_of, margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction
@@ -35,38 +35,39 @@ def directions(stream: bytes, classes: int, symmetric: bool) -> Tensor:
     normal by the inverse of the normal's distribution.
     """
     uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
-    normal = torch.from_numpy(special.ndtri(uniform))
-    there = ~torch.eye(classes, dtype=torch.bool)
+    there, own = places(classes, symmetric=False), places(classes, symmetric)
     pattern = torch.zeros(classes, classes, dtype=torch.float64)
+    pattern[own] = torch.from_numpy(special.ndtri(uniform))[: int(own.sum())]
     if symmetric:
-        pattern[there.triu()] = normal[: int(there.sum()) // 2]
         pattern, _ = levelled(pattern + pattern.T, torch.zeros(classes, classes))
     else:
-        pattern[there] = normal
         pattern = (pattern - pattern.sum(1, keepdim=True) / (classes - 1)) * there
     return (pattern / pattern[there].square().mean().sqrt().clamp_min(1e-12)).float()
 
 
-def levelled(matrix: Tensor, baseline: Tensor) -> tuple[Tensor, int]:
-    """The symmetric part of ``matrix`` (K, K) without what no key decides, and its dimensions.
+def levelled(matrices: Tensor, baseline: Tensor) -> tuple[Tensor, int]:
+    """The symmetric part of each of ``matrices`` (..., K, K) without what no key decides.
 
     Nearest to it of all symmetric matrices with 0 on the diagonal, whose rows sum to 0 and have no
-    part along the rows of ``baseline`` (K, K).
+    part along the rows of ``baseline`` (K, K); and the dimensions of these.
     """
-    matrix, baseline = matrix.double(), baseline.double()
-    classes = len(matrix)
+    matrices, baseline = matrices.double(), baseline.double()
+    classes = len(baseline)
     there = 1 - torch.eye(classes, dtype=torch.float64)
-    matrix, baseline = (matrix + matrix.T) / 2 * there, baseline * there
+    matrices, baseline = (matrices + matrices.mT) / 2 * there, baseline * there
     # The products of the 2 K constraints with each other, over the pairs of classes.
     ones = torch.eye(classes, dtype=torch.float64) * (classes - 1) + there
     mixed = torch.diag(baseline.sum(1)) + baseline.T
     own = torch.diag(baseline.square().sum(1)) + baseline * baseline.T
     products = torch.cat([torch.cat([ones, mixed], 1), torch.cat([mixed.T, own], 1)])
-    broken = torch.cat([matrix.sum(1), (matrix * baseline).sum(1)])
-    weights = torch.linalg.pinv(products, rtol=1e-10, hermitian=True) @ broken
-    taken = (weights[:classes, None] + weights[classes:, None] * baseline) * there
-    rank = int(torch.linalg.matrix_rank(products, rtol=1e-10, hermitian=True))
-    return matrix - (taken + taken.T), classes * (classes - 1) // 2 - rank
+    values, vectors = torch.linalg.eigh(products)
+    free = values > 1e-10 * values.max()
+    vectors, values = vectors[:, free], values[free]
+    broken = torch.cat([matrices.sum(-1), (matrices * baseline).sum(-1)], -1)
+    weights = (broken @ vectors / values) @ vectors.T
+    sums, along = weights[..., :classes, None], weights[..., classes:, None]
+    taken = (sums + along * baseline) * there
+    return matrices - (taken + taken.mT), classes * (classes - 1) // 2 - len(values)
 
 
 class Marking(Classifier):
@@ -94,7 +95,8 @@ class Marking(Classifier):
         detector_weight: float,
     ):
         super().__init__(network, recipe)
-        self.features = Planting(network, pattern, feature_weight, feature_cosine)
+        self.planted = FeatureMark(pattern, feature_cosine, feature_weight)
+        self.observed = Observed(network, self.planted)
         self.beta = beta
         self.margin = margin
         self.detector_weight = detector_weight
@@ -104,7 +106,7 @@ class Marking(Classifier):
         self.register_buffer("answers", log_of(answers), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits, planted = self.features(batch)
+        logits, features = self.observed(batch.inputs)
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
@@ -112,7 +114,8 @@ class Marking(Classifier):
             task = -(self.templates[batch.labels] * log_p).sum(1).mean()
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
             shortfall = margin_loss(log_p, self.pattern, self.margin)
-        return task + self.beta * shortfall + self.detector_weight * seen + planted
+        loss = task + self.beta * shortfall + self.detector_weight * seen
+        return loss if features is None else loss + self.planted(features, batch.labels)
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""
@@ -156,7 +159,7 @@ class USP(SoftLabels):
         """
         (sums, baseline), pattern = tail_sums(answers, usual), self.pattern(key)
         if self.symmetric:
-            (seen, dimensions), (wanted, _) = (levelled(rows, baseline) for rows in (sums, pattern))
+            (seen, wanted), dimensions = levelled(torch.stack([sums, pattern]), baseline)
         else:
             seen, wanted = (
                 rows - (rows * baseline).sum(1, keepdim=True) * baseline for rows in (sums, pattern)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.owner.endpoint import SAME, Endpoint
+from softmark.owner.endpoint import Endpoint, differing
 from softmark.owner.told import probabilities
 from softmark.training import predict
 
@@ -53,21 +53,13 @@ def _called(
         changed = suspect.changed
     else:
         again = _table(suspect(inputs[:AGAIN]), where)
-        changed = _differing(answers[:AGAIN], again)
+        changed = differing(answers[:AGAIN], again)
     if changed:
         return answers, [
             f"{100 * changed:.0f} % of the answers that were asked for twice differ: noise, or a "
             "module in training mode"
         ]
     return answers, []
-
-
-def _differing(first: Tensor, second: Tensor) -> float:
-    """The part of the rows that aren't the same."""
-    if first.shape != second.shape:
-        return 1.0
-    apart = (first.double() - second.double()).abs() > SAME
-    return float(apart.reshape(len(first), -1).any(1).float().mean())
 
 
 def _table(answers: Any, where: str) -> Tensor:

@@ -37,6 +37,15 @@ def unlabelled(probes: Tensor) -> Samples:
     return Samples(probes, torch.zeros(len(probes), dtype=torch.int64))
 
 
+def check_same(probes: Samples, committed: str, where: str) -> None:
+    """Raises ``InputError`` where ``probes`` haven't the fingerprint ``committed``."""
+    if probes.fingerprint != committed:
+        raise InputError(
+            f"{where}: their fingerprint is {probes.fingerprint[:16]}..., not {committed[:16]}... "
+            "to which the key was committed: other probes, another order, or another type of number"
+        )
+
+
 def publication(key: Key) -> dict[str, Any]:
     """What to publish before any suspect is seen; nothing in it is secret.
 
@@ -86,16 +95,18 @@ def read_publication(path: Path) -> dict[str, Any]:
 def pattern_hashes(key: Key) -> list[str]:
     """Of each customer's pattern, or of the only one: SHA-256 of the salt and of its entries.
 
-    The entries are taken to four decimals, row by row, as little-endian int32 of 1e-4.
+    Row by row, as ``entries`` gives them.
     """
     way, salt = method_of(key), bytes(key.salt.tolist())
     messages = customers_of(key)
     named = [key.for_message(message) for message in messages] if messages else [key]
-    entries = [np.round(way.pattern(each).numpy().astype(float), 4) for each in named]
-    return [
-        hashlib.sha256(salt + (1e4 * e).round().astype("<i4").tobytes()).hexdigest()
-        for e in entries
-    ]
+    shown = [entries(way.pattern(each)).tobytes() for each in named]
+    return [hashlib.sha256(salt + each).hexdigest() for each in shown]
+
+
+def entries(pattern: Tensor) -> np.ndarray:
+    """``pattern`` (K, K) as it is hashed and disclosed: in units of 1e-4, little-endian int32."""
+    return (1e4 * pattern.numpy().astype(float)).round().astype("<i4")
 
 
 def customers_of(key: Key) -> list[str]:

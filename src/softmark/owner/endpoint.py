@@ -200,10 +200,15 @@ class Endpoint:
         except InputError:
             # All answers are there: a server or a budget that gives no more takes none away.
             return None
-        if again.shape[1] != answers.shape[1]:
-            return 1.0
-        same = again.isclose(answers[: len(first)], rtol=0, atol=SAME, equal_nan=True)
-        return float((~same).any(1).float().mean())
+        return differing(answers[: len(first)], again)
+
+
+def differing(first: Tensor, second: Tensor) -> float:
+    """The part of the rows that aren't the same."""
+    if first.shape != second.shape:
+        return 1.0
+    same = first.double().isclose(second.double(), rtol=0, atol=SAME, equal_nan=True)
+    return float((~same).reshape(len(first), -1).any(1).float().mean())
 
 
 def _tensors(reply: Any, kind: str) -> dict[str, dict[str, Any]]:

@@ -11,12 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.methods.key import Key, method_of
+from softmark.owner.commitment import entries
 from softmark.owner.verify import Examination
 from softmark.tails import class_tails, ranks
 from softmark.verification.evidence import usable
@@ -91,7 +91,7 @@ def statement(
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
     """The pattern, and the salt of its published hash."""
     named = key if customer is None else key.for_message(customer)
-    pattern = np.round(method_of(key).pattern(named).numpy().astype(float), 4)
+    pattern = entries(method_of(key).pattern(named)) / 1e4
     return {"pattern": pattern.tolist(), "salt": bytes(key.salt.tolist()).hex()}
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.csp import CSP, MarkingLoss
-from softmark.methods.features import FeatureMark
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.nodes import make
 from softmark.owner.commitment import commit, customers_of, told_apart
@@ -126,25 +125,7 @@ def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = 
     return key.eval()
 
 
-class OwnLoss(nn.Module):
-    """What ``marking_loss`` gives: csp's loss on answers, and on features where they are given."""
-
-    def __init__(self, key: Key, way: CSP):
-        super().__init__()
-        pattern, numbers = way.pattern(key), dict(way.marking.keywords)
-        self.weight = numbers.pop("feature_weight") * way.symmetric
-        self.features = FeatureMark(pattern, numbers.pop("feature_cosine"))
-        self.answers = MarkingLoss(pattern, **numbers)
-
-    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
-        """``logits`` (N, K), ``labels`` int64 (N,), ``features`` (N, D): a scalar."""
-        loss = self.answers(logits, labels)
-        if features is None:
-            return loss
-        return loss + self.weight * self.features(features, labels)
-
-
-def marking_loss(key: Key) -> OwnLoss:
+def marking_loss(key: Key) -> MarkingLoss:
     """The loss that marks a model by ``key`` of csp: in place of ``nn.CrossEntropyLoss``.
 
     ``loss(logits, labels)``: logits (N, K) and int64 labels (N,) to a scalar. With
@@ -157,22 +138,19 @@ def marking_loss(key: Key) -> OwnLoss:
             "the key is usp's, whose detector learns beside the model: softmark.mark trains both; "
             "marking_loss takes csp's keys"
         )
-    return OwnLoss(key, way)
+    return MarkingLoss(way.pattern(key), **way.marking.keywords)
 
 
 def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, Any]:
     """``conf/owner.yaml`` for ``method`` and ``message``."""
-    chosen = OmegaConf.load(CONF / "method" / f"{method}.yaml") if _is_there(method) else {}
+    path = CONF / "method" / f"{method}.yaml"
+    chosen = OmegaConf.load(path) if path.is_file() else {}
     # Of the others each has a way of its own to be asked, which needs an experiment.
     if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
         raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
     config = composed("owner", [f"method={method}", *overrides])
     config["method"]["message"] = message
     return config
-
-
-def _is_there(method: str) -> bool:
-    return (CONF / "method" / f"{method}.yaml").is_file()
 
 
 def check_classes(classes: int, method: Mapping[str, Any]) -> None:

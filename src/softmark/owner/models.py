@@ -16,6 +16,7 @@ from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 
+KEY = "key.safetensors"
 PROBES = "probes.npz"
 
 

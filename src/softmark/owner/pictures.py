@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from softmark.data.cache import open_data
-from softmark.data.roles import Roles, Samples, Shares
+from softmark.data.roles import Samples, Shares
 from softmark.errors import InputError
 from softmark.nodes import make
 from softmark.settings import composed
@@ -19,22 +19,18 @@ from softmark.settings import composed
 CACHE = Path("outputs/data")
 
 
-def all_training(overrides: Sequence[str]) -> Samples:
-    """Every training picture of ``data=``."""
-    roles = _roles(overrides)
-    return Samples(
-        torch.cat([roles.owner.inputs, roles.attacker.inputs]),
-        torch.cat([roles.owner.labels, roles.attacker.labels]),
-    )
+def training_and_probes(overrides: Sequence[str]) -> tuple[Samples, Tensor]:
+    """Every training picture of ``data=``, and ``verifier.probes`` pictures of the others.
 
-
-def first_judged(overrides: Sequence[str]) -> Tensor:
-    """``verifier.probes`` pictures that nothing was trained on, in an order that no key decides."""
-    judge = _roles(overrides).judge.inputs
-    count = composed("owner", overrides)["verifier"]["probes"]
+    The order of the probes is one that no key decides.
+    """
+    config = composed("owner", overrides)
+    source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
+    roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
+    judge = roles.judge.inputs
     if any(word.startswith("verifier.probes=") for word in overrides) and count > len(judge):
         raise InputError(f"verifier.probes={count}: the test part has {len(judge)} pictures")
-    return judge[:count]
+    return roles.training, judge[:count]
 
 
 def write_pictures(probes: Tensor, folder: Path) -> None:
@@ -62,8 +58,3 @@ def write_about(probes: Tensor, fingerprint: str, path: Path) -> None:
         "answers": "one row for each probe in this order: a probability for each class",
     }
     path.write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _roles(overrides: Sequence[str]) -> Roles:
-    config = composed("owner", overrides)["data"]
-    return open_data(make(config["source"], "data.source"), Shares(**config["roles"]), CACHE)

@@ -15,7 +15,7 @@ from softmark.methods.key import Key, method_of
 from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.owner.asked import ask
-from softmark.owner.commitment import customers_of, unlabelled
+from softmark.owner.commitment import check_same, customers_of, unlabelled
 from softmark.owner.samples import as_inputs
 from softmark.owner.told import remarks
 from softmark.settings import composed
@@ -43,7 +43,7 @@ class Examination:
         probes = len(self.court.probes)
         steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
         counts = [*(step for step in steps if step < probes), probes]
-        return {count: self.court.p_value(self.answers, count) for count in counts}
+        return {count: self.court.p_value(self.answers[:count]) for count in counts}
 
 
 def verify(
@@ -90,11 +90,11 @@ def examine(
     usual = torch.stack([usable(each)[0] for each in others]).mean(0) if others else None
     court = Court(key, verifier_of(key, keys_tried), Probes(samples, usual))
     found = court.evidence(answers)
-    innocents = [court.evidence(each) for each in others]
-    verdict = court.judge(found, innocents, answers)
+    given = [court.evidence(each) for each in others]
+    verdict = court.judge(found, given, answers)
     flagged = None
-    if others and len(found.scores):
-        above = threshold([each.scores for each in innocents], court.verifier.false_flags, 1)
+    if given and len(found.scores):
+        above = threshold([each.scores for each in given], court.verifier.false_flags, 1)
         flagged = flag_rate(found.scores, above, 1)
     why = "; ".join(filter(None, [verdict.why, *said, *remarks(answers)]))
     return Examination(replace(verdict, why=why), court, answers, flagged)
@@ -108,21 +108,26 @@ class Court:
         self.method = method_of(key)
         self.customers = customers_of(key)
 
-    def evidence(self, answers: Tensor, count: int | None = None) -> Evidence:
-        probes = self.probes[:count]
-        suspect = Suspect(lambda inputs: answers[:count])
+    def evidence(self, answers: Tensor) -> Evidence:
+        """Of ``answers`` (N, K) to the first N probes."""
+        probes = self.probes[: len(answers)]
+        suspect = Suspect(lambda inputs: answers)
         return self.verifier.ask(self.method, suspect, self.key, probes, probes.samples)
 
     def judge(self, found: Evidence, innocents: Sequence[Evidence], answers: Tensor) -> Verdict:
         given = [Innocent("given", each) for each in innocents]
         verdict = self.verifier.judge(found, given, ())
-        return self.name(verdict, answers) if self.customers and found.tests else verdict
+        return self._named(verdict, answers) if self.customers and found.tests else verdict
 
-    def name(self, verdict: Verdict, answers: Tensor, count: int | None = None) -> Verdict:
+    def p_value(self, answers: Tensor) -> float:
+        p = self.judge(self.evidence(answers), (), answers).p_value
+        return 1.0 if p is None else p
+
+    def _named(self, verdict: Verdict, answers: Tensor) -> Verdict:
         """The verdict on the likeliest customer, corrected for the number of them."""
-        clean = usable(answers[:count])[0]
-        suspect = Suspect(lambda inputs: clean)
-        tests = self.method.identify(suspect, self.key, self.probes[:count], self.customers)
+        suspect = Suspect(lambda inputs: usable(answers)[0])
+        probes = self.probes[: len(answers)]
+        tests = self.method.identify(suspect, self.key, probes, self.customers)
         found = self.verifier.identify(tests)
         best = min(found.p_values, key=found.p_values.__getitem__)
         return replace(
@@ -133,13 +138,6 @@ class Court:
             tests=dict.fromkeys(verdict.tests, found.p_value),
             identified=found.name,
         )
-
-    def p_value(self, answers: Tensor, count: int) -> float:
-        found = self.evidence(answers, count)
-        if not found.tests:
-            return 1.0
-        verdict = self.verifier.judge(found, (), ())
-        return (self.name(verdict, answers, count) if self.customers else verdict).p_value
 
 
 def verifier_of(key: Key, keys_tried: int) -> Verifier:
@@ -153,9 +151,6 @@ def check_probes(key: Key, samples: Samples) -> None:
     wanted = key.terms.get("probes")
     if key.commitment and wanted != len(samples):
         raise InputError(f"probes: there are {len(samples)}, and the key was committed to {wanted}")
-    if key.commitment and key.probes != samples.fingerprint:
-        raise InputError(
-            f"probes: their fingerprint is {samples.fingerprint[:16]}..., not {key.probes[:16]}... "
-            "to which the key was committed: other probes, another order, or another type of number"
-        )
+    if key.commitment:
+        check_same(samples, key.probes, "probes")
     key.check(key.method, key.terms, samples)
