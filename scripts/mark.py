@@ -24,9 +24,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from softmark import Verdict
 
 
 def main() -> None:
@@ -47,33 +50,38 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from softmark.errors import InputError
     from softmark.owner.commitment import COMMITMENT
+    from softmark.owner.folder import KEY, check_new, save
     from softmark.owner.mark import mark_each
-    from softmark.owner.models import KEY, load_model
+    from softmark.owner.models import load_model
     from softmark.owner.pictures import training_and_probes
+    from softmark.owner.verify import verify
+    from softmark.training import accuracy, predict
 
-    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
-        raise InputError(f"--to={options.to}: it is there already; a new folder is needed")
     # Before anything is trained for nothing.
-    check_writable(options.to)
+    check_new(options.to)
     passphrase = asked_passphrase(options.lock)
     model = load_model(options.model, options.weights)
     method = [word for word in options.overrides if word.startswith("method=")]
     rest = [word for word in options.overrides if not word.startswith("method=")]
-    data, probes = training_and_probes(rest)
+    data, held = training_and_probes(rest)
     marked = mark_each(
         model,
         (data.inputs, data.labels),
         options.message,
         method=method[-1].partition("=")[2] if method else "csp",
-        probes=probes,
+        probes=held.inputs,
         overrides=rest,
     )
-    write(options.to, marked, passphrase)
+    save(marked, options.to, passphrase)
+    before = accuracy(predict(model, held.inputs), held.labels)
+    unmarked = verify(model, marked[0].key, held.inputs)
+    print(f"accuracy is that on the {len(held)} probes, test pictures that nothing is trained on")
+    print(f"your model: p {p_of(unmarked)}; accuracy {100 * before:.2f} %")
     for each, message in zip(marked, options.message, strict=True):
+        after = accuracy(predict(each.model, held.inputs), held.labels)
         claim = "claimed" if each.verdict.claimed else "NOT claimed"
-        print(f"{message!r}: p {each.verdict.p_value:.2e} before any attack, {claim}")
+        print(f"{message!r}: p {p_of(each.verdict)}, {claim}; accuracy {100 * after:.2f} %")
     if not all(each.verdict.claimed for each in marked):
         print("too weak to prove anything: raise recipe.epochs, recipe.lr or method.marking.beta")
         return 3
@@ -81,6 +89,10 @@ def run(options: argparse.Namespace) -> int:
     print(f"publish now: {options.to / COMMITMENT}")
     print(f"keep secret: {options.to / KEY}")
     return 0
+
+
+def p_of(verdict: Verdict) -> str:
+    return "none" if verdict.p_value is None else f"{verdict.p_value:.2g}"
 
 
 def asked_passphrase(ask: bool) -> str | None:
@@ -97,44 +109,6 @@ def asked_passphrase(ask: bool) -> str | None:
     if first != second:
         raise InputError("the two passphrases differ")
     return first
-
-
-def partial_of(folder: Path) -> Path:
-    """Where everything is written before it appears in ``folder``."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def check_writable(folder: Path) -> None:
-    from softmark.errors import InputError
-
-    partial = partial_of(folder)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        partial.rmdir()
-    except OSError as error:
-        raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
-
-
-def write(folder: Path, marked: list, passphrase: str | None) -> None:
-    """All files, or none."""
-    from softmark.owner.commitment import publish
-    from softmark.owner.models import KEY, PROBES, save_model, save_probes
-
-    partial = partial_of(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for place, each in enumerate(marked, 1):
-            name = "model" if len(marked) == 1 else f"model-{place}"
-            save_model(each.model, partial / f"{name}.safetensors")
-        marked[0].key.save(partial / KEY, passphrase)
-        publish(marked[0].key, partial)
-        save_probes(marked[0].probes, partial / PROBES)
-        if folder.exists():
-            folder.rmdir()  # it is empty
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,13 @@ def main() -> None:
 def run(marked: Path, to: Path) -> None:
     from softmark.errors import InputError
     from softmark.owner.commitment import COMMITMENT, check_same, read_publication, unlabelled
-    from softmark.owner.models import PROBES, load_probes, save_probes
+    from softmark.owner.folder import PROBES
+    from softmark.owner.models import load_probes, save_probes
     from softmark.owner.pictures import write_about, write_pictures
 
     probes = load_probes(marked / PROBES)
-    committed = read_publication(marked / COMMITMENT)["probes"]
-    check_same(unlabelled(probes), committed, f"{marked / PROBES}")
+    published = read_publication(marked / COMMITMENT)
+    check_same(unlabelled(probes), published["probes"], f"{marked / PROBES}")
     if to.exists():
         raise InputError(f"--to={to}: it is there already")
     if to.suffix == ".npz":
@@ -44,7 +45,7 @@ def run(marked: Path, to: Path) -> None:
         print(f"{len(probes)} probes: {to}")
         return
     write_pictures(probes, to)
-    write_about(probes, committed, to / "about.json")
+    write_about(probes, published, to / "about.json")
     print(f"{len(probes)} pictures in {to}, and about.json, which says what is wanted")
 
 

@@ -74,17 +74,22 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> bool:
     from softmark.owner.commitment import COMMITMENT, read_publication
-    from softmark.owner.evidence import check_folder, statement, write
-    from softmark.owner.models import KEY, PROBES, load_probes
+    from softmark.owner.endpoint import Endpoint
+    from softmark.owner.evidence import check_folder, of_endpoint, of_file, statement, write
+    from softmark.owner.folder import load
     from softmark.owner.verify import examine
 
     if options.to:
         check_folder(options.to)
-    key = unlocked(options.marked / KEY)
-    probes = load_probes(options.marked / PROBES)
+    key, probes = load(options.marked, passphrase_of(options.marked))
+    suspect, file = suspect_of(options)
+    found = examine(suspect, key, probes, (), options.keys_tried, options.logits)
+    source = of_file(file) if file else None
+    if isinstance(suspect, Endpoint):
+        source = of_endpoint(suspect)
     published = read_publication(options.marked / COMMITMENT)
-    found = examine(suspect_of(options), key, probes, (), options.keys_tried, options.logits)
-    made = statement(found, options.name or options.suspect, published, options.disclose)
+    name = options.name or options.suspect
+    made = statement(found, name, published, options.disclose, source)
     show(made)
     if options.to:
         for path in write(made, options.to):
@@ -92,27 +97,33 @@ def run(options: argparse.Namespace) -> bool:
     return made["claimed"]
 
 
-def unlocked(path: Path) -> Any:
-    """The key in ``path``, its passphrase from the environment or from whoever sits there."""
-    from softmark.methods.key import Key
+def passphrase_of(marked: Path) -> str | None:
+    """The passphrase of the key in ``marked``: from the environment, or from whoever sits there."""
     from softmark.methods.keyfile import is_locked
+    from softmark.owner.folder import KEY
 
-    passphrase = os.environ.get("SOFTMARK_PASSPHRASE")
-    if passphrase is None and is_locked(path) and sys.stdin.isatty():
-        passphrase = getpass.getpass(f"Passphrase of {path}: ")
-    return Key.load(path, passphrase)
+    given = os.environ.get("SOFTMARK_PASSPHRASE")
+    if given is None and is_locked(marked / KEY) and sys.stdin.isatty():
+        return getpass.getpass(f"Passphrase of {marked / KEY}: ")
+    return given
 
 
-def suspect_of(options: argparse.Namespace) -> Any:
+def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
+    """What to ask, and the file that it was read from."""
+    from softmark.errors import InputError
     from softmark.owner.models import load_model
     from softmark.owner.predictions import FORMATS, read_predictions
 
-    name = options.suspect
-    if name.startswith(("http://", "https://")):
-        return endpoint(options)
-    if Path(name).suffix in FORMATS:
-        return read_predictions(Path(name))
-    return load_model(name, options.weights)
+    name, file = options.suspect, Path(options.suspect)
+    server = name.startswith(("http://", "https://"))
+    if options.weights and (server or file.suffix in FORMATS):
+        raise InputError(f"--weights={options.weights}: {name} is no MODULE:FUNCTION, it has none")
+    if server:
+        return endpoint(options), None
+    if file.suffix in FORMATS:
+        return read_predictions(file), file
+    model = load_model(name, options.weights)
+    return model, options.weights or (file if file.is_file() else None)
 
 
 def endpoint(options: argparse.Namespace) -> Any:

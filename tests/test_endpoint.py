@@ -1,5 +1,6 @@
 """A model behind HTTP: what is sent, what comes back, and every way in which a server can fail."""
 
+import functools
 import gzip
 import json
 import math
@@ -229,8 +230,7 @@ def test_an_output_of_v2_is_picked_by_its_shape_or_name(server, open_inference, 
     server.faults = [says(200, {"outputs": both}), says(200, {"outputs": outputs[:1]})]
     with pytest.raises(InputError, match=r"--output NAME is needed.*'p' \[2, 2\].*'logits'"):
         open_inference()(pictures(2))
-    with pytest.raises(InputError, match=r"--output NAME is needed.*'label' \[2\]"):
-        open_inference()(pictures(2))
+    assert open_inference()(pictures(2)).tolist() == [1, 0]  # labels alone
     server.faults = [says(200, {"outputs": both})]
     with pytest.raises(InputError, match=r"--output=label: .*one of two sizes"):
         open_inference(output="label")(pictures(2))
@@ -255,9 +255,31 @@ def test_without_metadata_the_name_of_the_input_is_needed(server, open_inference
 @pytest.mark.parametrize("about", [None, [], {}, {"inputs": []}, {"inputs": [{"name": 3}]}])
 def test_metadata_that_say_nothing_are_none(server, open_inference, about):
     server.metadata = 200, about
-    with pytest.raises(InputError, match="--input NAME is needed"):
+    if about is None:
+        with pytest.raises(InputError, match="--input NAME is needed"):
+            open_inference()(pictures(2))
+    else:
         open_inference()(pictures(2))
+        assert server.bodies[-1]["inputs"][0]["name"] == "input-0"
     torch.testing.assert_close(open_inference(input="x")(pictures(2)), right(pictures(2)))
+
+
+def test_labels_alone_are_labels_by_either_protocol(server, tmp_path):
+    kept = tmp_path / "kept"
+    server.faults = [says(200, {"predictions": [3, 1]}), says(200, {"predictions": [0]})]
+    endpoint = Endpoint(server.url, protocol="json", batch_size=2, budget=3, kept=kept)
+    assert endpoint(pictures(3)).tolist() == [3, 1, 0]
+    assert endpoint(pictures(3)).tolist() == [3, 1, 0]  # out of the file
+
+
+def test_a_star_goes_through_a_list(server):
+    rows = [{"scores": [{"p": 0.25}, {"p": 0.75}]}, {"scores": [{"p": 0.5}, {"p": 0.5}]}]
+    server.faults = [says(200, {"out": rows}), says(200, {"out": [{"label": 3}, {"label": 4}]})]
+    asked = functools.partial(Endpoint, server.url, protocol="json", budget=2)
+    answers = asked(answer="out.*.scores.*.p")(pictures(2))
+    assert answers.tolist() == [[0.25, 0.75], [0.5, 0.5]]
+    with pytest.raises(InputError, match=r"answers no 'p', but 'label'"):
+        asked(answer="out.*.p")(pictures(2))
 
 
 @pytest.mark.parametrize(
@@ -344,7 +366,8 @@ def test_the_server_says_how_long_to_wait(server, plain):
         (lambda h, rows: h.reply(200, {"predictions": rows[1:]}), 1, r"4 rows for 5 inputs"),
         (says(200, {"predictions": [[1, 2]] * 4 + [[1]]}), 1, r"rows of \[1, 2\] numbers"),
         (says(200, {"predictions": [[]] * 5}), 1, r"rows of \[0\] numbers"),
-        (says(200, {"predictions": [1, 2, 3, 4, 5]}), 1, r"a list of numbers is needed for each"),
+        (says(200, {"predictions": [1, 2, 3, "4", 5]}), 1, r"a list of numbers is needed for each"),
+        (says(200, {"predictions": [1, 2, 3, 4]}), 1, r"4 rows for 5 inputs"),
         (says(200, {"predictions": "cat"}), 1, r"a list of numbers is needed for each"),
         (says(200, {"predictions": [["a", True]] * 5}), 1, r"\['bool', 'str'\] among the answers"),
         (says(200, {"predictions": [[[1]]] * 5}), 1, r"\['list'\] among the answers"),

@@ -56,6 +56,46 @@ def test_the_owners_model_is_left_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_weak_mark_is_trained_anew_and_longer(capsys):
+    weak = ["method.marking.beta=0.0", "method.marking.eps=0.0", "method.marking.feature_weight=0"]
+    mark = softmark.mark(
+        owners.victim(), owners.owned(), "x", probes=owners.probes(), recipe={"epochs": 1},
+        overrides=weak,
+    )  # fmt: skip
+    assert not mark.verdict.claimed
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("anew for ")[2] for line in said] == ["2 epochs", "4 epochs"]
+    verdict = softmark.verify(mark.model, mark.key, mark.probes)
+    assert verdict.p_value == mark.verdict.p_value
+
+
+def test_a_folder_holds_all_that_verify_needs(tmp_path):
+    mark = marked()
+    softmark.save(mark, tmp_path / "m", passphrase="right")
+    key, probes = softmark.load(tmp_path / "m", passphrase="right")
+    assert softmark.verify(mark.model, key, probes).claimed
+    for passphrase in (None, "wrong"):
+        with pytest.raises(InputError, match="passphrase"):
+            softmark.load(tmp_path / "m", passphrase)
+    before = {path: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    with pytest.raises(InputError, match="m: it is there already"):
+        softmark.save(mark, tmp_path / "m")
+    with pytest.raises(InputError, match="empty"):
+        softmark.save(mark, tmp_path / "new", passphrase="")
+    assert {path: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    (tmp_path / "m" / "probes.npz").unlink()
+    with pytest.raises(InputError, match=r"probes\.npz: it can't be read"):
+        softmark.load(tmp_path / "m", "right")
+
+
+def test_a_key_never_takes_the_place_of_another(tmp_path):
+    marked().key.save(tmp_path / "key")
+    with pytest.raises(InputError, match="key: it is there already"):
+        softmark.new_key("a", 10, owners.probes()).save(tmp_path / "key")
+    assert softmark.Key.load(tmp_path / "key").commitment == marked().key.commitment
+
+
 def test_two_keys_are_never_the_same():
     keys = [softmark.new_key("a", 10, owners.probes()) for _ in range(2)]
     assert keys[0].commitment != keys[1].commitment
@@ -71,8 +111,9 @@ def test_two_keys_are_never_the_same():
         lambda x, y: DataLoader(TensorDataset(x, y), batch_size=64),
         lambda x, y: list(zip(x, y.tolist(), strict=True)),
         lambda x, y: (x.double(), y[:, None].int()),
+        lambda x, y: (x.tolist(), y.tolist()),
     ],
-    ids=["tensors", "arrays", "dataset", "loader", "pairs", "other types"],
+    ids=["tensors", "arrays", "dataset", "loader", "pairs", "other types", "lists"],
 )
 def test_data_of_any_shape_is_taken(data):
     inputs, labels = (part[:256] for part in owners.owned())
@@ -388,6 +429,10 @@ def frozen():
         ({"data": 3}, "data is a int"),
         ({"data": [(torch.zeros(3), 1, 2)]}, "a sample has 3 parts"),
         ({"probes": torch.zeros(0, 64)}, "probes: shape"),
+        ({"accelerator": "warp"}, "accelerator=warp: auto, cpu or gpu"),
+        ({"overrides": "recipe.epochs=3"}, r"overrides='recipe.epochs=3': a list"),
+        ({"recipe": {"pad": 2}}, r"recipe\.pad=2.*\(64,\) are no pictures"),
+        ({"recipe": {"lr": "fast"}}, r"recipe\.lr=fast"),
     ],
 )
 def test_what_cannot_be_marked_is_named(changed, message):
@@ -409,6 +454,7 @@ def test_what_cannot_be_marked_is_named(changed, message):
         (lambda p: p[:, 0], None, "not all are labels 0 to 9"),
         (lambda p: 100 * p, None, "they are percentages; divide by 100"),
         (lambda p: nn.Linear(3, 10), None, "can't take the probes"),
+        (lambda p: lambda inputs: 1 / 0, None, "the function raises ZeroDivisionError"),
     ],
 )
 def test_what_cannot_be_verified_is_named(suspect, probes, message):
@@ -416,6 +462,37 @@ def test_what_cannot_be_verified_is_named(suspect, probes, message):
     asked = owners.probes() if probes is None else probes
     with pytest.raises(InputError, match=message):
         softmark.verify(suspect(answers), marked().key, asked)
+
+
+def test_probabilities_that_are_called_logits_are_refused():
+    answers = predict(marked().model, owners.probes())
+    with pytest.raises(InputError, match="the rows are probabilities"):
+        softmark.verify(answers, marked().key, owners.probes(), logits=True)
+    assert softmark.verify(answers.log(), marked().key, owners.probes(), logits=True).claimed
+    labels = softmark.verify(answers.argmax(1), marked().key, owners.probes(), logits=True)
+    assert not labels.claimed
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ((4, 9), [0, 1, 2, 3], r"logits of shape \(4, 9\): the key is for 10 classes"),
+        ((4, 10), [0, 1, 2], r"labels of shape \(3,\)"),
+        ((2, 10), [0.0, 1.0], "type torch.float32: a class for each of 2 inputs"),
+        ((2, 10), [0, 10], "labels from 0 to 10: the key's classes are 0 to 9"),
+    ],
+)
+def test_the_loss_says_what_it_cannot_take(logits, labels, message):
+    loss = softmark.marking_loss(marked().key)
+    with pytest.raises(InputError, match=message):
+        loss(torch.zeros(logits), torch.tensor(labels))
+
+
+def test_texts_and_numbers_of_the_wrong_kind_are_refused():
+    with pytest.raises(InputError, match="messages='anna': a list of texts"):
+        softmark.mark_each(owners.victim(), owners.owned(), "anna")
+    with pytest.raises(InputError, match="classes='10': a whole number"):
+        softmark.new_key("a", "10", owners.probes())
 
 
 def test_two_customers_of_one_name_are_refused():

@@ -41,6 +41,8 @@ def named(names, order=range(4), head=None):
         named(range(4), (2, 0, 3, 1)),
         named([f"{i:05d}.png" for i in range(4)], (3, 2, 1, 0)),
         named([f"pics/{i:05d}.png" for i in range(4)], (3, 2, 1, 0), "probe,p0,p1,p2"),
+        named(range(4), head=",0,1,2"),  # as pandas writes its row numbers
+        named(range(4), head="Unnamed: 0,cat,dog,frog"),
     ],
 )
 def test_csv_is_read_in_the_order_of_the_probes(lines, tmp_path):
@@ -125,7 +127,7 @@ def test_nothing_is_unpickled(tmp_path, capsys):
 
 
 def test_what_is_no_predictions_is_named(tmp_path):
-    for name, message in (("a.txt", r"predictions are \.csv"), ("a.csv", "No such file")):
+    for name, message in (("a.txt", r"predictions are \.csv"), ("a.csv", "no such file")):
         with pytest.raises(InputError, match=message):
             read_predictions(tmp_path / name)
     np.savez(tmp_path / "a.npz", x=ANSWERS, y=ANSWERS)

@@ -15,6 +15,7 @@ from torch import nn
 from softmark.attacks.distill import Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
+from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.networks import ConvNet
@@ -25,7 +26,6 @@ from softmark.training import (
     Fit,
     choose_device,
     compute_on,
-    crop_and_flip,
     one_cycle,
     predict,
     utility,

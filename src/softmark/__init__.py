@@ -15,11 +15,13 @@ _WHERE = {
     "Key": "softmark.methods.key",
     "Marked": "softmark.owner.mark",
     "Verdict": "softmark.verification.judge",
+    "load": "softmark.owner.folder",
     "mark": "softmark.owner.mark",
     "mark_each": "softmark.owner.mark",
     "marking_loss": "softmark.owner.mark",
     "new_key": "softmark.owner.mark",
     "publish": "softmark.owner.commitment",
+    "save": "softmark.owner.folder",
     "verify": "softmark.owner.verify",
 }
 __all__ = list(_WHERE)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+from softmark.data.augment import check_shifts, crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
@@ -43,6 +44,7 @@ class Batches:
     """
 
     def __init__(self, samples: Samples, recipe: Recipe):
+        check_shifts(samples.inputs, recipe)
         self.samples = samples
         self.recipe = recipe
 
@@ -74,30 +76,6 @@ def as_input(inputs: Tensor) -> Tensor:
 def as_pixels(values: Tensor) -> Tensor:
     """Floats from 0 (black) to 255 (white) as pictures, uint8; what lies outside is cut off."""
     return values.round().clamp(0, 255).to(torch.uint8)
-
-
-def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
-    """Each picture shifted by up to ``pad`` pixels (edges reflected) and mirrored, at random.
-
-    One gather for the whole batch, on uint8.
-    """
-    if pad == 0 and not flip:
-        return images
-    count, channels, height, width = images.shape
-    device = images.device
-    shift = torch.randint(-pad, pad + 1, (2, count, 1), device=device)
-    rows = _reflect(torch.arange(height, device=device) + shift[0], height)
-    columns = _reflect(torch.arange(width, device=device) + shift[1], width)
-    if flip:
-        mirrored = torch.rand(count, 1, device=device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    index = rows[:, :, None] * width + columns[:, None, :]
-    index = index.reshape(count, 1, -1).expand(-1, channels, -1)
-    return images.reshape(count, channels, -1).gather(2, index).reshape(images.shape)
-
-
-def _reflect(position: Tensor, size: int) -> Tensor:
-    return (size - 1) - ((size - 1) - position.abs()).abs()
 
 
 class Classifier(lightning.LightningModule):
@@ -282,15 +260,20 @@ def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def check_accelerator(accelerator: str, where: str = "accelerator") -> None:
+    """Raises ``InputError`` for one that isn't there; ``where``: what it is called."""
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise InputError(f"{where}={accelerator}: auto, cpu or gpu")
+    if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{where}={accelerator}: there is no GPU; cpu is")
+
+
 def compute_on(accelerator: str, threads: int | None) -> None:
     """Where ``predict`` computes from now on, and how many cores torch uses; None: its own choice.
 
     Raises ``InputError`` for what isn't there.
     """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise InputError(f"trainer.accelerator={accelerator}: auto, cpu or gpu")
-    if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"trainer.accelerator={accelerator}: there is no GPU; trainer=cpu is")
+    check_accelerator(accelerator, "trainer.accelerator")
     _where["accelerator"] = accelerator
     if threads is not None:
         if not threads >= 1:

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
+from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
 from softmark.models.networks import build
-from softmark.training import Batch, Classifier, Fit, Recipe, crop_and_flip
+from softmark.training import Batch, Classifier, Fit, Recipe
 
 
 class Student(Classifier):

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from softmark.attacks.answers import Change, with_tail
 from softmark.attacks.attack import Attack, Stolen
 from softmark.attacks.own import own_model
+from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Answer, answers_of, classes_of
 from softmark.models.networks import Ensemble
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Fit, as_pixels, crop_and_flip, predict
+from softmark.training import Fit, as_pixels, predict
 
 
 class Serve(Attack):

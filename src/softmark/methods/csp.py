@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.data.roles import Samples
+from softmark.errors import InputError
 from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, places, templates
@@ -63,11 +64,32 @@ class MarkingLoss(nn.Module):
         """``logits`` (N, K), ``labels`` int64 (N,): a scalar.
 
         ``features`` (N, D): what the last layer is given; where None nothing is planted there.
+        Raises ``InputError`` for other shapes, and for labels that are no classes.
         """
+        self._check(logits, labels)
         logits = logits.float()
         task = F.cross_entropy(logits, self.templates[labels])
         loss = task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
         return loss if features is None else loss + self.planted(features, labels)
+
+    def _check(self, logits: Tensor, labels: Tensor) -> None:
+        classes = len(self.pattern)
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            raise InputError(
+                f"logits of shape {tuple(logits.shape)}: the key is for {classes} classes, so that "
+                f"(N, {classes}) is needed"
+            )
+        if labels.shape != logits.shape[:1] or labels.is_floating_point():
+            raise InputError(
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: a class for each "
+                f"of {len(logits)} inputs is needed, not its probabilities"
+            )
+        # On a GPU this would wait for the device at every step; there torch says it itself.
+        if not labels.is_cuda and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise InputError(
+                f"labels from {int(labels.min())} to {int(labels.max())}: the key's classes are "
+                f"0 to {classes - 1}"
+            )
 
 
 class Marking(Classifier):

@@ -66,7 +66,12 @@ def read_key_file(path: Path, passphrase: str | None) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Writes ``content`` for the file's owner alone; ``path`` is whole or as it was."""
+    """Writes ``content`` for the file's owner alone; ``path``, a new one, is whole or isn't there.
+
+    Raises ``InputError`` where it is there: a key that is overwritten can't be had again.
+    """
+    if path.exists():
+        raise InputError(f"{path}: it is there already, and would be lost; a new file is needed")
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     try:

@@ -22,7 +22,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+        raise InputError(f"{path}: it can't be read ({error.strerror})") from error
     return parse_tensors(content, path)
 
 

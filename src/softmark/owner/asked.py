@@ -36,7 +36,7 @@ def ask(
     else:
         answers = _table(suspect, where)
     if answers.ndim == 1:
-        answers = _one_hot(answers, classes, where)
+        answers, logits = _one_hot(answers, classes, where), False
     if answers.shape != (len(samples), classes):
         raise InputError(
             f"{where}: {answers.shape[0]} answers with {answers.shape[1:].numel()} classes; "
@@ -48,12 +48,15 @@ def ask(
 def _called(
     suspect: Callable[[Tensor], Any], inputs: Tensor, where: str
 ) -> tuple[Tensor, list[str]]:
-    answers = _table(suspect(inputs), where)
     if isinstance(suspect, Endpoint):
-        changed = suspect.changed
+        answers, changed = suspect(inputs), suspect.changed
     else:
-        again = _table(suspect(inputs[:AGAIN]), where)
-        changed = differing(answers[:AGAIN], again)
+        try:
+            answers, again = suspect(inputs), suspect(inputs[:AGAIN])
+        except Exception as error:
+            raise InputError(f"{where}: the function raises {error!r:.200}") from error
+        answers = _table(answers, where)
+        changed = differing(answers[:AGAIN], _table(again, where))
     if changed:
         return answers, [
             f"{100 * changed:.0f} % of the answers that were asked for twice differ: noise, or a "

@@ -92,6 +92,16 @@ def read_publication(path: Path) -> dict[str, Any]:
     return made
 
 
+def check_published(published: Mapping[str, Any], key: Key) -> None:
+    """Raises ``InputError`` where ``published`` is the commitment of another key."""
+    there = str(published.get("commitment"))
+    if there != key.commitment:
+        raise InputError(
+            f"the published commitment {there[:16]}... isn't the key's, {key.commitment[:16]}...: "
+            "no verdict can stand on it"
+        )
+
+
 def pattern_hashes(key: Key) -> list[str]:
     """Of each customer's pattern, or of the only one: SHA-256 of the salt and of its entries.
 

@@ -19,6 +19,18 @@ from torch import Tensor
 from softmark.errors import InputError
 from softmark.owner.calls import Calls, address
 from softmark.owner.kept import Kept
+from softmark.owner.replies import (
+    as_rows,
+    at_path,
+    fits,
+    joined,
+    listed,
+    of_sizes,
+    only_name,
+    shape_of,
+    table_of,
+    tensors_of,
+)
 from softmark.training import as_input
 
 SAME = 1e-4  # answers to one input that differ by no more count as the same
@@ -32,11 +44,12 @@ class Endpoint:
     ``url``: what stands before ``/v2/models`` (``v2``: Open Inference Protocol, REST), or where
     inputs are posted to (``json``). It is shown and kept; ``headers`` are neither, so that secrets
     belong there. ``input``, ``output``: names of tensors (``v2``); where None the only one there
-    is that fits. ``request``, ``answer``: the key of the inputs in a body, and the dotted path to
-    the answers in a reply, "" for the reply itself (``json``). ``rate``: requests a second.
-    ``budget``: inputs that may be sent in all, those sent again included. ``timeout``: seconds a
-    request. ``kept``: a file that each batch of answers is added to; a later call with the same
-    inputs asks only what is missing there.
+    is that fits; a server that tells of no inputs is sent one called input-0. ``request``,
+    ``answer``: the key of the inputs in a body, and the dotted path to the answers in a reply, ""
+    for the reply itself, ``*`` for each entry of a list: predictions.*.scores (``json``).
+    ``rate``: requests a second. ``budget``: inputs that may be sent in all, those sent again
+    included. ``timeout``: seconds a request. ``kept``: a file that each batch of answers is added
+    to; a later call with the same inputs asks only what is missing there.
 
     ``changed``: the part of the first batch that was answered otherwise when it was asked once more
     after all others; None where that wasn't checked. Raises ``InputError`` for whatever is wrong
@@ -98,6 +111,8 @@ class Endpoint:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Its answers to ``inputs`` (N, ...): float32 (N, K), as they came, in order; null is NaN.
 
+        One number for each input is a label: (N,).
+
         uint8 inputs are sent as floats in [0, 1], which is what networks take, unless the server
         says that it wants whole numbers; all others are sent as they are.
         """
@@ -111,7 +126,7 @@ class Endpoint:
         answers = file.read(len(inputs)) if file else []
         start = sum(map(len, answers))
         if start == len(inputs):
-            return torch.cat(answers)
+            return joined(answers)
         self._calls.afford(len(inputs) - start)
         tensor = self._tensor(inputs) if self.protocol == "v2" else {}
         for part in track(
@@ -131,7 +146,7 @@ class Endpoint:
             start += len(part)
         together = torch.cat(answers)
         self.changed = self._compare(inputs[: self.batch_size], together, tensor)
-        return together
+        return joined(answers)
 
     def _identity(self, inputs: Tensor) -> dict[str, Any]:
         """What the answers depend on, without secrets."""
@@ -148,27 +163,27 @@ class Endpoint:
     def _tensor(self, inputs: Tensor) -> dict[str, str]:
         """Name and datatype of the tensor to send, as the server tells them."""
         about = self._calls.send("GET", self.url, absent=(404, 501))
-        outputs, there = _tensors(about, "outputs"), _tensors(about, "inputs")
+        outputs, there = tensors_of(about, "outputs"), tensors_of(about, "inputs")
         if outputs and self.output and self.output not in outputs:
-            raise InputError(f"--output={self.output}: {self.url} has {_listed(outputs)}")
-        if not there and not self.input:
+            raise InputError(f"--output={self.output}: {self.url} has {listed(outputs)}")
+        if about is None and not self.input:
             raise InputError(
-                f"{self.url} tells of no inputs: is that the model's name? If so, --input NAME is "
+                f"{self.url} tells nothing of the model: is that its name? If so, --input NAME is "
                 "needed"
             )
-        name = self.input or _only(there)
+        name = self.input or (only_name(there) if there else "input-0")
         if there and name not in there:
             wrong = f"--input={name}" if name else "--input NAME is needed"
-            raise InputError(f"{wrong}: {self.url} has {_listed(there)}")
+            raise InputError(f"{wrong}: {self.url} has {listed(there)}")
         floats = inputs.is_floating_point()
         usual = "FP32" if floats or inputs.dtype == torch.uint8 else "INT64"
         datatype = there.get(name, {}).get("datatype", usual)
         if datatype not in (FLOATS if floats else FLOATS + WHOLE):
             raise InputError(f"{self.url} takes {datatype}, the inputs are {inputs.dtype}")
-        shape = _shape(there.get(name, {}))
+        shape = shape_of(there.get(name, {}))
         ours = [min(self.batch_size, len(inputs)), *inputs.shape[1:]]
-        if shape and not _fits(ours, shape):
-            smaller = 0 < shape[0] < ours[0] and _fits(ours[1:], shape[1:])
+        if shape and not fits(ours, shape):
+            smaller = 0 < shape[0] < ours[0] and fits(ours[1:], shape[1:])
             hint = f": --batch-size={shape[0]} is needed" if smaller else ""
             raise InputError(f"{self.url} takes the shape {shape}, the inputs have {ours}{hint}")
         return {"name": name, "datatype": datatype}
@@ -177,21 +192,21 @@ class Endpoint:
         if self.protocol == "json":
             body = {self.request: as_input(part).tolist()}
             reply = self._calls.send("POST", self.url, body, len(part))
-            return _rows(_at(reply, self.answer, self.url), len(part), self.url)
+            return as_rows(at_path(reply, self.answer, self.url), len(part), self.url)
         data = part if tensor["datatype"] in WHOLE else as_input(part)
         sent = {**tensor, "shape": list(part.shape), "data": data.flatten().tolist()}
         reply = self._calls.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(part))
-        outputs = _tensors(reply, "outputs")
-        tables = {name: one for name, one in outputs.items() if len(_shape(one)) == 2}
-        name = self.output or _only(tables)
+        outputs = tensors_of(reply, "outputs")
+        tables = of_sizes(outputs, 2) or of_sizes(outputs, 1)
+        name = self.output or only_name(tables)
         if name not in tables:
             wrong = f"--output={name}" if name else "--output NAME is needed"
             raise InputError(
-                f"{wrong}: {self.url} answers {_listed(outputs)}; one of two sizes, inputs and "
+                f"{wrong}: {self.url} answers {listed(outputs)}; one of two sizes, inputs and "
                 "classes, is needed"
             )
         where = f"{self.url}, output {name!r}"
-        return _rows(_table(tables[name], where), len(part), where)
+        return as_rows(table_of(tables[name], where), len(part), where)
 
     def _compare(self, first: Tensor, answers: Tensor, tensor: dict[str, str]) -> float | None:
         """The part of ``first`` that is answered otherwise by now."""
@@ -209,74 +224,3 @@ def differing(first: Tensor, second: Tensor) -> float:
         return 1.0
     same = first.double().isclose(second.double(), rtol=0, atol=SAME, equal_nan=True)
     return float((~same).reshape(len(first), -1).any(1).float().mean())
-
-
-def _tensors(reply: Any, kind: str) -> dict[str, dict[str, Any]]:
-    """The inputs or outputs that a server of v2 lists, by name."""
-    there = reply.get(kind) if isinstance(reply, dict) else None
-    there = [one for one in there if isinstance(one, dict)] if isinstance(there, list) else []
-    return {one["name"]: one for one in there if isinstance(one.get("name"), str)}
-
-
-def _shape(tensor: dict[str, Any]) -> list[int]:
-    """Its shape; empty where the server doesn't tell."""
-    shape = tensor.get("shape")
-    good = isinstance(shape, list) and all(type(size) is int for size in shape)
-    return shape if good else []
-
-
-def _fits(ours: list[int], wanted: list[int]) -> bool:
-    """Whether each size is the wanted one, or any (-1) is wanted."""
-    pairs = zip(ours, wanted, strict=False)
-    return len(ours) == len(wanted) and all(w in (size, -1) for size, w in pairs)
-
-
-def _only(tensors: dict[str, dict[str, Any]]) -> str | None:
-    return next(iter(tensors)) if len(tensors) == 1 else None
-
-
-def _listed(tensors: dict[str, dict[str, Any]]) -> str:
-    """The names and shapes of ``tensors``, for a message."""
-    return ", ".join(f"{name!r} {_shape(one)}" for name, one in tensors.items()) or "none"
-
-
-def _at(reply: Any, path: str, where: str) -> Any:
-    """What lies at the dotted ``path`` of ``reply``; a number counts the entries of a list."""
-    for step in path.split(".") if path else []:
-        if isinstance(reply, dict) and step in reply:
-            reply = reply[step]
-        elif isinstance(reply, list) and step.isdecimal() and int(step) < len(reply):
-            reply = reply[int(step)]
-        else:
-            there = ", ".join(map(repr, reply)) if isinstance(reply, dict) else type(reply).__name__
-            raise InputError(f"--answer={path}: {where} answers no {step!r}, but {there[:120]}")
-    return reply
-
-
-def _table(tensor: dict[str, Any], where: str) -> Any:
-    """The rows of a tensor of v2 with a shape of two sizes; its data may be flat."""
-    data, (count, width) = tensor.get("data"), _shape(tensor)
-    if not isinstance(data, list) or (data and isinstance(data[0], list)):
-        return data
-    if width < 1 or len(data) != count * width:
-        raise InputError(f"{where}: {len(data)} numbers for the shape [{count}, {width}]")
-    return [data[start : start + width] for start in range(0, len(data), width)]
-
-
-def _rows(rows: Any, count: int, where: str) -> Tensor:
-    """Lists of numbers, one for each of ``count`` inputs, as float32 (count, K)."""
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise InputError(f"{where}: a list of numbers is needed for each input")
-    if len(rows) != count:
-        raise InputError(f"{where}: {len(rows)} rows for {count} inputs")
-    widths = sorted({len(row) for row in rows})
-    if len(widths) != 1 or not widths[0]:
-        raise InputError(f"{where}: rows of {widths} numbers; each needs one for every class")
-    wrong = {type(x).__name__ for row in rows for x in row} - {"int", "float", "NoneType"}
-    if wrong:
-        raise InputError(f"{where}: {sorted(wrong)} among the answers, which are to be numbers")
-    try:
-        numbers = [[math.nan if x is None else float(x) for x in row] for row in rows]
-    except OverflowError as error:
-        raise InputError(f"{where}: a number among the answers is too large") from error
-    return torch.tensor(numbers, dtype=torch.float32)

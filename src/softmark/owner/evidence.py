@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.methods.key import Key, method_of
-from softmark.owner.commitment import entries
+from softmark.owner.commitment import check_published, entries
+from softmark.owner.endpoint import Endpoint
 from softmark.owner.verify import Examination
 from softmark.tails import class_tails, ranks
 from softmark.verification.evidence import usable
@@ -44,26 +46,26 @@ def statement(
     suspect: str,
     published: Mapping[str, Any] | None = None,
     disclose: bool = False,
+    source: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that p follows from, as plain containers; nothing secret unless ``disclose``.
 
     ``suspect``: who is accused, in words. ``published``: what was published of the key
     (``commitment.publication``). ``disclose``: adds the pattern and the salt, from which
     ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or put it
-    into another model. Raises ``InputError`` where ``published`` is of another key.
+    into another model. ``source``: where the answers come from (``of_file``, ``of_endpoint``).
+    Raises ``InputError`` where ``published`` is of another key.
     """
     court, verdict = found.court, found.verdict
     key, usual = court.key, court.probes.usual
-    if published and published.get("commitment") != key.commitment:
-        raise InputError(
-            f"the published commitment {str(published.get('commitment'))[:16]}... isn't the key's, "
-            f"{key.commitment[:16]}...: no verdict can stand on it"
-        )
+    if published:
+        check_published(published, key)
     test = next(iter(verdict.tests), None)
     ranked, answered = ranks(usable(found.answers)[0])
     return {
         "format": "softmark evidence 1",
         "suspect": suspect,
+        "source": dict(source) if source else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "softmark": version("softmark"),
         "commitment": key.commitment,
@@ -86,6 +88,19 @@ def statement(
         "baseline": None if usual is None else class_tails(usual).tolist(),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """Answers from a file, of predictions or of weights: which content it had."""
+    try:
+        return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError as error:
+        raise InputError(f"{path}: it can't be read ({error.strerror})") from error
+
+
+def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    """Answers of a server: where it is, and what it was sent, second tries included."""
+    return {"url": endpoint.url, "inputs": endpoint.asked, "requests": endpoint.tried}
 
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:

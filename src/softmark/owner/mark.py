@@ -6,6 +6,8 @@ import contextlib
 import copy
 import json
 import secrets
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
+from softmark.console import report
 from softmark.errors import InputError
+from softmark.methods.control import longer
 from softmark.methods.csp import CSP, MarkingLoss
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.nodes import make
 from softmark.owner.commitment import commit, customers_of, told_apart
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.verify import Verdict, verify
-from softmark.settings import CONF, composed
-from softmark.training import Fit
+from softmark.settings import CONF
+from softmark.sweep.line import checked
+from softmark.training import Fit, check_accelerator
 
 LEAST = {True: 7, False: 5}  # classes: fewer can't reach a claim's level; by method.symmetric
+SILENCE = 10  # seconds between two lines of progress, at least
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,9 @@ def mark(
     where None. ``recipe``: numbers of the training that differ from conf/owner.yaml, such as
     ``{"epochs": 5, "lr": 0.02}``. ``overrides``: the same and any other, as text.
 
+    Where the mark is too weak for a claim it is trained anew, with twice as many epochs, up to
+    ``tries`` times in all (conf/owner.yaml); ``Marked.verdict`` says how it ended.
+
     Secret and salt come from the system's entropy. Raises ``InputError`` for what can't be marked.
     """
     return mark_each(model, data, [message], method, probes, recipe, overrides, accelerator)[0]
@@ -86,9 +96,9 @@ def mark_each(
     The others as for ``mark``.
     """
     _check_messages(messages)
+    check_accelerator(accelerator)
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    config = _settings(method, messages[0], [*numbers, *overrides])
-    way = make(config["method"], "method")
+    config = _settings(method, messages[0], [*numbers, *_texts(overrides, "overrides")])
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
     check_classes(classes, config["method"])
@@ -97,18 +107,49 @@ def mark_each(
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
     else:
         asked = as_inputs(probes)
-    fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
+    fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext(_lines(name)))
     shared = Key.draw(messages[0], classes, secrets.token_bytes)
-    models = []
+    if len(messages) > 1:
+        make(config["method"], "method").complete(shared)
+        shared.register_buffer("customers", as_bytes(json.dumps(list(messages))))
+    found = []
     for message in messages:
         own = shared if len(messages) == 1 else shared.for_message(message)
-        way.complete(own)
-        models.append(way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit))
-    if len(messages) > 1:
-        way.complete(shared)
-        shared.register_buffer("customers", as_bytes(json.dumps(list(messages))))
-    commit(shared, asked, config)
-    return [Marked(each, shared.eval(), asked, verify(each, shared, asked)) for each in models]
+        way = make(config["method"], "method")
+        for left in reversed(range(config["tries"])):
+            way.complete(own)
+            each = way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit)
+            commit(shared, asked, config)
+            verdict = verify(each, shared.eval(), asked)
+            if verdict.claimed or not left:
+                break
+            way.recipe = longer(way.recipe, 2)
+            p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
+            report(f"{message!r}: p {p}, too weak; marking anew for {way.recipe.epochs} epochs")
+        found.append(Marked(each, shared, asked, verdict))
+    return found
+
+
+class Lines(Logger):
+    """Progress in lines, for a file or a notebook: a terminal shows a bar."""
+
+    name = version = None
+
+    def __init__(self, training: str):
+        self.training, self.last = training, time.monotonic()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        now = time.monotonic()
+        if "loss" in metrics and now - self.last >= SILENCE:
+            self.last = now
+            report(f"{self.training}: epoch {metrics['epoch'] + 1:.0f}, loss {metrics['loss']:.3f}")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """There is nothing to say of them."""
+
+
+def _lines(training: str) -> Lines | None:
+    return None if sys.stderr.isatty() else Lines(training)
 
 
 def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = ()) -> Key:
@@ -117,7 +158,9 @@ def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = 
     ``probes``: what a suspect will be asked, inputs (N, ...). Raises ``InputError`` as ``mark``.
     """
     _check_messages([message])
-    config = _settings("csp", message, overrides)
+    if type(classes) is not int:
+        raise InputError(f"classes={classes!r}: a whole number is needed")
+    config = _settings("csp", message, _texts(overrides, "overrides"))
     check_classes(classes, config["method"])
     key = Key.draw(message, classes, secrets.token_bytes)
     make(config["method"], "method").complete(key)
@@ -148,7 +191,7 @@ def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, 
     # Of the others each has a way of its own to be asked, which needs an experiment.
     if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
         raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
-    config = composed("owner", [f"method={method}", *overrides])
+    config = checked("owner", [f"method={method}", *overrides])
     config["method"]["message"] = message
     return config
 
@@ -163,7 +206,15 @@ def check_classes(classes: int, method: Mapping[str, Any]) -> None:
         )
 
 
+def _texts(texts: Sequence[str], name: str) -> list[str]:
+    """``texts`` as a list. Raises ``InputError`` for one text, whose letters nobody means."""
+    if isinstance(texts, str):
+        raise InputError(f"{name}={texts!r}: a list of texts is needed, [{texts!r}]")
+    return list(texts)
+
+
 def _check_messages(messages: Sequence[str]) -> None:
+    messages = _texts(messages, "messages")
     if not messages:
         raise InputError("messages: there is none; name at least one customer")
     for message in messages:
@@ -172,7 +223,7 @@ def _check_messages(messages: Sequence[str]) -> None:
         if "${" in message:
             raise InputError(f"message={message!r}: it must not hold ${{")
     if len(set(messages)) < len(messages):
-        twice = next(each for each in messages if list(messages).count(each) > 1)
+        twice = next(each for each in messages if messages.count(each) > 1)
         raise InputError(f"messages: {twice!r} is there twice")
 
 

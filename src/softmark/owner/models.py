@@ -16,9 +16,6 @@ from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 
-KEY = "key.safetensors"
-PROBES = "probes.npz"
-
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:
     """The model ``name``, in eval mode: a file of one of softmark's networks, or MODULE:FUNCTION.
@@ -56,7 +53,9 @@ def _read_weights(model: nn.Module, path: Path) -> None:
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except OSError as error:
+            raise InputError(f"{path}: it can't be read ({error.strerror})") from error
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:120]
             raise InputError(
                 f"{path}: not a state dict that can be read without running code ({reason})"
@@ -85,5 +84,7 @@ def load_probes(path: Path) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as found:
             return torch.from_numpy(found["inputs"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: no probes of softmark ({error})") from error

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from softmark.console import report
 from softmark.data.cache import open_data
 from softmark.data.roles import Samples, Shares
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.settings import composed
+from softmark.sweep.line import checked
 
 CACHE = Path("outputs/data")
 
 
-def training_and_probes(overrides: Sequence[str]) -> tuple[Samples, Tensor]:
+def training_and_probes(overrides: Sequence[str]) -> tuple[Samples, Samples]:
     """Every training picture of ``data=``, and ``verifier.probes`` pictures of the others.
 
     The order of the probes is one that no key decides.
     """
-    config = composed("owner", overrides)
+    config = checked("owner", list(overrides))
     source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
+    report(f"reading data={config['data']['name']}; decoded pictures are kept in {CACHE}")
     roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
-    judge = roles.judge.inputs
+    judge = roles.judge
     if any(word.startswith("verifier.probes=") for word in overrides) and count > len(judge):
         raise InputError(f"verifier.probes={count}: the test part has {len(judge)} pictures")
     return roles.training, judge[:count]
@@ -48,13 +51,21 @@ def write_pictures(probes: Tensor, folder: Path) -> None:
         Image.fromarray(picture.squeeze()).save(folder / f"{place:05d}.png")
 
 
-def write_about(probes: Tensor, fingerprint: str, path: Path) -> None:
+def write_about(probes: Tensor, published: Mapping[str, Any], path: Path) -> None:
     """What whoever asks the suspect must know of the probes."""
+    classes = published["classes"]
     about = {
         "probes": len(probes),
-        "fingerprint": fingerprint,
+        "fingerprint": published["probes"],
         "shape": list(probes.shape[1:]),
+        "shape means": "channels, height, width",
         "type": str(probes.dtype).removeprefix("torch."),
-        "answers": "one row for each probe in this order: a probability for each class",
+        "the marked model takes": "floats from 0 to 1: each value divided by 255",
+        "answers": {
+            "rows": "one for each probe in this order; or a column 'probe' says which (00012.png)",
+            "columns": f"{classes}: a probability for each class, as exact as it can be had",
+            "order of classes": f"the labels 0 to {classes - 1} that the model was trained with",
+            "files": "CSV, Parquet, NPY, NPZ (answers) or JSON lines",
+        },
     }
     path.write_text(json.dumps(about, indent=2) + "\n")

@@ -20,10 +20,11 @@ FORMATS = (".csv", ".parquet", ".npy", ".npz", ".jsonl")
 def read_predictions(path: Path) -> np.ndarray:
     """The answers in ``path``: float (N, K), or labels (N,), a row for each probe in its order.
 
-    Tables have a column for each class. Where a column ``probe`` says which probe a row answers
-    (12 or 00012.png), rows are brought into that order. JSON lines hold a list each, or an object
-    with ``answers`` and perhaps ``probe``. Nothing is unpickled. Raises ``InputError`` for rows
-    that are missing or there twice, columns that aren't numbers, and files that can't be read.
+    Tables have a column for each class; pandas' row numbers are left out. Where a column ``probe``
+    says which probe a row answers (12 or 00012.png), rows are brought into that order. JSON lines
+    hold a list each, or an object with ``answers`` and perhaps ``probe``. Nothing is unpickled.
+    Raises ``InputError`` for rows that are missing or there twice, columns that aren't numbers, and
+    files that can't be read.
     """
     read = {".csv": _csv, ".parquet": _parquet, ".npy": _array, ".npz": _array, ".jsonl": _lines}
     if path.suffix not in read:
@@ -32,6 +33,8 @@ def read_predictions(path: Path) -> np.ndarray:
         return read[path.suffix](path)
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: it can't be read as {path.suffix[1:]} ({reason})") from error
@@ -64,7 +67,7 @@ def _parquet(path: Path) -> np.ndarray:
 def _table(table: pa.Table, path: Path) -> np.ndarray:
     names = table.column_names
     probes = table[PROBE].to_pylist() if PROBE in names else None
-    names = _ordered([name for name in names if name != PROBE])
+    names = _ordered([name for name in names if name != PROBE and not _is_index(table, name)])
     for name in names:
         kind = table[name].type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
@@ -77,6 +80,12 @@ def _table(table: pa.Table, path: Path) -> np.ndarray:
     columns = [table[name].to_numpy() for name in names]
     answers = columns[0] if len(columns) == 1 else np.stack(columns, axis=1).astype(float)
     return answers if probes is None else _in_order(answers, probes, path)
+
+
+def _is_index(table: pa.Table, name: str) -> bool:
+    """Whether a column is the row's number, which pandas writes beside the data."""
+    counted = table[name].to_pylist() == list(range(len(table)))
+    return name in ("", "Unnamed: 0", "__index_level_0__") and counted
 
 
 def _ordered(names: list[str]) -> list[str]:

@@ -18,9 +18,9 @@ from softmark.training import as_input
 def as_samples(data: Any) -> Samples:
     """Inputs and labels of ``data``, in memory.
 
-    ``data``: a pair of tensors or arrays, (inputs (N, ...), labels (N,)), a ``Dataset`` of (input,
-    label) pairs, or a ``DataLoader`` of batches of them, which is read once. Raises ``InputError``
-    for anything else.
+    ``data``: a pair of tensors, arrays or lists, (inputs (N, ...), labels (N,)), a ``Dataset`` of
+    (input, label) pairs, or a ``DataLoader`` of batches of them, which is read once. Raises
+    ``InputError`` for anything else.
     """
     if _is_pair(data):
         inputs, labels = (_tensor(part, name) for part, name in zip(data, _NAMES, strict=True))
@@ -85,7 +85,11 @@ def _is_pair(data: Any) -> bool:
     return (
         isinstance(data, tuple | list)
         and len(data) == 2
-        and all(isinstance(part, Tensor | np.ndarray) for part in data)
+        and (
+            all(isinstance(part, Tensor | np.ndarray) for part in data)
+            # A list of two samples is a pair of tuples, or of an input and a label each.
+            or all(isinstance(part, list) and len(part) > 2 for part in data)
+        )
     )
 
 

@@ -16,14 +16,19 @@ def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
     """``answers`` (N, K) as probabilities.
 
     ``logits``: they are logits or log-probabilities. Raises ``InputError`` where they look like
-    those and nobody said so.
+    those and nobody said so, or where they are probabilities after all.
     """
     answers = answers.float()
-    if logits:
-        return answers.softmax(1)
     finite = answers[answers.isfinite().all(1)]
     sums = finite.sum(1)
     inside = (sums >= SUMS[0]) & (sums <= SUMS[1]) & (finite >= 0).all(1)
+    if logits and len(finite) and inside.float().mean() > 0.5:
+        raise InputError(
+            f"{where}: --logits (logits=True) is said, and the rows are probabilities: they sum to "
+            "1; say nothing"
+        )
+    if logits:
+        return answers.softmax(1)
     if len(finite) and (finite >= 0).all() and ((sums > 50) & (sums < 150)).all():
         raise InputError(f"{where}: the rows sum to about 100: they are percentages; divide by 100")
     if len(finite) and inside.float().mean() < 0.5:
