@@ -54,20 +54,22 @@ def shared_output(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def cell(shared_output) -> Callable[..., dict[str, Any]]:
-    """``cell("method=usp")``: a config of its own at scale=smoke."""
+    """``cell("method=usp")``: a config of its own at scale=smoke, with a small network."""
 
     def make(*overrides: str) -> dict[str, Any]:
-        return copy.deepcopy(_composed((f"output_dir={shared_output}", *overrides)))
+        small = ("model.width=8", f"output_dir={shared_output}")
+        return copy.deepcopy(_composed((*small, *overrides)))
 
     return make
 
 
 @pytest.fixture
-def archived(cell, tmp_path):
+def archived(tmp_path):
     """``archived("method=csp", seed=3, p_value=0.1)``: a record of that cell in ``tmp_path``."""
 
     def make(*overrides: str, seed: int = 0, **changes) -> dict:
-        config = {**cell(*overrides), "seed": seed, "output_dir": str(tmp_path)}
+        config = copy.deepcopy(_composed(overrides))
+        config |= {"seed": seed, "output_dir": str(tmp_path)}
         made = plan(config)
         lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
         record = described(made, lines, **changes)

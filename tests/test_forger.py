@@ -100,6 +100,7 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
         torch.manual_seed(number)
         key = judged.draw(pool, CLASSES, repeatable)
         key.commit(node, verifier.terms, pool)
+        path.unlink(missing_ok=True)
         key.save(path)
         with safe_open(path, framework="pt") as file:
             about = file.metadata()

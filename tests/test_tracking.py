@@ -29,7 +29,14 @@ from softmark.sweep.overrides import check
 from softmark.tracking import loggers as tracking
 from softmark.tracking import mode as online
 
-SWEEP = ["-m", "method=csp", "attack=finetune,prune", "scale=smoke", "logger=wandb"]
+SWEEP = [
+    "-m",
+    "method=csp",
+    "attack=finetune,prune",
+    "scale=smoke",
+    "model.width=8",
+    "logger=wandb",
+]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -365,7 +372,7 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
         WANDB_SWEEP_PARAM_PATH=str(params),
     )
     for fresh in (True, False):
-        result = run([*command, "scale=smoke", f"output_dir={folder}"], env)
+        result = run([*command, "scale=smoke", "model.width=8", f"output_dir={folder}"], env)
         assert result.returncode == 0, result.stderr
         runs = read_all(folder)
         verdict = runs.pop("run1")

@@ -180,7 +180,7 @@ def test_the_line_counts_cells_stages_and_failures(archived, tmp_path):
 
 
 def runs(launcher: list[str], folder: Path) -> subprocess.Popen:
-    lines = ["method=csp", "attack=prune,finetune", "scale=smoke", "logger=none"]
+    lines = ["method=none", "attack=prune,finetune", "scale=smoke", "logger=none"]
     command = [sys.executable, "run.py", "-m", *lines, *launcher, f"output_dir={folder}"]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -213,7 +213,7 @@ def test_a_killed_worker_of_a_real_launcher_loses_nothing(name, tmp_path):
     assert killed, stderr
     assert process.returncode == 0, stderr
     assert "a worker was lost" in stderr
-    assert stdout.count("│ csp") == 2
+    assert stdout.count("│ none") == 2
     made = [line.split()[2] for line in stderr.splitlines() if line.startswith("made ")]
     assert len(made) == len(set(made))
 
