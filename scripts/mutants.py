@@ -25,7 +25,8 @@ TESTS = (
     "tests/test_verification.py", "tests/test_bad_answers.py", "tests/test_key.py",
     "tests/test_soft_labels.py", "tests/test_access.py", "tests/test_attacks.py",
     "tests/test_training.py", "tests/test_evidence.py", "tests/test_forger.py",
-    "tests/test_owner.py", "tests/test_owner_scripts.py", "tests/test_contract.py",
+    "tests/test_owner.py", "tests/test_owner_scripts.py", "tests/test_endpoint.py",
+    "tests/test_contract.py",
 )  # fmt: skip
 
 
@@ -146,6 +147,15 @@ MUTANTS = (
     Mutant("a key is open to everybody", "methods/keyfile.py", "0o600", "0o644"),
     Mutant("evidence tells the salt", "owner/evidence.py",
            "_disclosed(key, verdict.identified) if disclose else None", "_disclosed(key, verdict.identified)"),
+    Mutant("the commitment in an owner's folder isn't compared", "owner/folder.py",
+           "    check_published(read_publication(folder / COMMITMENT), key)\n", ""),
+    Mutant("a key takes the place of another", "methods/keyfile.py", "if path.exists():", "if False:"),
+    Mutant("a weak mark isn't trained longer", "owner/mark.py",
+           "way.recipe = longer(way.recipe, 2)", "pass"),
+    Mutant("probabilities pass as logits", "owner/told.py",
+           "if logits and len(finite) and", "if False and len(finite) and"),
+    Mutant("an endpoint's labels are probabilities", "owner/replies.py",
+           "together.squeeze(1) if together.shape[1] == 1 else together", "together"),
     # The attacks and what they are told.
     Mutant("the attacker gets the owner's data", "experiment/stages.py",
            "\"attacker\": roles.attacker}", "\"attacker\": roles.owner}"),
@@ -187,7 +197,9 @@ def seen(mutant: Mutant) -> str | None:
         if text.count(mutant.old) != 1:
             sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.old)} times")
         path.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *TESTS]
+        room = mutant.file.partition("/")[0]  # an owner's mistakes: an owner's tests first
+        tests = sorted(TESTS, key=lambda test: f"test_{room}" not in test)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests]
         # Before the installed package, whose files are the unchanged ones.
         ran = subprocess.run(
             command,

@@ -516,16 +516,17 @@ def test_the_import_takes_no_torch():
 # --- The README.
 
 
-def readme(section: str) -> list[str]:
-    """The Python of a section of the README."""
-    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
-    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+def readme(language: str) -> list[str]:
+    """The code of the README's section for owners."""
+    text = (ROOT / "README.md").read_text().split("## Mark a model of your own\n")[1]
+    text = text.split("\n## ")[0]
+    return [part.split("```")[0] for part in text.split(f"```{language}\n")[1:]]
 
 
 def test_what_the_readme_shows_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     there = {"model": owners.victim(), "data": owners.owned(), "probes": owners.probes()}
-    first, second, third = readme("Mark a model of your own")
+    first, second, third = readme("python")
     exec(first, there)
     assert capsys.readouterr().out.endswith("True\n")
     exec(second, {**there, "suspect": there["marked"].model, "softmark": softmark})
@@ -579,3 +580,14 @@ def test_the_loss_moves_with_a_lightning_module():
     trainer.fit(module, loader)
     assert module.double().loss.pattern.dtype == torch.float64
     assert softmark.verify(module.float().network, key, owners.probes()).claimed
+
+
+def test_what_the_readme_types_works(tmp_path):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    command = readme("bash")[0].replace("python ", f"{sys.executable} ")
+    ran = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert any(line.startswith("'licence 7': p ") and "accuracy 9" in line for line in lines)
+    assert lines[-2:] == ["evidence/evidence.json", "evidence/evidence.html"]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 599

@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_name("evidence.html")
 NULLS = {
     "signs": (
         "For {what} the secret holds a random sign, + or -. A model that knows nothing of the "
-        "secret can't agree with them but by luck. p is the chance that random signs agree with "
+        "secret agrees with them only by luck. p is the chance that random signs agree with "
         "these answers as well as the committed ones do, computed exactly over all possible signs."
     ),
     "direction": (
