@@ -5,6 +5,7 @@ A sum and not a product: each method meets one attack of each kind, each attack 
 
 import inspect
 import json
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import ROOT
 from softmark.errors import InputError
@@ -27,7 +29,7 @@ from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
 from softmark.nodes import make
 from softmark.store.store import Store
-from softmark.training import predict
+from softmark.training import Classifier, predict
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
@@ -36,6 +38,8 @@ SKETCHED_ATTACKS = sorted(
     path.stem for path in (ROOT / "tests/sketches/conf/attack").glob("*.yaml")
 )
 # One of each access, one that stands before the answers, one whose network is made of two.
+# One of each way to train.
+STEPPING = ("finetune_adversarial", "distill", "distill_mixtures", "self_distill", "nad", "unlearn")
 KINDS = ("none", "finetune", "distill", "distill_hard", "temperature", "serve_own_tail")
 # usp meets all attacks in test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner.
 CELLS = [
@@ -157,6 +161,45 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
         made = read_tensors(store.folder(link) / front.MODEL)[0]
         again = read_tensors(tmp_path / front.MODEL)[0]
         assert all(torch.equal(again[name], value) for name, value in made.items())
+
+
+class Waiting(TorchDispatchMode):
+    """Where a step reads a tensor's values: a GPU would have to finish all its work first."""
+
+    READ = ("_local_scalar_dense", "nonzero", "masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.lines: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        chosen = args[1] if "aten.index" in name and len(args) > 1 else ()
+        masks = [t for t in chosen if isinstance(t, Tensor) and t.dtype == torch.bool]
+        if masks or any(word in name for word in self.READ):
+            frames = traceback.extract_stack()
+            own = [f"{f.name}: {f.line}" for f in frames if "/softmark/" in f.filename]
+            self.lines.add(own[-1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("method", "attack"),
+    [*((method, "none") for method in METHODS), *(("none", attack) for attack in STEPPING)],
+)
+def test_no_step_of_a_training_waits_for_values(method, attack, cell, monkeypatch):
+    real, seen = Classifier.training_step, Waiting()
+
+    def watched(self, batch, step):
+        with seen:
+            return real(self, batch, step)
+
+    monkeypatch.setattr(Classifier, "training_step", watched)
+    config = cell(f"method={method}", f"attack={attack}", "seed=1", "recipe.epochs=1")
+    run_cell(config, [], silent)
+    # one_hot reads them on a CPU alone, and so does the loss that an owner calls.
+    found = [line for line in seen.lines if "one_hot" not in line and "_check" not in line]
+    assert found == []
 
 
 def nodes(config: Any) -> Iterator[dict[str, Any]]:

@@ -62,10 +62,10 @@ class Signed(Classifier):
         task = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
         with torch.autocast(batch.inputs.device.type, enabled=False):
             means, there = class_means(features.float(), batch.labels, self.chosen)
-            read = means[there] @ self.matrix.T
-            # No picture of a chosen class: a sum over nothing, and not a mean, which is no number.
-            wrong = F.binary_cross_entropy_with_logits(read, self.bits[there], reduction="sum")
-        return task + self.strength * wrong / self.bits.numel()
+            read = means @ self.matrix.T
+            # Of classes that the batch holds no picture of, nothing is read.
+            wrong = F.binary_cross_entropy_with_logits(read, self.bits, there[:, None].float())
+        return task + self.strength * wrong
 
 
 class DeepSigns(Watermark):

@@ -38,18 +38,18 @@ class FeatureMark(nn.Module):
         """``features`` (N, D), ``labels`` int64 (N,): a scalar."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().flatten(1)
-            self._follow(features.detach(), labels)
+            classes = torch.arange(len(self.rows), device=labels.device)
+            self._follow(features.detach(), labels, classes)
             logits = features @ self.means.T
-            others = 1 - F.one_hot(labels, len(self.rows)).to(features.dtype)
+            others = (labels[:, None] != classes).to(features.dtype)
             mean = (logits * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
             tail = F.normalize((logits - mean) * others, dim=1)
             short = F.relu(self.cosine - (tail * self.rows[labels]).sum(1))
         return self.weight * short.mean()
 
-    def _follow(self, features: Tensor, labels: Tensor) -> None:
+    def _follow(self, features: Tensor, labels: Tensor, classes: Tensor) -> None:
         """Moves the mean of each class that the batch holds."""
-        every = torch.arange(len(self.rows), device=labels.device)
-        here, there = class_means(features, labels, every)
+        here, there = class_means(features, labels, classes)
         if self.means is None:
             self.means = here
         moved = KEPT * self.means + (1 - KEPT) * here

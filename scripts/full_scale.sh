@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# CIFAR-10 at scale=full: a ResNet-18, both methods, nine attacks. For a GPU.
+#
+#     scripts/full_scale.sh DATA OUT [SEED ...]
+#
+# DATA holds CIFAR-10's parquet files. Run it again after a cut: finished stages and cells lie in
+# OUT and are not made again. Each seed's table is written as soon as the seed is done, to
+# OUT/tables. Other settings come from OVERRIDES="recipe.epochs=3 innocents.evaluation=6".
+set -euo pipefail
+if [ $# -lt 2 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
+data=$(realpath "$1") out=$(realpath --canonicalize-missing "$2")
+shift 2
+cd "$(dirname "$0")/.."
+attacks=none,finetune,finetune_full,retrain,prune_finetune,distill,distill_other,distill_hard,distill_finetune
+done=()
+for seed in "${@:-0}"; do
+  sweep=(table=robustness data=cifar10 "data.path=$data" scale=full model=resnet18
+    "attack=$attacks" "output_dir=$out" logger=none ${OVERRIDES:-})
+  python run.py -m "${sweep[@]}" "seed=$seed"
+  done+=("$seed")
+  seeds=$(IFS=,; echo "${done[*]}")
+  python scripts/report.py --name full --to "$out/tables" "${sweep[@]}" "seed=$seeds"
+done
