@@ -29,7 +29,6 @@ except (OSError, ValueError, KeyError, TypeError) as error:
 if not shown:
     stop("the pattern isn't disclosed: p can't be computed without it")
 K, pattern, answered = data["classes"], np.array(shown["pattern"]), np.array(data["answered"])
-both = not data["symmetric"]  # entries of a pair of classes have numbers of their own
 content = bytes.fromhex(shown["salt"]) + (1e4 * pattern).round().astype("<i4").tobytes()
 if hashlib.sha256(content).hexdigest() not in hashes:
     stop("the pattern isn't one of the published: this evidence proves nothing", 3)
@@ -45,21 +44,22 @@ usual = np.array(data["baseline"] or np.zeros((K, K)))
 usual /= np.maximum(np.linalg.norm(usual, axis=1, keepdims=True), 1e-12)
 
 
-if data["test"] == "signs":  # P(sum of +-weights >= score), on a grid that favours the suspect
-    left = sums - np.maximum((sums * usual).sum(1, keepdims=True), 0.0) * usual
-    there = ~np.eye(K, dtype=bool) if both else np.triu(np.ones((K, K), dtype=bool), 1)
-    weights = (left if both else left + left.T)[there]
-    score, sizes = weights @ pattern[there], np.abs(weights[weights != 0])
+def signs(weights, wanted):
+    """P(sum of +-weights >= what the signs give), on a grid that favours the suspect."""
+    score, sizes = weights @ np.sign(wanted), np.abs(weights[weights != 0])
     jumps = np.rint(sizes / sizes.sum() * 20_000).astype(int)
     mass, reach = np.eye(1, 2 * jumps.sum() + 1, jumps.sum())[0], jumps.sum()
     for jump in jumps[jumps > 0]:
         mass = (np.pad(mass, (jump, 0))[: len(mass)] + np.pad(mass, (0, jump))[jump:]) / 2
     lowest = int(np.floor(score / sizes.sum() * 20_000 - len(sizes) / 2))
-    p = mass[max(0, lowest + reach) :].sum()
-else:  # the part of the sphere that is as near to the evidence as the pattern
-    units = [(i, j) for i in range(K) for j in range(K) if i < j or (i > j and both)]
+    return mass[max(0, lowest + reach) :].sum()
+
+
+def direction(symmetric):
+    """The part of the sphere that is as near to the evidence as the pattern, and its dimensions."""
+    units = [(i, j) for i in range(K) for j in range(K) if i < j or (i > j and not symmetric)]
     units = np.array([np.eye(1, K * K, i * K + j)[0].reshape(K, K) for i, j in units])
-    units = units if both else (units + units.swapaxes(1, 2)) / np.sqrt(2)
+    units = (units + units.swapaxes(1, 2)) / np.sqrt(2) if symmetric else units
     # The space: no row has a sum, or a part along what is usual.
     bound = np.concatenate([units.sum(2), (units * usual).sum(2)], axis=1)
     _, size, basis = np.linalg.svd(bound.T)
@@ -68,7 +68,21 @@ else:  # the part of the sphere that is as near to the evidence as the pattern
     angles = np.linspace(0, np.pi, 1_000_001)
     density = np.sin(angles) ** (len(space) - 2)
     nearer = angles <= np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    p = density[nearer].sum() / density.sum()
+    return density[nearer].sum() / density.sum(), len(space)
+
+
+# Two tests, of the whole pattern and of its symmetric part, where that alone can reach a claim.
+if data["test"] == "signs":
+    left = sums - np.maximum((sums * usual).sum(1, keepdims=True), 0.0) * usual
+    i, j = np.triu_indices(K, 1)
+    both, wanted = (left + left.T)[i, j], (pattern + pattern.T)[i, j]
+    difference = (left - left.T)[i, j], (pattern - pattern.T)[i, j]
+    found = [signs(np.append(both, difference[0]), np.append(wanted, difference[1]))]
+    found += [signs(both, wanted)] if len(both) > 20 else []
+else:
+    found = [direction(False)[0]]
+    found += [part for part, dimensions in [direction(True)] if dimensions >= 18] if K > 8 else []
+p = len(found) * min(found)
 # As many customers as the commitment has patterns were tried, or more keys if the accuser says so.
 p = min(1.0, p * max(data["tried"], len(hashes)))
 reached, alike = p <= level["exact"], abs(np.log(p / data["p"])) < 0.05

@@ -138,7 +138,7 @@ def test_token_ids_are_marked_as_well():
         def forward(self, ids):
             return self.head(self.embed(ids).flatten(1))
 
-    strong = ["method.symmetric=false", "method.marking.beta=1.0"]
+    strong = ["method.marking.beta=1.0"]
     more = {"epochs": 30, "lr": 0.1}
     mark = softmark.mark(Bag(), (tokens, labels), "x", recipe=more, overrides=strong)
     assert mark.verdict.claimed
@@ -419,7 +419,7 @@ def frozen():
         ({"model": Odd(lambda z: z.softmax(1))}, "it gives probabilities"),
         ({"model": Odd(lambda z: (z, z))}, "it gives tuple"),
         ({"model": Odd(lambda z: z[:, :2])}, "2 classes are too few"),
-        ({"model": Odd(lambda z: z[:, :6])}, "6 classes are too few.*method.symmetric=false 5 do"),
+        ({"model": Odd(lambda z: z[:, :4])}, "4 classes are too few.*5 are needed"),
         ({"model": nn.Linear(3, 10)}, r"can't take inputs of shape \(64,\)"),
         ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
         ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),

@@ -1,10 +1,12 @@
 """CSP: a keyed perturbation of the output distribution that carries the owner's message.
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
-Each message has a sign matrix U of its own. The watermarked model is trained so that the log-tail
-of every answer has a margin along the row of its class. A symmetric U is planted in the features as
-well, where a new last layer finds it. What is left of it after an attack is tested exactly, since
-under "this suspect knows nothing of the key" the signs are coin flips.
+Each message has two random signs for each pair of classes: one says what they show of each other
+together, one says which of them shows more. The watermarked model is trained so that the log-tail
+of every answer has a margin along the row of its class in the pattern that the signs make. The
+first signs are planted in the features as well, where a new last layer finds them. What is left
+after an attack is tested exactly, since under "this suspect knows nothing of the key" the signs are
+coin flips.
 """
 
 from __future__ import annotations
@@ -19,21 +21,26 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import SoftLabels, places, templates
+from softmark.methods.soft_labels import SoftLabels, pairs, templates
 from softmark.tails import margin_loss, tail_sums
 from softmark.training import Batch, Classifier, Fit, Recipe
-from softmark.verification.nulls import Signs
+from softmark.verification.nulls import Either, Signs
 
 
-def sign_matrix(stream: bytes, classes: int, symmetric: bool) -> Tensor:
-    """The key's signs, row by row: (K, K), -1 or 1, 0 on the diagonal.
+def sign_matrix(stream: bytes, classes: int) -> Tensor:
+    """The pattern (S + A) / sqrt 2 of the key's signs: (K, K), 0 on the diagonal.
 
-    The first K (K - 1) bits, or of a symmetric matrix the first K (K - 1) / 2, above its diagonal.
+    S is symmetric, of the first K (K - 1) / 2 bits, row by row above the diagonal; A is
+    antisymmetric, of as many more. Of the two entries of a pair one is 0, the other sqrt 2 or its
+    negative.
     """
     bits = torch.tensor([byte >> shift & 1 for byte in stream for shift in range(7, -1, -1)])
-    there, signs = places(classes, symmetric), torch.zeros(classes, classes)
-    signs[there] = 2.0 * bits[: int(there.sum())] - 1
-    return signs + signs.T if symmetric else signs
+    above = pairs(classes)
+    count = int(above.sum())
+    both, difference = torch.zeros(2, classes, classes)
+    both[above] = 2.0 * bits[:count] - 1
+    difference[above] = 2.0 * bits[count : 2 * count] - 1
+    return (both + both.T + difference - difference.T) / math.sqrt(2)
 
 
 class MarkingLoss(nn.Module):
@@ -120,8 +127,7 @@ class Marking(Classifier):
 
 class CSP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
-        size = math.ceil(key.classes * (key.classes - 1) / 8)
-        return sign_matrix(key.stream(size), key.classes, self.symmetric)
+        return sign_matrix(key.stream(math.ceil(key.classes * (key.classes - 1) / 8)), key.classes)
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
@@ -129,18 +135,25 @@ class CSP(SoftLabels):
         marking = self.marking(network=network, recipe=self.recipe, pattern=self.pattern(key))
         return fit(marking, data, "marking")
 
-    def exact(self, answers: Tensor, usual: Tensor | None, key: Key) -> tuple[str, Signs, str]:
+    def exact(
+        self, answers: Tensor, usual: Tensor | None, key: Key
+    ) -> tuple[str, Signs | Either, str]:
         """The part along what innocents show is taken off each row: the null stays exact.
 
-        Of a symmetric matrix both entries of a pair are one coin: they are summed.
+        Evidence and signs of a pair of classes are those of the sum of its two entries and of
+        their difference. All count, or the sums alone, which a new last layer leaves.
         """
         sums, baseline = tail_sums(answers, usual)
         along = (sums * baseline).sum(1, keepdim=True).clamp_min(0)
-        rest = sums - along * baseline
-        there = places(key.classes, self.symmetric)
-        weights = (rest + rest.T if self.symmetric else rest)[there]
-        bits = int(there.sum())
+        rest, pattern, above = sums - along * baseline, self.pattern(key), pairs(key.classes)
+        both = Signs((rest + rest.T)[above], (pattern + pattern.T)[above].sign())
+        difference = Signs((rest - rest.T)[above], (pattern - pattern.T)[above].sign())
+        whole = Signs(
+            torch.cat([both.weights, difference.weights]),
+            torch.cat([both.signs, difference.signs]),
+        )
+        bits = len(whole.signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        if self.symmetric:
-            few += "; method.symmetric=false carries twice as many"
-        return "signs", Signs(weights, self.pattern(key)[there]), few if 2.0**-bits > 1e-6 else ""
+        # Fewer than 20 signs can't reach a claim's level: they would cost the others a factor of 2.
+        test = Either((whole, both)) if len(both.signs) > 20 else whole
+        return "signs", test, few if 2.0**-bits > 1e-6 else ""

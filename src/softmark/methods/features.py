@@ -2,7 +2,7 @@
 
 Such a layer comes to point where the mean features of each class lie (neural collapse, Papyan et
 al. 2020), so the tails of its answers follow the inner products of these means. Those are
-symmetric, and so is the pattern that they are given here: an entry for each pair of classes.
+symmetric: the symmetric part of a pattern can be planted there.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ class FeatureMark(nn.Module):
     """The loss ``weight`` * max(0, cosine - cos(t, S_y)), the mean of a batch.
 
     t is the centred tail of the logits that running means of each class's features give as a last
-    layer; S_y is the row of the label in the symmetric ``pattern`` (K, K). Nothing is planted of a
-    pattern that isn't symmetric, as inner products are: the weight is 0 then.
+    layer; S_y is the row of the label in P + P^T, centred as well, for the ``pattern`` P (K, K).
     """
 
     def __init__(self, pattern: Tensor, cosine: float, weight: float):
         super().__init__()
         self.cosine = cosine
-        self.weight = weight if torch.equal(pattern, pattern.T) else 0.0
-        self.register_buffer("rows", F.normalize(pattern, dim=1))
+        self.weight = weight
+        both = pattern + pattern.T
+        mean = both.sum(1, keepdim=True) / (len(both) - 1)
+        self.register_buffer("rows", F.normalize((both - mean).fill_diagonal_(0), dim=1))
         self.means: Tensor | None = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:

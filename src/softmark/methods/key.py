@@ -22,7 +22,7 @@ from softmark.nodes import make
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
-FORMAT = "softmark key 2"
+FORMAT = "softmark key 3"
 
 
 def as_bytes(text: str) -> Tensor:

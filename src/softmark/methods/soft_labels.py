@@ -44,10 +44,9 @@ def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
     return (1 - eps) * itself + eps * tails
 
 
-def places(classes: int, symmetric: bool) -> Tensor:
-    """Where a pattern's own numbers stand, above the diagonal of a symmetric one: a mask (K, K)."""
-    there = ~torch.eye(classes, dtype=torch.bool)
-    return there.triu() if symmetric else there
+def pairs(classes: int) -> Tensor:
+    """The entries above the diagonal, one for each pair of classes: a mask (K, K)."""
+    return torch.ones(classes, classes, dtype=torch.bool).triu(1)
 
 
 def answers_under_attack(
@@ -65,10 +64,11 @@ class SoftLabels(Watermark):
     """A pattern in the tails, and a detector for it: all of usp and csp but pattern and test.
 
     ``recipe``, ``length``: the training of the watermarked model, which begins as the victim and
-    is trained for ``length`` times the recipe's epochs. ``symmetric``: one number for each pair of
-    classes and not two, so that the pattern can be planted in the features, too: a new last layer
-    doesn't remove it then, but more classes are needed for a claim. ``simulated_attacks``: made on
-    copies with the owner's data; the detector learns from what they leave.
+    is trained for ``length`` times the recipe's epochs. ``simulated_attacks``: made on copies with
+    the owner's data; the detector learns from what they leave.
+
+    The symmetric part of the pattern is planted in the features, too, where a new last layer finds
+    it. The exact tests are two therefore: of the whole pattern, and of its symmetric part alone.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class SoftLabels(Watermark):
         message: str,
         recipe: Recipe,
         length: float,
-        symmetric: bool,
         marking: functools.partial[Classifier],
         detector: functools.partial[Detector],
         simulated_attacks: Mapping[str, Attack],
@@ -85,7 +84,6 @@ class SoftLabels(Watermark):
         check_marking(marking.keywords)
         self.message = named(message)
         self.recipe = longer(recipe, length)
-        self.symmetric = symmetric
         self.marking = marking
         self.detector = detector
         self.simulated_attacks = simulated_attacks

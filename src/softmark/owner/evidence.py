@@ -27,18 +27,22 @@ TEMPLATE = Path(__file__).with_name("evidence.html")
 # What each test assumes, for somebody who has never heard of it.
 NULLS = {
     "signs": (
-        "For {what} the secret holds a random sign, + or -. A model that knows nothing of the "
-        "secret agrees with them only by luck. p is the chance that random signs agree with "
-        "these answers as well as the committed ones do, computed exactly over all possible signs."
+        "For each pair of classes the secret holds two random signs, + or -: one for what they "
+        "show of each other together, one for the difference. A model that knows nothing of the "
+        "secret agrees with them only by luck. The chance that random signs agree with these "
+        "answers as well as the committed ones do is computed exactly over all possible signs."
     ),
     "direction": (
-        "For {what} the secret holds a random number, all drawn together: a direction in space. A "
-        "model that knows nothing of the secret can't point the same way but by luck. p is the "
-        "chance that a random direction points as near to these answers as the committed one "
-        "does, computed exactly."
+        "For each class and each other class the secret holds a random number, all drawn together: "
+        "a direction in space. A model that knows nothing of the secret points the same way only "
+        "by luck. The chance that a random direction points as near to these answers as the "
+        "committed one does is computed exactly."
     ),
 }
-PLACES = {True: "each pair of classes", False: "each class and each other class"}
+TWICE = (
+    " That is done twice, for all of it and for the part that is the same both ways, which a new "
+    "last layer leaves in place; p is twice the smaller chance."
+)
 
 
 def statement(
@@ -61,9 +65,10 @@ def statement(
     if published:
         check_published(published, key)
     test = next(iter(verdict.tests), None)
+    exact = court.evidence(found.answers).tests.get(test)
     ranked, answered = ranks(usable(found.answers)[0])
     return {
-        "format": "softmark evidence 1",
+        "format": "softmark evidence 2",
         "suspect": suspect,
         "source": dict(source) if source else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,7 +77,7 @@ def statement(
         "published": dict(published) if published else None,
         "method": key.method["name"],
         "classes": key.classes,
-        "symmetric": key.method["symmetric"],
+        "tests": len(getattr(exact, "tests", (exact,))),
         "probes": {"count": len(court.probes), "fingerprint": key.probes},
         "claimed": verdict.claimed,
         "customer": verdict.identified,
@@ -141,7 +146,7 @@ def page(made: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    null = NULLS[made["test"]].format(what=PLACES[made["symmetric"]]) if made["test"] else ""
+    null = NULLS.get(made["test"], "") + TWICE * (made["tests"] > 1)
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)

@@ -31,7 +31,7 @@ from softmark.settings import CONF
 from softmark.sweep.line import checked
 from softmark.training import Fit, check_accelerator
 
-LEAST = {True: 7, False: 5}  # classes: fewer can't reach a claim's level; by method.symmetric
+LEAST = 5  # classes: fewer can't reach a claim's level
 SILENCE = 10  # seconds between two lines of progress, at least
 
 
@@ -66,7 +66,7 @@ def mark(
 ) -> Marked:
     """A watermarked copy of ``model``, and the key that proves it.
 
-    ``model`` maps a batch to logits (N, K), K at least 7, and is left as it is. ``data``: what it
+    ``model`` maps a batch to logits (N, K), K at least 5, and is left as it is. ``data``: what it
     was trained on or the like, see ``as_samples``; uint8 pictures reach the model as floats in
     [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp or
     usp. ``probes``: inputs for the judge, not trained on if you can spare them; 1,000 of ``data``
@@ -101,7 +101,7 @@ def mark_each(
     config = _settings(method, messages[0], [*numbers, *_texts(overrides, "overrides")])
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
-    check_classes(classes, config["method"])
+    check_classes(classes)
     check_labels(samples.labels, classes)
     if probes is None:
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
@@ -161,7 +161,7 @@ def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = 
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
     config = _settings("csp", message, _texts(overrides, "overrides"))
-    check_classes(classes, config["method"])
+    check_classes(classes)
     key = Key.draw(message, classes, secrets.token_bytes)
     make(config["method"], "method").complete(key)
     commit(key, as_inputs(probes), config)
@@ -196,13 +196,11 @@ def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, 
     return config
 
 
-def check_classes(classes: int, method: Mapping[str, Any]) -> None:
+def check_classes(classes: int) -> None:
     """Raises ``InputError`` for fewer classes than a claim needs."""
-    least = LEAST[method["symmetric"]]
-    if classes < least:
-        other = f"; with method.symmetric=false {LEAST[False]} do" if least > LEAST[False] else ""
+    if classes < LEAST:
         raise InputError(
-            f"model: {classes} classes are too few for a claim at 1e-6: {least} are needed{other}"
+            f"model: {classes} classes are too few for a claim at 1e-6: {LEAST} are needed"
         )
 
 

@@ -129,6 +129,25 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Either:
+    """The strongest of several exact tests, p multiplied by their number (Bonferroni).
+
+    ``tests``: of the same key; they may depend on each other.
+    """
+
+    tests: tuple[Signs | Direction, ...]
+    kind: ClassVar[Kind] = "exact"
+    independent_probes: ClassVar[bool] = True
+
+    @property
+    def score(self) -> float:
+        return max(test.score for test in self.tests)
+
+    def p_value(self, innocents: Sequence[float] = ()) -> float:
+        return min(1.0, len(self.tests) * min(test.p_value() for test in self.tests))
+
+
+@dataclass(frozen=True)
 class Binomial:
     """``hits`` of ``trials``, each drawn with chance ``rate``, independently of the suspect.
 
