@@ -1,6 +1,7 @@
 """Training through ``Fit`` against a plain PyTorch loop: a ratio, from alternating runs.
 
     python scripts/benchmark.py data=cifar10 data.path=DIR
+    python scripts/benchmark.py model.width=1 recipe.batch_size=2 recipe.epochs=3  # a step alone
 
 Both train the victim's network by its recipe on the same number of batches of the owner's samples,
 with the same precision, augmentation and optimizer. The options are those of run.py.
@@ -81,13 +82,16 @@ def main() -> None:
     # Each warms up once; then they take turns, so that a busy machine slows both.
     for train in (through_fit, by_hand):
         timed(train)
-    ratios = []
+    ratios, extra = [], []
+    steps = recipe.epochs * len(Batches(roles.owner, recipe))
     for number in range(ROUNDS):
         order = (through_fit, by_hand) if number % 2 else (by_hand, through_fit)
         seconds = {train.__name__: timed(train) for train in order}
         ratios.append(seconds["through_fit"] / seconds["by_hand"])
+        extra.append(1e6 * (seconds["through_fit"] - seconds["by_hand"]) / steps)
         print(f"fit {seconds['through_fit']:.2f} s, by hand {seconds['by_hand']:.2f} s")
     print(f"ratio: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
+    print(f"overhead of each of {steps} steps: median {statistics.median(extra):.0f} µs")
 
 
 if __name__ == "__main__":
