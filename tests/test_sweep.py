@@ -257,3 +257,22 @@ def test_help_and_config_answer_without_torch(argument, tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "attack" in result.stdout
+
+
+def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
+    sweep = ["method=none,csp", "attack=none,finetune", "scale=smoke", f"output_dir={tmp_path}"]
+    counted = subprocess.run(
+        [sys.executable, "scripts/work.py", *sweep],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    steps = {line.split()[0]: line.split()[1] for line in counted.stdout.splitlines()}
+    # 599 samples in batches of 64, two epochs; two fine-tunings of five.
+    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "36", "90")
+    assert "4 cells: " in counted.stdout
+    assert list(tmp_path.glob("*")) == [tmp_path / "data"]
+
+
+def test_full_scale_says_what_it_needs():
+    told = subprocess.run(["scripts/full_scale.sh"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "scripts/full_scale.sh DATA OUT [SEED ...]" in told.stderr
