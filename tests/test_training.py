@@ -103,6 +103,15 @@ def test_a_wrong_recipe_answers_before_torch_is_there():
     assert told.stdout == "recipe.epochs=0: it must be above 0 False\n", told.stderr
 
 
+def test_a_long_training_tells_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("softmark.training.MINUTE", 0)
+    classifier = Classifier(network(), recipe(epochs=2))
+    fit()(classifier, samples(64), "victim")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "victim, epoch 1 of 2, step 1 of 4"
+    assert (lines[-1], len(lines)) == ("victim, epoch 2 of 2, step 4 of 4", 8)
+
+
 def test_one_cycle_climbs_to_one_and_falls_to_zero():
     rates = [one_cycle(step / 100, 0.25) for step in range(101)]
     assert max(rates) == rates[25] == 1.0

@@ -7,21 +7,25 @@ import math
 import os
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+from softmark.console import report
 from softmark.data.augment import check_shifts, crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
+
+MINUTE = 60  # seconds
 
 
 class Batch(NamedTuple):
@@ -154,6 +158,20 @@ class Progress(RichProgressBar):
         return f"{self.training}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
 
+class Lines(Callback):
+    """For a file or a notebook: a line of progress a minute."""
+
+    def __init__(self, name: str):
+        self.training, self.told = name, time.monotonic()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, step: int) -> None:
+        now = time.monotonic()
+        if now - self.told >= MINUTE:
+            self.told = now
+            epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+            report(f"{self.training}, {epoch}, step {step + 1} of {trainer.num_training_batches}")
+
+
 class Fit:
     """Trains modules: the only place that makes a Trainer.
 
@@ -198,15 +216,15 @@ class Fit:
         return module.network.eval()
 
     def _trainer(self, epochs: int, steps: int, logger, name: str) -> lightning.Trainer:
-        bar = [Progress(name)] if sys.stderr.isatty() else []
+        seen = sys.stderr.isatty()
         return lightning.Trainer(
             max_epochs=epochs,
             accelerator=self.accelerator,
             devices=1,
             precision=self.precision,
             logger=logger or False,
-            callbacks=bar,
-            enable_progress_bar=bool(bar),
+            callbacks=[Progress(name) if seen else Lines(name)],
+            enable_progress_bar=seen,
             enable_model_summary=False,
             enable_checkpointing=False,
             num_sanity_val_steps=0,

@@ -6,8 +6,6 @@ import contextlib
 import copy
 import json
 import secrets
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
 from softmark.console import report
@@ -32,7 +29,6 @@ from softmark.sweep.line import checked
 from softmark.training import Fit, check_accelerator
 
 LEAST = 5  # classes: fewer can't reach a claim's level
-SILENCE = 10  # seconds between two lines of progress, at least
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def mark_each(
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
     else:
         asked = as_inputs(probes)
-    fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext(_lines(name)))
+    fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     shared = Key.draw(messages[0], classes, secrets.token_bytes)
     if len(messages) > 1:
         make(config["method"], "method").complete(shared)
@@ -128,28 +124,6 @@ def mark_each(
             report(f"{message!r}: p {p}, too weak; marking anew for {way.recipe.epochs} epochs")
         found.append(Marked(each, shared, asked, verdict))
     return found
-
-
-class Lines(Logger):
-    """Progress in lines, for a file or a notebook: a terminal shows a bar."""
-
-    name = version = None
-
-    def __init__(self, training: str):
-        self.training, self.last = training, time.monotonic()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        now = time.monotonic()
-        if "loss" in metrics and now - self.last >= SILENCE:
-            self.last = now
-            report(f"{self.training}: epoch {metrics['epoch'] + 1:.0f}, loss {metrics['loss']:.3f}")
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """There is nothing to say of them."""
-
-
-def _lines(training: str) -> Lines | None:
-    return None if sys.stderr.isatty() else Lines(training)
 
 
 def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = ()) -> Key:
