@@ -12,12 +12,14 @@ data=$(realpath "$1") out=$(realpath --canonicalize-missing "$2")
 shift 2
 cd "$(dirname "$0")/.."
 attacks=none,finetune,finetune_full,retrain,prune_finetune,distill,distill_other,distill_hard,distill_finetune
-done=()
+done=() failed=0
 for seed in "${@:-0}"; do
   sweep=(table=robustness data=cifar10 "data.path=$data" scale=full model=resnet18
     "attack=$attacks" "output_dir=$out" logger=none ${OVERRIDES:-})
-  python run.py -m "${sweep[@]}" "seed=$seed"
+  # What failed is in the table, and doesn't hold up the seeds after it.
+  python run.py -m "${sweep[@]}" "seed=$seed" || failed=1
   done+=("$seed")
   seeds=$(IFS=,; echo "${done[*]}")
   python scripts/report.py --name full --to "$out/tables" "${sweep[@]}" "seed=$seeds"
 done
+exit "$failed"

@@ -52,7 +52,7 @@ def main() -> None:
 def run(options: argparse.Namespace) -> int:
     from softmark.owner.commitment import COMMITMENT
     from softmark.owner.folder import KEY, check_new, save
-    from softmark.owner.mark import mark_each
+    from softmark.owner.mark import mark_each, settings
     from softmark.owner.models import load_model
     from softmark.owner.pictures import training_and_probes
     from softmark.owner.verify import verify
@@ -62,14 +62,16 @@ def run(options: argparse.Namespace) -> int:
     check_new(options.to)
     passphrase = asked_passphrase(options.lock)
     model = load_model(options.model, options.weights)
-    method = [word for word in options.overrides if word.startswith("method=")]
+    words = [word.partition("method=")[2] for word in options.overrides if word[:7] == "method="]
+    method = words[-1] if words else "csp"
     rest = [word for word in options.overrides if not word.startswith("method=")]
-    data, held = training_and_probes(rest)
+    exactly = any(word.startswith("verifier.probes=") for word in rest)
+    data, held = training_and_probes(settings(method, options.message[0], rest), exactly)
     marked = mark_each(
         model,
         (data.inputs, data.labels),
         options.message,
-        method=method[-1].partition("=")[2] if method else "csp",
+        method=method,
         probes=held.inputs,
         overrides=rest,
     )

@@ -4,7 +4,8 @@
 
 Every stage is made as run.py would make it, but nothing is trained and no network is asked: what a
 training would take is counted on eight samples of its first batch, and answers are random. The
-options are those of run.py; decoded data are read from output_dir.
+options are those of run.py; decoded data are read from output_dir. Of detectors, which are small,
+only the steps are counted.
 """
 
 from __future__ import annotations

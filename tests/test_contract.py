@@ -37,9 +37,9 @@ SKETCHED = sorted(path.stem for path in (ROOT / "tests/sketches/conf/method").gl
 SKETCHED_ATTACKS = sorted(
     path.stem for path in (ROOT / "tests/sketches/conf/attack").glob("*.yaml")
 )
-# One of each access, one that stands before the answers, one whose network is made of two.
 # One of each way to train.
 STEPPING = ("finetune_adversarial", "distill", "distill_mixtures", "self_distill", "nad", "unlearn")
+# One of each access, one that stands before the answers, one whose network is made of two.
 KINDS = ("none", "finetune", "distill", "distill_hard", "temperature", "serve_own_tail")
 # usp meets all attacks in test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner.
 CELLS = [

@@ -741,10 +741,9 @@ def test_mlserver_gets_floats_as_they_are_and_bytes_where_it_asks_for_them(mlser
     torch.testing.assert_close(answers, right(pictures(50).float()))
 
 
-def test_mlserver_without_metadata_needs_the_name_of_the_input(mlserver):
-    with pytest.raises(InputError, match=r"models/silent tells of no inputs.*--input NAME"):
-        Endpoint(mlserver, model="silent")(pictures(2))
-    endpoint = Endpoint(mlserver, model="silent", input="both", output="p")
+@pytest.mark.parametrize("name", [None, "both"])
+def test_mlserver_that_declares_no_inputs_takes_any_name(mlserver, name):
+    endpoint = Endpoint(mlserver, model="silent", input=name, output="p")
     torch.testing.assert_close(endpoint(pictures(50)), right(pictures(50)))
 
 
@@ -753,9 +752,9 @@ def test_mlserver_without_metadata_needs_the_name_of_the_input(mlserver):
     [
         ({}, pictures(8).reshape(8, 3, 2, 1), r"\[-1, 1, 2, 3\], the inputs have \[8, 3, 2, 1\]"),
         ({"model": "bytes"}, pictures(8).float(), r"takes UINT8, the inputs are torch.float32"),
-        ({"model": "nope"}, pictures(8), r"models/nope tells of no inputs: is that the model's"),
+        ({"model": "nope"}, pictures(8), r"models/nope tells nothing of the model: is that its"),
         ({"model": "nope", "input": "x"}, pictures(8), r"answers 404: .*Model nope not found"),
-        ({"version": "v8"}, pictures(8), r"floats/versions/v8 tells of no inputs"),
+        ({"version": "v8"}, pictures(8), r"floats/versions/v8 tells nothing of the model"),
         ({"input": "x"}, pictures(8), r"--input=x: .*has 'pictures' \[-1, 1, 2, 3\]"),
         ({"output": "y"}, pictures(8), r"--output=y: .*has 'p' \[-1, 4\]"),
     ],

@@ -112,8 +112,9 @@ def test_two_keys_are_never_the_same():
         lambda x, y: list(zip(x, y.tolist(), strict=True)),
         lambda x, y: (x.double(), y[:, None].int()),
         lambda x, y: (x.tolist(), y.tolist()),
+        lambda x, y: (x.tolist(), y),
     ],
-    ids=["tensors", "arrays", "dataset", "loader", "pairs", "other types", "lists"],
+    ids=["tensors", "arrays", "dataset", "loader", "pairs", "other types", "lists", "mixed"],
 )
 def test_data_of_any_shape_is_taken(data):
     inputs, labels = (part[:256] for part in owners.owned())
@@ -401,6 +402,26 @@ class Odd(nn.Module):
         return self.answer(self.layer(x))
 
 
+class Changing(Odd):
+    """As Inception and GoogLeNet: more than logits while it trains."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, x):
+        logits = self.layer(x)
+        return (logits, logits) if self.training else logits
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(64, 10, 1), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.first(x[:, :, None]).squeeze(2)
+
+
 def frozen():
     return copy.deepcopy(owners.victim()).requires_grad_(False)
 
@@ -420,7 +441,7 @@ def frozen():
         ({"model": Odd(lambda z: (z, z))}, "it gives tuple"),
         ({"model": Odd(lambda z: z[:, :2])}, "2 classes are too few"),
         ({"model": Odd(lambda z: z[:, :4])}, "4 classes are too few.*5 are needed"),
-        ({"model": nn.Linear(3, 10)}, r"can't take inputs of shape \(64,\)"),
+        ({"model": nn.Linear(3, 10)}, r"can't take data of shape \(64,\)"),
         ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
         ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),
         ({"data": (owners.owned()[0], owners.owned()[1][:9])}, "1000 inputs and 9 labels"),
@@ -433,6 +454,12 @@ def frozen():
         ({"overrides": "recipe.epochs=3"}, r"overrides='recipe.epochs=3': a list"),
         ({"recipe": {"pad": 2}}, r"recipe\.pad=2.*\(64,\) are no pictures"),
         ({"recipe": {"lr": "fast"}}, r"recipe\.lr=fast"),
+        ({"recipe": 5}, "recipe=5: a mapping"),
+        ({"overrides": ["tries=0"]}, "tries=0: at least 1"),
+        ({"probes": []}, "probes: there are none"),
+        ({"probes": torch.zeros(5, 3)}, r"can't take probes of shape \(3,\)"),
+        ({"model": Changing()}, "gives a tuple while it trains"),
+        ({"model": Unused()}, "isn't what gives the logits"),
     ],
 )
 def test_what_cannot_be_marked_is_named(changed, message):
@@ -466,7 +493,7 @@ def test_what_cannot_be_verified_is_named(suspect, probes, message):
 
 def test_probabilities_that_are_called_logits_are_refused():
     answers = predict(marked().model, owners.probes())
-    with pytest.raises(InputError, match="the rows are probabilities"):
+    with pytest.raises(InputError, match="they are probabilities; leave --logits"):
         softmark.verify(answers, marked().key, owners.probes(), logits=True)
     assert softmark.verify(answers.log(), marked().key, owners.probes(), logits=True).claimed
     labels = softmark.verify(answers.argmax(1), marked().key, owners.probes(), logits=True)
@@ -591,3 +618,57 @@ def test_what_the_readme_types_works(tmp_path):
     assert any(line.startswith("'licence 7': p ") and "accuracy 9" in line for line in lines)
     assert lines[-2:] == ["evidence/evidence.json", "evidence/evidence.html"]
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 599
+
+
+def test_what_is_no_mark_of_one_key_is_not_saved(tmp_path):
+    others = [marked(), softmark.mark(owners.victim(), owners.owned(), "b", recipe={"epochs": 1})]
+    for made, message in (([], "mark_each"), (others, "several keys"), (3, "mark_each")):
+        with pytest.raises(InputError, match=message):
+            softmark.save(made, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_may_be_a_link_or_the_one_we_are_in(tmp_path, monkeypatch):
+    for name in ("disk", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    softmark.save(marked(), tmp_path / "link")
+    monkeypatch.chdir(tmp_path / "here")
+    softmark.save(marked(), ".")
+    names = {"model.safetensors", "key.safetensors", "softmark.commitment.json", "probes.npz"}
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == names
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(probes, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("softmark.owner.folder.save_probes", full)
+    with pytest.raises(InputError, match=r"can't be written.*No space left"):
+        softmark.save(marked(), tmp_path / "m")
+    assert not list(tmp_path.glob("m/*"))
+
+
+def test_a_key_of_a_training_to_come_is_saved_with_its_probes(tmp_path):
+    key = softmark.new_key("a", 10, owners.probes())
+    with pytest.raises(InputError, match="another order"):
+        softmark.save((key, owners.probes().flip(0)), tmp_path / "m")
+    softmark.save((key, owners.probes()), tmp_path / "m")
+    assert softmark.load(tmp_path / "m")[0].commitment == key.commitment
+
+
+def test_it_works_inside_a_hydra_application(tmp_path):
+    (tmp_path / "conf.yaml").write_text("epochs: 1\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra, torch, softmark\n"
+        "@hydra.main(version_base=None, config_path='.', config_name='conf')\n"
+        "def main(config):\n"
+        "    probes = torch.zeros(20, 3)\n"
+        "    key = softmark.new_key('a', 10, probes, [f'recipe.epochs={config.epochs}'])\n"
+        "    softmark.verify(torch.rand(20, 10).softmax(1), key, probes)\n"
+        "    print(hydra.core.global_hydra.GlobalHydra.instance().is_initialized())\n"
+        "main()\n"
+    )
+    ran = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ from softmark.data.sources import Digits
 from softmark.methods.key import Key
 from softmark.models.files import load_network, save_network
 from softmark.models.networks import ConvNet, build
+from softmark.nodes import make
+from softmark.owner.commitment import commit, publication
+from softmark.owner.evidence import statement
+from softmark.owner.verify import examine
+from softmark.settings import composed
 from softmark.training import Classifier, Fit, Recipe, predict
 
 # A module of the owner's own, as a file beside the command.
@@ -206,13 +212,65 @@ def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
         assert ran.code == status
     # An accuser who turns the pattern to what an innocent shows, and says that it was published.
     made = json.loads((evidence / "evidence.json").read_text())
-    made["disclosed"]["pattern"][0][1] *= -1
+    made["disclosed"]["pattern"][0][1] += 1
     forged = json.dumps(made["disclosed"]["pattern"])
     (evidence / "evidence.json").write_text(json.dumps({**made, "p": 1e-30}))
     ran = call("recheck", evidence / "evidence.json", commitment)
     assert (ran.code, "isn't one of the published" in ran.err) == (3, True), forged
     for words in ((), (evidence / "evidence.json",), ("mine.py", commitment), ("none", commitment)):
         assert call("recheck", *words).code == 2
+
+
+def evidence_of(kind: str, classes: int, folder: Path, lean: float = 1.5, told: bool = False):
+    """Evidence of answers that lean to a new key's pattern, and its commitment, as two files."""
+    config = composed("owner", [f"method={kind}"])
+    way, key = make(config["method"]), Key.draw("a", classes, Random(classes).randbytes)
+    way.complete(key)
+    probes, random = torch.rand(300, 3), torch.manual_seed(classes)
+    commit(key, probes, config)
+    top = torch.randint(classes, (300,), generator=random)
+    logits = lean * way.pattern(key)[top] + torch.randn(300, classes, generator=random)
+    answers = logits.scatter(1, top[:, None], 30.0).softmax(1)
+    innocent = torch.randn(300, classes, generator=random).softmax(1)
+    found = examine(answers, key.eval(), probes, [innocent] if told else ())
+    (folder / "e.json").write_text(json.dumps(statement(found, "x", publication(key), True)))
+    (folder / "c.json").write_text(json.dumps(publication(key)))
+    return folder / "e.json", folder / "c.json"
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("classes", [5, 8, 9, 20, 40])
+@pytest.mark.parametrize("kind", ["csp", "usp"])
+def test_numpy_alone_computes_the_same_p_for_any_number_of_classes(
+    kind, classes, told, call, tmp_path
+):
+    ran = call("recheck", *evidence_of(kind, classes, tmp_path, 0.5, told))
+    computed, said = both_p(ran.out)
+    assert computed == pytest.approx(said, rel=0.05)
+    assert ("chose the innocents" in ran.out) == told
+    assert ran.code == (0 if said <= 1e-6 else 3)
+    assert classes < 9 or said < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda made: made.update(p=None), 3, "nothing could be tested"),
+        (lambda made: made.update(ranks=made["ranks"][:-1], answered=made["answered"][:-1]), 3,
+         "299 answers to 300 committed probes"),
+        (lambda made: made["disclosed"].update(pattern=[[1]]), 2, "not an evidence.json"),
+        (lambda made: made.update(ranks=[["a"]]), 2, "not an evidence.json"),
+        (lambda made: made.update(answered=[99] * 300), 2, "not an evidence.json"),
+        (lambda made: made.update(ranks=[[5] * 10] * 300), 3, "p is 1;"),
+    ],
+)  # fmt: skip
+def test_evidence_that_was_tampered_with_is_no_claim(change, code, message, call, tmp_path):
+    evidence, commitment = evidence_of("csp", 10, tmp_path)
+    made = json.loads(evidence.read_text())
+    change(made)
+    evidence.write_text(json.dumps(made))
+    ran = call("recheck", evidence, commitment)
+    assert (ran.code, message in ran.out + ran.err) == (code, True)
 
 
 def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):
@@ -268,6 +326,16 @@ def test_a_locked_key_needs_its_passphrase(home, call, tmp_path, monkeypatch):
         (("own.safetensors", "--message", "a", "recipe.epochs=1.5"), "recipe.epochs=1.5"),
         (("own.safetensors", "--message", "a", "recipe.epochs=1,2"), "not a sweep"),
         (("own.safetensors", "--message", "a", "recipe.pad=8"), "padded by 7 at most"),
+        (
+            (
+                "own.safetensors",
+                "--message",
+                "a",
+                "method=usp",
+                "method.marking.detector_weight=-1",
+            ),
+            "detector_weight=-1",
+        ),
         (("own.safetensors", "--message", "a", "recipe.epochs=0"), r"recipe.epochs=0"),
         (("own.safetensors", "--message", "a", "verifier.probes=5000"), "599 pictures"),
         (("own.safetensors", "--weights", "x.pt", "--message", "a"), "has its own"),

@@ -104,7 +104,7 @@ def test_a_wrong_recipe_answers_before_torch_is_there():
 
 
 def test_a_long_training_tells_how_far_it_is(monkeypatch, capsys):
-    monkeypatch.setattr("softmark.training.MINUTE", 0)
+    monkeypatch.setattr("softmark.progress.Lines.EVERY", 0)
     classifier = Classifier(network(), recipe(epochs=2))
     fit()(classifier, samples(64), "victim")
     lines = capsys.readouterr().err.splitlines()

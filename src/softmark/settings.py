@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,24 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return copy.deepcopy(_composed(name, tuple(overrides)))
 
 
+@contextlib.contextmanager
+def configs() -> Iterator[None]:
+    """Hydra reads conf/ while this lasts; a Hydra application around it goes on afterwards."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = around
+
+
 @functools.lru_cache
 def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +47,7 @@ def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     from softmark.errors import InputError
 
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with configs():
             config = compose(name, list(overrides))
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:

@@ -7,25 +7,21 @@ import math
 import os
 import secrets
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from softmark.console import report
 from softmark.data.augment import check_shifts, crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.progress import Lines, Progress
 from softmark.recipe import Recipe
-
-MINUTE = 60  # seconds
 
 
 class Batch(NamedTuple):
@@ -144,34 +140,6 @@ def one_cycle(progress: float, warmup: float) -> float:
     return max(0.0, (1 - progress) / (1 - warmup))
 
 
-class Progress(RichProgressBar):
-    """For a person at a terminal: which training this is, and how far."""
-
-    def __init__(self, name: str):
-        super().__init__(leave=False)
-        self.training = name
-
-    def get_metrics(self, trainer, module) -> dict[str, Any]:
-        return {}
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"{self.training}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
-
-
-class Lines(Callback):
-    """For a file or a notebook: a line of progress a minute."""
-
-    def __init__(self, name: str):
-        self.training, self.told = name, time.monotonic()
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, step: int) -> None:
-        now = time.monotonic()
-        if now - self.told >= MINUTE:
-            self.told = now
-            epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-            report(f"{self.training}, {epoch}, step {step + 1} of {trainer.num_training_batches}")
-
-
 class Fit:
     """Trains modules: the only place that makes a Trainer.
 
@@ -197,11 +165,12 @@ class Fit:
 
         Returns its ``network`` on the CPU, in eval mode.
         """
-        # Lightning announces devices and tips at every training; a cell has a dozen.
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         # Lightning keeps the mode that it finds: after an eval() BatchNorm would stay frozen.
         module.train()
-        module.to(choose_device(self.accelerator), memory_format=torch.channels_last)
+        module.to(choose_device(self.accelerator))
+        if not any(weight.ndim == 5 for weight in module.parameters()):  # of 3-D convolutions
+            module.to(memory_format=torch.channels_last)
         batches = module.batches(data)
         with self.logger(name) as logger, warnings.catch_warnings():
             # Lightning advises DataLoader workers, which are slower here.

@@ -40,13 +40,14 @@ class Forge(Attack):
         own = data[:SEARCHED]
         suspect = Suspect.of(target).seen_by(self.method.needs)
         classes = suspect.answers(own).shape[1]
-        best, most = None, float("-inf")
+        best, most = None, (float("-inf"), 0.0)
         for _ in range(self.keys):
             key = self.method.draw(own, classes, fit.entropy)
             if key is None:
                 break
             asked = self.method.probes(key, own, None)
             for test in self.method.evidence(suspect, key, Probes(asked)).tests.values():
-                if best is None or test.score > most:
-                    best, most = key, test.score
+                strength = (-test.p_value(), test.score)
+                if best is None or strength > most:
+                    best, most = key, strength
         return Stolen(target, key=best)

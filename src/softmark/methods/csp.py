@@ -154,6 +154,6 @@ class CSP(SoftLabels):
         )
         bits = len(whole.signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        # Fewer than 20 signs can't reach a claim's level: they would cost the others a factor of 2.
+        # 20 signs or fewer can't reach a claim's level, and would cost the others a factor of 2.
         test = Either((whole, both)) if len(both.signs) > 20 else whole
         return "signs", test, few if 2.0**-bits > 1e-6 else ""

@@ -74,10 +74,22 @@ class Observed:
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """The logits (N, K) and the features (N, D)."""
         if self.last is None:
-            return self.network(inputs), None
+            return self._logits(inputs), None
         with inputs_of(self.last) as seen:
-            logits = self.network(inputs)
+            logits = self._logits(inputs)
+        if not seen:
+            raise InputError(
+                "method.marking.feature_weight: the last nn.Linear isn't what gives the logits; 0 "
+                "marks the answers alone"
+            )
         return logits, seen[-1]
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        logits = self.network(inputs)
+        if not isinstance(logits, Tensor):
+            kind = type(logits).__name__
+            raise InputError(f"the model gives a {kind} while it trains; logits alone are needed")
+        return logits
 
 
 def last_layer(network: nn.Module, classes: int) -> nn.Linear:

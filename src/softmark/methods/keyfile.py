@@ -5,6 +5,7 @@ scrypt (RFC 7914) stretches the passphrase, AES-GCM locks the content and proves
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -73,11 +74,12 @@ def write_private(path: Path, content: bytes) -> None:
     if path.exists():
         raise InputError(f"{path}: it is there already, and would be lost; a new file is needed")
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
+        partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"{path}: it can't be written ({error.strerror})") from error

@@ -76,8 +76,11 @@ def publish(key: Key, folder: str | Path = ".") -> Path:
         if there == key.commitment:
             return path
         raise InputError(f"{path}: the commitment of another key, {str(there)[:16]}..., lies there")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(publication(key), indent=2) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(publication(key), indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: it can't be written ({error.strerror})") from error
     return path
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.methods.key import Key, method_of
-from softmark.owner.commitment import check_published, entries
+from softmark.owner.commitment import check_published, customers_of, entries
 from softmark.owner.endpoint import Endpoint
 from softmark.owner.verify import Examination
 from softmark.tails import class_tails, ranks
@@ -30,7 +30,8 @@ NULLS = {
         "For each pair of classes the secret holds two random signs, + or -: one for what they "
         "show of each other together, one for the difference. A model that knows nothing of the "
         "secret agrees with them only by luck. The chance that random signs agree with these "
-        "answers as well as the committed ones do is computed exactly over all possible signs."
+        "answers as well as the committed ones do is computed over all possible signs, and bounded "
+        "from above where they are more than a thousand."
     ),
     "direction": (
         "For each class and each other class the secret holds a random number, all drawn together: "
@@ -40,8 +41,8 @@ NULLS = {
     ),
 }
 TWICE = (
-    " That is done twice, for all of it and for the part that is the same both ways, which a new "
-    "last layer leaves in place; p is twice the smaller chance."
+    " That is done twice, for the whole secret and for its part on what two classes show of each "
+    "other together, which a new last layer leaves; p is twice the smaller chance."
 )
 
 
@@ -108,8 +109,10 @@ def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     return {"url": endpoint.url, "inputs": endpoint.asked, "requests": endpoint.tried}
 
 
-def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
-    """The pattern, and the salt of its published hash."""
+def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
+    """The pattern, and the salt of its published hash; None of a key of customers, none named."""
+    if customers_of(key) and customer is None:
+        return None
     named = key if customer is None else key.for_message(customer)
     pattern = entries(method_of(key).pattern(named)) / 1e4
     return {"pattern": pattern.tolist(), "salt": bytes(key.salt.tolist()).hex()}

@@ -2,49 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.key import Key
-from softmark.owner.commitment import COMMITMENT, check_published, publish, read_publication
+from softmark.owner.commitment import (
+    COMMITMENT,
+    check_published,
+    check_same,
+    publication,
+    read_publication,
+    unlabelled,
+)
 from softmark.owner.mark import Marked
 from softmark.owner.models import load_probes, save_model, save_probes
+from softmark.owner.samples import as_inputs
 
 KEY = "key.safetensors"
 PROBES = "probes.npz"
 
 
 def save(
-    marked: Marked | Sequence[Marked], folder: str | Path, passphrase: str | None = None
+    made: Marked | Sequence[Marked] | tuple[Key, Any],
+    folder: str | Path,
+    passphrase: str | None = None,
 ) -> None:
-    """Writes what ``mark`` or ``mark_each`` gave into ``folder``, a new or an empty one.
+    """Writes into ``folder``, a new or an empty one, what an owner needs later.
 
-    model.safetensors (or model-1, model-2, ... for customers, in their order), key.safetensors
-    (secret: keep it; ``passphrase`` locks it), softmark.commitment.json (publish it now) and
-    probes.npz. Everything is there afterwards, or nothing. Raises ``InputError`` where it can't be.
+    ``made``: what ``mark`` or ``mark_each`` gave, or (key, probes) of ``new_key``, whose model is
+    yet to be trained. model.safetensors (or model-1, model-2, ... for customers, in their order),
+    key.safetensors (secret: keep it; ``passphrase`` locks it), softmark.commitment.json (publish it
+    now) and probes.npz. Where one can't be written none is left, and ``InputError`` says why.
     """
-    folder, each = Path(folder), [marked] if isinstance(marked, Marked) else list(marked)
+    folder, (models, key, probes) = Path(folder), _parts(made)
     check_new(folder)
-    partial = _partial(folder)
-    partial.mkdir()
+    new = not folder.exists()
+    writing = [
+        *((name, functools.partial(save_model, model)) for name, model in models.items()),
+        (KEY, lambda path: key.save(path, passphrase)),
+        (COMMITMENT, lambda path: path.write_text(json.dumps(publication(key), indent=2) + "\n")),
+        (PROBES, lambda path: save_probes(probes, path)),
+    ]
+    partial = folder / ".partial"
     try:
-        for place, one in enumerate(each, 1):
-            name = "model" if len(each) == 1 else f"model-{place}"
-            save_model(one.model, partial / f"{name}.safetensors")
-        each[0].key.save(partial / KEY, passphrase)
-        publish(each[0].key, partial)
-        save_probes(each[0].probes, partial / PROBES)
-        if folder.exists():
-            folder.rmdir()  # it is empty
-        partial.replace(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: it can't be written ({error.strerror})") from error
+        partial.mkdir(parents=True)
+        for name, write in writing:
+            write(partial / name)
+        # The key last: a folder that has one has everything.
+        for name, _ in sorted(writing, key=lambda each: each[0] == KEY):
+            (partial / name).replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: it can't be written ({reason})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if new:
+                folder.rmdir()  # which a folder with files in it refuses
+
+
+def _parts(made: Any) -> tuple[dict[str, nn.Module], Key, Tensor]:
+    """The models by their files' names, their key, and the probes."""
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Key):
+        key, samples = made[0], unlabelled(as_inputs(made[1]))
+        check_same(samples, key.probes, "probes")
+        return {}, key, samples.inputs
+    marked = made if isinstance(made, list | tuple) else [made]
+    if not marked or not all(isinstance(each, Marked) for each in marked):
+        raise InputError("what mark or mark_each gave is needed, or a pair (key, probes)")
+    if len({each.key.commitment for each in marked}) > 1:
+        raise InputError("the models have several keys: each needs a folder of its own")
+    names = ["model"] if len(marked) == 1 else [f"model-{n}" for n in range(1, len(marked) + 1)]
+    models = {f"{name}.safetensors": each.model for name, each in zip(names, marked, strict=True)}
+    return models, marked[0].key, marked[0].probes
 
 
 def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor]:
@@ -64,15 +104,13 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
 def check_new(folder: Path) -> None:
     """Raises ``InputError`` where ``folder`` can't be written, or isn't empty."""
     try:
+        new = not folder.exists()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder}: it is there already; a new folder is needed")
-        shutil.rmtree(_partial(folder), ignore_errors=True)
-        _partial(folder).mkdir(parents=True)
-        _partial(folder).rmdir()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if new:
+            folder.rmdir()
     except OSError as error:
         raise InputError(f"{folder}: it can't be written ({error.strerror})") from error
-
-
-def _partial(folder: Path) -> Path:
-    """Where everything is written before it appears in ``folder``."""
-    return folder.with_name(f".{folder.name}.partial")

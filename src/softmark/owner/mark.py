@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from softmark.console import report
+from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
 from softmark.methods.csp import CSP, MarkingLoss
@@ -26,7 +27,7 @@ from softmark.owner.samples import as_inputs, as_samples, check_labels, check_mo
 from softmark.owner.verify import Verdict, verify
 from softmark.settings import CONF
 from softmark.sweep.line import checked
-from softmark.training import Fit, check_accelerator
+from softmark.training import Fit, check_accelerator, compute_on
 
 LEAST = 5  # classes: fewer can't reach a claim's level
 
@@ -93,8 +94,8 @@ def mark_each(
     """
     _check_messages(messages)
     check_accelerator(accelerator)
-    numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    config = _settings(method, messages[0], [*numbers, *_texts(overrides, "overrides")])
+    compute_on(accelerator, None)
+    config = settings(method, messages[0], overrides, recipe)
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
     check_classes(classes)
@@ -103,27 +104,65 @@ def mark_each(
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
     else:
         asked = as_inputs(probes)
+        check_model(model, asked, "probes")
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
-    shared = Key.draw(messages[0], classes, secrets.token_bytes)
-    if len(messages) > 1:
-        make(config["method"], "method").complete(shared)
-        shared.register_buffer("customers", as_bytes(json.dumps(list(messages))))
-    found = []
-    for message in messages:
-        own = shared if len(messages) == 1 else shared.for_message(message)
-        way = make(config["method"], "method")
-        for left in reversed(range(config["tries"])):
-            way.complete(own)
-            each = way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit)
-            commit(shared, asked, config)
-            verdict = verify(each, shared.eval(), asked)
-            if verdict.claimed or not left:
-                break
-            way.recipe = longer(way.recipe, 2)
-            p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
-            report(f"{message!r}: p {p}, too weak; marking anew for {way.recipe.epochs} epochs")
-        found.append(Marked(each, shared, asked, verdict))
-    return found
+    key = Key.draw(messages[0], classes, secrets.token_bytes)
+    if len(messages) == 1:
+        return [_marked(model, key, key, samples, asked, config, fit)]
+    make(config["method"], "method").complete(key)
+    key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
+    own = map(key.for_message, messages)
+    return [_marked(model, each, key, samples, asked, config, fit) for each in own]
+
+
+def _marked(
+    model: nn.Module,
+    own: Key,
+    key: Key,
+    samples: Samples,
+    probes: Tensor,
+    config: Mapping[str, Any],
+    fit: Fit,
+) -> Marked:
+    """A copy of ``model`` with the mark of ``own``, that of a customer of ``key``, or ``key``."""
+    way, tries = make(config["method"], "method"), 0
+    while True:
+        way.complete(own)
+        each = way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit)
+        commit(key, probes, config)
+        verdict = verify(each, key.eval(), probes)
+        tries += 1
+        if verdict.claimed or tries == config["tries"]:
+            return Marked(each, key, probes, verdict)
+        way.recipe = longer(way.recipe, 2)
+        name = bytes(own.message.tolist()).decode()
+        p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
+        report(f"{name!r}: p {p}, too weak; marking anew for {way.recipe.epochs} epochs")
+
+
+def settings(
+    method: str,
+    message: str,
+    overrides: Sequence[str],
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``conf/owner.yaml`` for ``method`` and ``message``, what differs in ``overrides``.
+
+    Raises ``InputError`` for what can't be marked with.
+    """
+    if not isinstance(recipe or {}, Mapping):
+        raise InputError(f"recipe={recipe!r}: a mapping is needed, such as {{'epochs': 5}}")
+    path = CONF / "method" / f"{method}.yaml"
+    chosen = OmegaConf.load(path) if path.is_file() else {}
+    # Of the others each has a way of its own to be asked, which needs an experiment.
+    if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
+        raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
+    numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
+    config = checked("owner", [f"method={method}", *numbers, *_texts(overrides, "overrides")])
+    if not config["tries"] >= 1:
+        raise InputError(f"tries={config['tries']}: at least 1")
+    config["method"]["message"] = message
+    return config
 
 
 def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = ()) -> Key:
@@ -134,7 +173,7 @@ def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = 
     _check_messages([message])
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
-    config = _settings("csp", message, _texts(overrides, "overrides"))
+    config = settings("csp", message, overrides)
     check_classes(classes)
     key = Key.draw(message, classes, secrets.token_bytes)
     make(config["method"], "method").complete(key)
@@ -156,18 +195,6 @@ def marking_loss(key: Key) -> MarkingLoss:
             "marking_loss takes csp's keys"
         )
     return MarkingLoss(way.pattern(key), **way.marking.keywords)
-
-
-def _settings(method: str, message: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """``conf/owner.yaml`` for ``method`` and ``message``."""
-    path = CONF / "method" / f"{method}.yaml"
-    chosen = OmegaConf.load(path) if path.is_file() else {}
-    # Of the others each has a way of its own to be asked, which needs an experiment.
-    if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
-        raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
-    config = checked("owner", [f"method={method}", *overrides])
-    config["method"]["message"] = message
-    return config
 
 
 def check_classes(classes: int) -> None:

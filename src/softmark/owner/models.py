@@ -6,6 +6,7 @@ import importlib
 import pickle
 import sys
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import safetensors.torch
@@ -86,5 +87,5 @@ def load_probes(path: Path) -> Tensor:
             return torch.from_numpy(found["inputs"])
     except OSError as error:
         raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: no probes of softmark ({error})") from error

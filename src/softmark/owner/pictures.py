@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,21 @@ from softmark.data.cache import open_data
 from softmark.data.roles import Samples, Shares
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.sweep.line import checked
 
 CACHE = Path("outputs/data")
 
 
-def training_and_probes(overrides: Sequence[str]) -> tuple[Samples, Samples]:
-    """Every training picture of ``data=``, and ``verifier.probes`` pictures of the others.
+def training_and_probes(config: Mapping[str, Any], exactly: bool) -> tuple[Samples, Samples]:
+    """Every training picture of ``data``, and ``verifier.probes`` pictures of the others.
 
-    The order of the probes is one that no key decides.
+    The order of the probes is one that no key decides. Where there are fewer pictures it is all of
+    them, or ``InputError`` where so many are wanted ``exactly``.
     """
-    config = checked("owner", list(overrides))
     source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
     report(f"reading data={config['data']['name']}; decoded pictures are kept in {CACHE}")
     roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
     judge = roles.judge
-    if any(word.startswith("verifier.probes=") for word in overrides) and count > len(judge):
+    if exactly and count > len(judge):
         raise InputError(f"verifier.probes={count}: the test part has {len(judge)} pictures")
     return roles.training, judge[:count]
 

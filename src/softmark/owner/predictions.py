@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ def read_predictions(path: Path) -> np.ndarray:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: it can't be read as {path.suffix[1:]} ({reason})") from error
 
@@ -84,8 +85,8 @@ def _table(table: pa.Table, path: Path) -> np.ndarray:
 
 def _is_index(table: pa.Table, name: str) -> bool:
     """Whether a column is the row's number, which pandas writes beside the data."""
-    counted = table[name].to_pylist() == list(range(len(table)))
-    return name in ("", "Unnamed: 0", "__index_level_0__") and counted
+    named = name in ("", "Unnamed: 0", "__index_level_0__")
+    return named and table[name].to_pylist() == list(range(len(table)))
 
 
 def _ordered(names: list[str]) -> list[str]:

@@ -40,17 +40,20 @@ def as_inputs(probes: Any, where: str = "probes") -> Tensor:
         return _checked(_tensor(probes, where), where)
     if _is_pair(probes):
         return _checked(_tensor(probes[0], where), where)
-    return _checked(torch.cat([inputs for inputs, _ in _batches(probes)]), where)
+    batches = [inputs for inputs, _ in _batches(probes)]
+    if not batches:
+        raise InputError(f"{where}: there are none")
+    return _checked(torch.cat(batches), where)
 
 
-def check_model(model: nn.Module, inputs: Tensor) -> int:
-    """How many classes K ``model`` tells apart: it must map a batch to logits (N, K)."""
+def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
+    """How many classes K ``model`` tells apart: it maps a batch of ``what`` to logits (N, K)."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}: a torch.nn.Module is needed")
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("model: none of its weights can be trained (requires_grad)")
     home, was_training = next(model.parameters()).device, model.training
-    about = f"inputs of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}"
+    about = f"{what} of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}"
     try:
         with torch.inference_mode():
             logits = model.eval()(as_input(inputs[:8]).to(home))
@@ -82,13 +85,13 @@ _NAMES = ("inputs", "labels")
 
 
 def _is_pair(data: Any) -> bool:
+    """Inputs and labels, and not two samples: those are pairs of an input and a label."""
     return (
         isinstance(data, tuple | list)
         and len(data) == 2
-        and (
-            all(isinstance(part, Tensor | np.ndarray) for part in data)
-            # A list of two samples is a pair of tuples, or of an input and a label each.
-            or all(isinstance(part, list) and len(part) > 2 for part in data)
+        and all(
+            isinstance(part, Tensor | np.ndarray) or (isinstance(part, list) and len(part) > 2)
+            for part in data
         )
     )
 

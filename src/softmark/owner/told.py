@@ -24,8 +24,7 @@ def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
     inside = (sums >= SUMS[0]) & (sums <= SUMS[1]) & (finite >= 0).all(1)
     if logits and len(finite) and inside.float().mean() > 0.5:
         raise InputError(
-            f"{where}: --logits (logits=True) is said, and the rows are probabilities: they sum to "
-            "1; say nothing"
+            f"{where}: the rows sum to 1: they are probabilities; leave --logits (logits=True) out"
         )
     if logits:
         return answers.softmax(1)
@@ -53,8 +52,8 @@ def remarks(answers: Tensor) -> list[str]:
     if entries == 1:
         return [
             *said,
-            "the suspect tells labels alone: the mark lies in the other probabilities, so nothing "
-            "can be tested; answers with probabilities are needed",
+            "the suspect tells labels alone, and the mark lies in the other probabilities: nothing "
+            "can be tested without them",
         ]
     decimals = _decimals(answers)
     if decimals is not None:

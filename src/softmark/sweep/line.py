@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from softmark.errors import InputError
 from softmark.nodes import near, short
-from softmark.settings import CONF
+from softmark.settings import CONF, configs
 from softmark.sweep.shape import check_finite, fit
 
 LAUNCHERS = {
@@ -51,12 +51,12 @@ class Base(NamedTuple):
 def checked(name: str, line: list[str]) -> dict[str, Any]:
     """``conf/NAME.yaml`` with the overrides ``line``, each of one value, resolved.
 
-    Raises ``InputError`` as ``check`` does.
+    Raises ``InputError`` for an override that can't work.
     """
     for override in map(parse, line):
         if override.is_sweep_override():
             raise InputError(f"{override.input_line}: one value is needed here, not a sweep")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         return checked_line(name, line)
 
 

@@ -141,7 +141,7 @@ class Either:
 
     @property
     def score(self) -> float:
-        return max(test.score for test in self.tests)
+        return min(self.tests, key=lambda test: test.p_value()).score
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         return min(1.0, len(self.tests) * min(test.p_value() for test in self.tests))
