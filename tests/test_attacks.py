@@ -424,11 +424,9 @@ def test_a_forger_keeps_the_key_that_shows_most_and_leaves_the_model_untouched(k
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
     assert len(drawn) == keys
     assert len({bytes(key.secret.tolist()) for key in drawn}) == keys
-    scores = [
-        next(iter(method.evidence(Suspect.of(target), key, Probes(data)).tests.values())).score
-        for key in drawn
-    ]
-    assert stolen.key is drawn[scores.index(max(scores))]
+    found = [method.evidence(Suspect.of(target), key, Probes(data)).tests for key in drawn]
+    p = [next(iter(tests.values())).p_value() for tests in found]
+    assert stolen.key is drawn[p.index(min(p))]
     assert bytes(stolen.key.message.tolist()) == b"attacker"
     assert not stolen.key.commitment
 
