@@ -62,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
     check_new(options.to)
     passphrase = asked_passphrase(options.lock)
     model = load_model(options.model, options.weights)
-    words = [word.partition("method=")[2] for word in options.overrides if word[:7] == "method="]
-    method = words[-1] if words else "csp"
-    rest = [word for word in options.overrides if not word.startswith("method=")]
+    named = [word for word in options.overrides if word.startswith("method=")]
+    method = named[-1].removeprefix("method=") if named else "csp"
+    rest = [word for word in options.overrides if word not in named]
     exactly = any(word.startswith("verifier.probes=") for word in rest)
     data, held = training_and_probes(settings(method, options.message[0], rest), exactly)
     marked = mark_each(

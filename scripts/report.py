@@ -16,14 +16,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from softmark.errors import InputError
 from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
 from softmark.report.sweep import gather
+from softmark.settings import configs
 from softmark.sweep.cells import spread
-from softmark.sweep.overrides import CONF, check, with_table
+from softmark.sweep.overrides import check, with_table
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
     check(["-m", *options.overrides])
     folders = [line for line in options.overrides if line.startswith("output_dir=")]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         output = Path(compose("config", folders).output_dir)
     if not options.name and folders == options.overrides:
         text, broken = pages.of_all(output)
@@ -78,7 +79,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
     """The sweep that run.py makes of ``overrides``, and a line for each cell without result."""
     check(["-m", *overrides])
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         table, _ = with_table(overrides)
         rows, varied, trouble = gather(spread(overrides))
     if not any(record for row in rows for record in row.records):

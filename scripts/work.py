@@ -16,13 +16,12 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from hydra import initialize_config_dir
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from softmark import training
 from softmark.experiment import run, stages
-from softmark.settings import CONF
+from softmark.settings import configs
 from softmark.sweep.cells import composed, spread
 from softmark.training import Classifier, Fit, as_input
 
@@ -73,7 +72,7 @@ def main() -> None:
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").symlink_to(data)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with configs():
             more = [f"output_dir={folder}", "logger=none"]
             cells = [composed([*cell, *more]) for cell in spread(sys.argv[1:])]
         stages.make_stage = make_stage

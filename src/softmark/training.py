@@ -247,20 +247,15 @@ def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def check_accelerator(accelerator: str, where: str = "accelerator") -> None:
-    """Raises ``InputError`` for one that isn't there; ``where``: what it is called."""
+def compute_on(accelerator: str, threads: int | None, where: str = "trainer.accelerator") -> None:
+    """Where ``predict`` computes from now on, and how many cores torch uses; None: its own choice.
+
+    ``where``: what ``accelerator`` is called. Raises ``InputError`` for what isn't there.
+    """
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise InputError(f"{where}={accelerator}: auto, cpu or gpu")
     if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{where}={accelerator}: there is no GPU; cpu is")
-
-
-def compute_on(accelerator: str, threads: int | None) -> None:
-    """Where ``predict`` computes from now on, and how many cores torch uses; None: its own choice.
-
-    Raises ``InputError`` for what isn't there.
-    """
-    check_accelerator(accelerator, "trainer.accelerator")
     _where["accelerator"] = accelerator
     if threads is not None:
         if not threads >= 1:

@@ -66,7 +66,7 @@ def statement(
     if published:
         check_published(published, key)
     test = next(iter(verdict.tests), None)
-    exact = court.evidence(found.answers).tests.get(test)
+    exact = found.evidence.tests.get(test)
     ranked, answered = ranks(usable(found.answers)[0])
     return {
         "format": "softmark evidence 2",
@@ -149,7 +149,7 @@ def page(made: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    null = NULLS.get(made["test"], "") + TWICE * (made["tests"] > 1)
+    null = NULLS[made["test"]] + TWICE * (made["tests"] > 1) if made["test"] else ""
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from softmark.owner.commitment import (
     COMMITMENT,
     check_published,
     check_same,
-    publication,
+    publish,
     read_publication,
     unlabelled,
 )
@@ -50,7 +49,7 @@ def save(
     writing = [
         *((name, functools.partial(save_model, model)) for name, model in models.items()),
         (KEY, lambda path: key.save(path, passphrase)),
-        (COMMITMENT, lambda path: path.write_text(json.dumps(publication(key), indent=2) + "\n")),
+        (COMMITMENT, lambda path: publish(key, path.parent)),
         (PROBES, lambda path: save_probes(probes, path)),
     ]
     partial = folder / ".partial"

@@ -27,7 +27,7 @@ from softmark.owner.samples import as_inputs, as_samples, check_labels, check_mo
 from softmark.owner.verify import Verdict, verify
 from softmark.settings import CONF
 from softmark.sweep.line import checked
-from softmark.training import Fit, check_accelerator, compute_on
+from softmark.training import Fit, compute_on
 
 LEAST = 5  # classes: fewer can't reach a claim's level
 
@@ -93,8 +93,7 @@ def mark_each(
     The others as for ``mark``.
     """
     _check_messages(messages)
-    check_accelerator(accelerator)
-    compute_on(accelerator, None)
+    compute_on(accelerator, None, "accelerator")
     config = settings(method, messages[0], overrides, recipe)
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)

@@ -28,14 +28,15 @@ from softmark.verification.metrics import flag_rate, threshold
 class Examination:
     """A verdict and what it stands on.
 
-    ``answers`` (N, K): the suspect's, as probabilities. ``flagged``: the part of the probes on
-    which the key's detector recognises the marked model, at a threshold that 1 % of the innocents'
-    answers exceed; None without innocents.
+    ``answers`` (N, K): the suspect's, as probabilities. ``evidence``: what they show of the key.
+    ``flagged``: the part of the probes on which the key's detector recognises the marked model, at
+    a threshold that 1 % of the innocents' answers exceed; None without innocents.
     """
 
     verdict: Verdict
     court: Court
     answers: Tensor
+    evidence: Evidence
     flagged: float | None
 
     def curve(self) -> dict[int, float]:
@@ -97,7 +98,7 @@ def examine(
         above = threshold([each.scores for each in given], court.verifier.false_flags, 1)
         flagged = flag_rate(found.scores, above, 1)
     why = "; ".join(filter(None, [verdict.why, *said, *remarks(answers)]))
-    return Examination(replace(verdict, why=why), court, answers, flagged)
+    return Examination(replace(verdict, why=why), court, answers, found, flagged)
 
 
 class Court:

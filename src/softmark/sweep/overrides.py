@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.settings import CONF
+from softmark.settings import CONF, configs
 from softmark.sweep.line import check_group, check_writable, checked_line, parse
 
 MOST = 10_000  # values of one sweep
@@ -36,9 +34,7 @@ def check(arguments: list[str]) -> dict[str, Any]:
             raise InputError(f"{override.input_line} is a sweep of several values: add -m")
     values = [_values(override) for override in parsed]
     first = [texts[0] for texts in values]
-    if GlobalHydra.instance().is_initialized():
-        GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         config = _check_line(first)
         check_writable("output_dir", config["output_dir"])
         for place, texts in enumerate(values):
