@@ -499,12 +499,29 @@ def test_the_curve_ends_with_the_verdict(cell):
     assert all(0 < p <= 1 for p in record["p_by_probes"].values())
 
 
-@pytest.mark.parametrize("inputs", ["blends", "noise"])
+@pytest.mark.parametrize("inputs", ["sure", "blends", "noise"])
 def test_other_probes_make_another_verdict_on_the_same_models(inputs, cell):
     plain, other = cell("method=usp"), cell("method=usp", f"verifier.inputs={inputs}")
     assert plan(plain).suspect.address == plan(other).suspect.address
     assert plan(plain).verdict.address != plan(other).verdict.address
     assert run_cell(other, [], silent)["status"] == "done"
+
+
+def test_sure_probes_are_the_judges_that_the_victim_is_surest_of_whatever_the_key(cell):
+    pools = []
+    for message in ("one", "two"):
+        lines = ["method=csp", "attack=none", "verifier.inputs=sure", f"method.message={message}"]
+        config = cell(*lines)
+        run_cell(config, lines, silent)
+        drawn, store = plan(config), Store.under(config["output_dir"])
+        now = stages.Making(None, {}, stages.roles_of(config), None, (), store)
+        pools.append(now.pool(make(config["verifier"]), drawn.key))
+    judge = now.roles.judge
+    sure = now.suspect(drawn.victim).answers(judge).amax(1)
+    least = now.suspect(drawn.victim).answers(pools[0]).amax(1).min()
+    assert pools[0].fingerprint == pools[1].fingerprint
+    assert len(pools[0]) == 50
+    assert (sure > least).sum() < 50 <= (sure >= least).sum()
 
 
 def test_a_victim_that_has_learnt_too_little_is_said_to_have(cell):

@@ -485,7 +485,7 @@ def test_a_blend_is_the_mean_of_two_neighbours():
 
 def test_unknown_probes_and_too_many_are_refused():
     roles = data.share(numbered([40] * 5), SHARES)
-    with pytest.raises(InputError, match=r"verifier\.inputs=pictures: samples, blends or noise"):
+    with pytest.raises(InputError, match="=pictures: samples, sure, blends or noise"):
         roles.probes("pictures", 5)
     with pytest.raises(InputError, match=r"verifier\.probes=1000: the judge has"):
         roles.probes("samples", 1000)

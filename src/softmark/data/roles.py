@@ -96,18 +96,21 @@ class Roles:
             torch.cat([each.inputs for each in held]), torch.cat([each.labels for each in held])
         )
 
-    def probes(self, kind: str, count: int) -> Samples:
+    def probes(self, kind: str, count: int, chosen: torch.Tensor | None = None) -> Samples:
         """``count`` inputs on which a suspect is asked; no key decides about them.
 
-        ``samples``: the judge's first. ``blends``: each the mean of one of those and its
+        ``samples``: the judge's first. ``sure``: the judge's at the places ``chosen``, of which
+        the unmarked victim is surest. ``blends``: each the mean of one of the first and its
         neighbour. ``noise``: independent uniform pixels.
 
         Raises ``InputError`` for another kind, or too many.
         """
-        if kind not in ("samples", "blends", "noise"):
-            raise InputError(f"verifier.inputs={kind}: samples, blends or noise")
+        if kind not in ("samples", "sure", "blends", "noise"):
+            raise InputError(f"verifier.inputs={kind}: samples, sure, blends or noise")
         if count > len(self.judge):
             raise InputError(f"verifier.probes={count}: the judge has {len(self.judge)} samples")
+        if kind == "sure":
+            return self.judge[chosen]
         first = self.judge[:count]
         if kind == "samples":
             return first

@@ -66,7 +66,7 @@ def gather(now: Making) -> dict[str, Any]:
     if key is None:
         _save(now.folder / EVIDENCE, [], None, [])
         return {"innocents": 0}
-    pool = now.roles.probes(verifier.inputs, verifier.probes)
+    pool = now.pool(verifier, now.parents[0])
     court = Court(method, verifier, key, pool)
     suspects = [now.suspect(stage) for stage in now.parents[1:]]
     court.hear([s for s, (name, _) in zip(suspects, named, strict=True) if name == "calibration"])
@@ -120,11 +120,12 @@ def _load(path: Path) -> tuple[dict[str, list[Innocent]], torch.Tensor | None, l
 def judge(cell: Plan, now: Making) -> dict[str, Any]:
     """The figures of a record: the verdict, the accuracies, the cost."""
     method, verifier = now.make("method"), now.make("verifier")
-    pool = now.roles.probes(verifier.inputs, verifier.probes)
     facts = {**_accuracies(cell, now), **_cost(cell, now)}
-    key = _committed_key(cell, now, method, verifier.terms, pool)
+    key = now.key(cell.key, method)
     if key is None:
-        return {**facts, "reason": "no mark to judge", "probes": len(pool)}
+        return {**facts, "reason": "no mark to judge", "probes": verifier.probes}
+    pool = now.pool(verifier, cell.key)
+    _check_committed(cell, now, key, verifier.terms, pool)
     pools, usual, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
     court = Court(method, verifier, key, pool)
     court.probes = Probes(court.probes.samples, usual)
@@ -145,20 +146,16 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
     }
 
 
-def _committed_key(
-    cell: Plan, now: Making, method: Watermark, terms: dict[str, Any], pool: Samples
-) -> Key | None:
-    """The committed key. Raises ``InputError`` where it isn't the one that was published."""
+def _check_committed(
+    cell: Plan, now: Making, key: Key, terms: dict[str, Any], pool: Samples
+) -> None:
+    """Raises ``InputError`` where ``key`` isn't the one whose commitment was published."""
     published = now.notes(cell.key)["notes"]["commitment"]
-    key = now.key(cell.key, method)
-    if key is None:
-        return None
     if key.check(cell.key.config["method"], terms, pool) != published:
         raise InputError(
             f"the key's commitment {key.commitment[:16]}... isn't the published one, "
             f"{str(published)[:16]}...: no verdict can stand on it"
         )
-    return key
 
 
 def _accuracies(cell: Plan, now: Making) -> dict[str, Any]:

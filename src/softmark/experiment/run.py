@@ -118,7 +118,9 @@ def check(config: Config) -> None:
         raise InputError(f"secrets={config['secrets']}: repeatable or system")
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     verifier = config["verifier"]
-    roles_of(config).probes(verifier["inputs"], verifier["probes"])
+    # Which ones are sure, the victim says once it is there.
+    inputs = "samples" if verifier["inputs"] == "sure" else verifier["inputs"]
+    roles_of(config).probes(inputs, verifier["probes"])
 
 
 def check_access(has: str, steps: list[Any]) -> None:

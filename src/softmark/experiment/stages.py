@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from softmark.data.cache import open_data
 from softmark.data.roles import Roles, Samples, Shares, halves
@@ -24,15 +24,17 @@ from softmark.experiment.front import FRONT, KEY, LOG, MODEL, Front, load_key, l
 from softmark.experiment.plan import source_of
 from softmark.methods.key import Key
 from softmark.models.access import Query, Suspect, expose
-from softmark.models.files import load_network, save_network
+from softmark.models.files import load_network, read_tensors, save_network
 from softmark.models.networks import build
 from softmark.nodes import make
 from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
 from softmark.tracking.loggers import watch
 from softmark.training import Classifier, Fit
+from softmark.verification.judge import Verifier
 
 Config = dict[str, Any]
+CHOSEN = "probes.safetensors"  # the places of sure probes among the judge's samples
 _met: dict[Path, Suspect] = {}
 
 
@@ -95,6 +97,12 @@ class Making:
             front = Front.of(parent, self.store)
             met.append(expose(network, access, classes, front.answer(network), keep=front.logs))
         return met
+
+    def pool(self, verifier: Verifier, key: Stage | None = None) -> Samples:
+        """What the judge asks; ``key``: the stage that has chosen it, where the probes are sure."""
+        folder = self.folder if key is None else self.store.folder(key)
+        chosen = read_tensors(folder / CHOSEN)[0]["places"] if verifier.inputs == "sure" else None
+        return self.roles.probes(verifier.inputs, verifier.probes, chosen)
 
     def save(self, network: nn.Module, key: Key | None = None) -> None:
         save_network(network, self.folder / MODEL)
@@ -180,15 +188,26 @@ def embed(now: Making) -> dict[str, Any]:
 
 
 def commit(now: Making) -> dict[str, Any]:
-    """The key, bound to its method, to the terms of a claim and to the judge's probes."""
+    """The key, bound to its method, to the terms of a claim and to the judge's probes.
+
+    A second parent is the unmarked victim: its confidence chooses the probes, no key does.
+    """
     verifier = now.make("verifier")
     key = now.key(now.parents[0], now.make("method"))
     if key is None:
         return {"commitment": None}
-    pool = now.roles.probes(verifier.inputs, verifier.probes)
-    commitment = key.commit(now.own["method"], verifier.terms, pool)
+    if now.parents[1:]:
+        answers = now.suspect(now.parents[1]).answers(now.roles.judge)
+        save_file({"places": surest(answers, verifier.probes)}, now.folder / CHOSEN)
+    commitment = key.commit(now.own["method"], verifier.terms, now.pool(verifier))
     key.save(now.folder / KEY)
     return {"commitment": commitment}
+
+
+def surest(answers: Tensor, count: int) -> Tensor:
+    """The places of the ``count`` most confident of ``answers`` (N, K), in ascending order."""
+    order = answers.amax(1).sort(descending=True, stable=True).indices
+    return order[:count].sort().values
 
 
 def attack(now: Making) -> dict[str, Any]:
