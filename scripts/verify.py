@@ -36,7 +36,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", help="of the suspect, in the evidence; SUSPECT where none is given"
     )
-    parser.add_argument("--disclose", action="store_true", help="put the pattern into the evidence")
+    parser.add_argument("--disclose", action="store_true", help="put the pattern's seed into it")
     parser.add_argument(
         "--keys-tried", type=int, default=1, metavar="N", help="p is multiplied by N"
     )

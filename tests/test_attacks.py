@@ -36,7 +36,7 @@ from softmark.methods.watermark import Unmarked, Watermark
 from softmark.models.access import Query, Suspect
 from softmark.models.networks import ConvNet, Ensemble, build
 from softmark.training import Classifier, accuracy, predict
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 from test_soft_labels import soft
 from test_training import fit, network, recipe, samples
@@ -424,7 +424,7 @@ def test_a_forger_keeps_the_key_that_shows_most_and_leaves_the_model_untouched(k
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
     assert len(drawn) == keys
     assert len({bytes(key.secret.tolist()) for key in drawn}) == keys
-    found = [method.evidence(Suspect.of(target), key, Probes(data)).tests for key in drawn]
+    found = [method.evidence(Suspect.of(target), key, data).tests for key in drawn]
     p = [next(iter(tests.values())).p_value() for tests in found]
     assert stolen.key is drawn[p.index(min(p))]
     assert bytes(stolen.key.message.tolist()) == b"attacker"
@@ -470,10 +470,10 @@ def test_a_forgers_method_sees_what_the_judge_would_show_it(needs, monkeypatch):
     stolen = Forge(method, 5).apply(target, data, fit())
     assert method.classes == 10
     assert method.like.fingerprint == data[:40].fingerprint
-    assert {probes.samples.fingerprint for _, probes in method.seen} == {data[:40][::2].fingerprint}
+    assert {probes.fingerprint for _, probes in method.seen} == {data[:40][::2].fingerprint}
     for suspect, probes in method.seen:
         assert (suspect.network is target) == (needs == "weights")
-        whole = (suspect.answers(probes.samples).max(1).values == 1).all()
+        whole = (suspect.answers(probes).max(1).values == 1).all()
         assert whole == (needs == "labels")
     assert stolen.key is not None
 

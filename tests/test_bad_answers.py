@@ -15,8 +15,8 @@ from softmark.data.roles import Samples
 from softmark.methods.csp import CSP
 from softmark.methods.usp import USP
 from softmark.models.access import Suspect
-from softmark.verification.evidence import SUMS, Evidence, Probes, usable
-from test_soft_labels import answers, drawn, skewed, soft
+from softmark.verification.evidence import SUMS, Evidence, usable
+from test_soft_labels import answers, drawn, skewed, soft, told
 from test_verification import verifier
 
 KINDS = (CSP, USP)
@@ -189,19 +189,23 @@ def test_whole_numbers_are_labels_or_no_evidence():
 # --- the judge --------------------------------------------------------------------------------
 
 
-def asked(kind, key, p: torch.Tensor, usual=USUAL) -> Evidence:
+def asked(kind, key, p: torch.Tensor) -> Evidence:
     """What the judge finds where POOL is answered by ``p``, a row each."""
-    suspect = Suspect(lambda images: p)
-    return verifier().ask(soft(kind), suspect, key, Probes(POOL, usual), POOL)
+    return verifier().ask(soft(kind), Suspect(lambda images: p), key, POOL, POOL)
 
 
-def claim(kind, key, p: torch.Tensor, usual=USUAL):
-    return verifier().judge(asked(kind, key, p, usual), [], [])
+def claim(kind, key, p: torch.Tensor):
+    return verifier().judge(asked(kind, key, p), [], [])
+
+
+def knowing(kind, seed: int = 0, usual=USUAL):
+    """A new key that knows what the unmarked model answers, ``usual``."""
+    return told(kind, drawn(kind, CLASSES, seed), usual)
 
 
 def marked(kind, seed: int):
     """A key, and random answers with its pattern added; each tail is a third of the whole or so."""
-    key = drawn(kind, CLASSES, seed)
+    key = knowing(kind, seed)
     logits = torch.randn(COUNT, CLASSES, generator=torch.manual_seed(seed))
     top = torch.randint(CLASSES, (COUNT,))
     logits = logits + 1.5 * soft(kind).pattern(key)[top]
@@ -280,7 +284,7 @@ def test_answers_that_cannot_be_used_are_evidence_for_no_key(kind):
     spoilt = torch.arange(COUNT) % 3 == 0
     p[spoilt] = math.nan
     (found,) = asked(kind, key, p).tests.values()
-    alone = soft(kind).exact(p[~spoilt], USUAL, key)[1]
+    alone = soft(kind).exact(p[~spoilt], key)[1]
     assert found.score == pytest.approx(alone.score, abs=1e-5)
     assert found.p_value() == pytest.approx(alone.p_value(), rel=1e-2)
 
@@ -288,7 +292,7 @@ def test_answers_that_cannot_be_used_are_evidence_for_no_key(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_attacker_who_spoils_answers_loses_evidence_and_makes_none(kind):
     """Whichever are spoilt is chosen without the key, so that unmarked answers stay unmarked."""
-    key, p = drawn(kind, CLASSES), skewed(COUNT, CLASSES, 1)
+    key, p = knowing(kind), skewed(COUNT, CLASSES, 1)
     for chosen in (p.argmax(1) == 0, p.max(1).values > 0.9, p[:, 3] > p[:, 4]):
         told = p.clone()
         told[chosen] = math.inf
@@ -317,11 +321,11 @@ UNMARKED = {
 @pytest.mark.parametrize("how", UNMARKED)
 @settings(max_examples=8)
 @given(SEEDS, st.booleans(), st.booleans())
-def test_answers_that_are_unmarked_are_never_claimed(kind, how, seed, told, plain):
-    key = drawn(kind, CLASSES, seed + 1)
+def test_answers_that_are_unmarked_are_never_claimed(kind, how, seed, known, plain):
+    key = knowing(kind, seed + 1, USUAL if known else None)
     p = answers(COUNT, CLASSES, seed) if plain else skewed(COUNT, CLASSES, seed)
     spoilt = UNMARKED[how](p, torch.randperm(COUNT))
-    assert not claim(kind, key, spoilt, USUAL if told else None).claimed
+    assert not claim(kind, key, spoilt).claimed
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -340,10 +344,10 @@ def test_a_mark_is_gone_where_its_columns_are_permuted_or_its_tails_shuffled(kin
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5)
 @given(SEEDS)
-def test_the_order_of_the_rows_changes_nothing_where_nothing_is_usual(kind, seed):
+def test_the_order_of_the_rows_changes_nothing(kind, seed):
     key, p = marked(kind, seed)
-    first = claim(kind, key, p, None).p_value
-    again = claim(kind, key, p[torch.randperm(COUNT)], None).p_value
+    first = claim(kind, key, p).p_value
+    again = claim(kind, key, p[torch.randperm(COUNT)]).p_value
     assert again == pytest.approx(first, rel=1e-2)
 
 
@@ -363,9 +367,9 @@ def test_the_order_of_the_rows_changes_nothing_where_nothing_is_usual(kind, seed
 )
 def test_one_answer_to_everything_is_never_claimed(kind, row):
     p = torch.tensor([row]).expand(COUNT, CLASSES).contiguous()
-    for usual in (None, USUAL, p):
+    for usual in (None, USUAL, usable(p)[0]):
         for seed in range(5):
-            verdict = claim(kind, drawn(kind, CLASSES, seed), p, usual)
+            verdict = claim(kind, knowing(kind, seed, usual), p)
             assert not verdict.claimed
             assert verdict.p_value is None or 0 < verdict.p_value <= 1
 
@@ -382,8 +386,6 @@ def test_a_key_for_another_number_of_classes_gives_no_evidence(kind, classes):
 def test_no_message_is_named_on_answers_that_are_no_probabilities(kind):
     key, _ = marked(kind, 0)
     spoilt, _ = usable(torch.full((COUNT, CLASSES), math.nan))
-    tests = soft(kind).identify(
-        Suspect(lambda images: spoilt), key, Probes(POOL, USUAL), ["customer", "other"]
-    )
+    tests = soft(kind).identify(Suspect(lambda images: spoilt), key, POOL, ["customer", "other"])
     assert [test.p_value() for test in tests.values()] == [1.0, 1.0]
     assert verifier().identify(tests).name is None

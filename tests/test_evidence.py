@@ -17,8 +17,8 @@ from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.store import store as stores
 from softmark.store.store import Store
+from softmark.tails import usual_tails
 from softmark.training import Recipe
-from softmark.verification.evidence import Probes, usable
 
 METHODS = ("csp", "usp")
 # Half of the small protocol's epochs, and one of each kind of innocent that needs no second mark.
@@ -61,8 +61,7 @@ def court_of(config, cell, store) -> tuple[judge.Court, dict]:
     pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
     key = front.load_key(store.folder(cell.key) / front.KEY, method)
     court = judge.Court(method, verifier, key, pool)
-    pools, usual, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
-    court.probes = Probes(court.probes.samples, usual)
+    pools, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
     return court, pools
 
 
@@ -132,13 +131,11 @@ def test_another_key_finds_nothing_in_the_marked_model(method, real):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_models_usually_answer_comes_from_the_judges_innocents(method, real):
-    """And nothing in the key can move an exact p-value but its secret."""
+def test_what_is_usual_is_the_unmarked_victims_and_nothing_that_was_learnt_moves_p(method, real):
     config, record, cell, store = real(method)
     court, _ = court_of(config, cell, store)
-    calibration = [each.stage for each in cell.innocents if each.pool == "calibration"]
-    answers = [usable(meet(stage, store).answers(court.probes.samples))[0] for stage in calibration]
-    torch.testing.assert_close(court.probes.usual, torch.stack(answers).mean(0))
+    victim = meet(cell.victim, store).answers(stages.roles_of(config).owner)
+    torch.testing.assert_close(court.key.usual, usual_tails(victim))
     suspect = meet(cell.suspect, store)
     assert p_of(court, suspect) == record["p_value"]
     for tensor in court.key.detector.state_dict().values():
@@ -192,7 +189,8 @@ def recommitted(tensors, about):
     from softmark.methods.key import Key
 
     tensors["secret"][0] ^= 1
-    key = Key(tensors["secret"], tensors["salt"], tensors["message"], int(about["classes"]))
+    drawn = (tensors[name] for name in ("secret", "salt", "message"))
+    key = Key(*drawn, int(about["classes"]), tensors["usual"])
     for name, tensor in tensors.items():
         if "." in name:
             owner, _, last = name.rpartition(".")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
@@ -18,7 +19,7 @@ from softmark.experiment.judge import Court
 from softmark.experiment.stages import repeatable
 from softmark.models.access import Suspect
 from softmark.nodes import make
-from softmark.tails import tail_sums
+from softmark.tails import tail_sums, usual_tails
 from softmark.verification.evidence import Evidence
 
 TRIES = 1000
@@ -43,14 +44,27 @@ def pool() -> Samples:
 
 def plant_pattern(tensors, about, answers, random):
     """The signs, and the direction, that the model itself shows."""
-    sums, _ = tail_sums(answers, None)
+    sums = tail_sums(answers)
     for name in random.sample(["pattern", "direction", "signs", "detector.features.pattern"], 2):
         tensors[name] = sums.sign() if random.random() < 0.5 else sums.clone()
 
 
-def plant_baseline(tensors, about, answers, random):
-    tensors["detector.features.baseline"] = torch.randn(CLASSES, CLASSES)
-    tensors["usual"] = answers.roll(random.randrange(10), 1)
+def plant_usual(tensors, about, answers, random):
+    """Other usual tails: of any model, of this one, of another shape, or none at all."""
+    told = [usual_tails(answers.roll(turn, 1)) for turn in range(3)]
+    told += [torch.randn(CLASSES, CLASSES), answers, 0 * tensors["usual"]]
+    tensors["usual"] = random.choice(told)
+    if random.random() < 0.2:
+        del tensors["usual"]
+
+
+def carve(pattern, sums):
+    """The usual tails without which ``sums`` point half-way between themselves and ``pattern``."""
+    centred = (pattern - pattern.sum(1, keepdim=True) / (CLASSES - 1)).fill_diagonal_(0)
+    left = F.normalize(F.normalize(sums, dim=1) + F.normalize(centred, dim=1), dim=1)
+    carved = F.normalize(sums - (sums * left).sum(1, keepdim=True) * left, dim=1)
+    carved[centred.norm(dim=1) < 1e-3] = 0  # all of its signs are alike
+    return carved
 
 
 def plant_detector(tensors, about, answers, random):
@@ -83,7 +97,7 @@ def nothing(tensors, about, answers, random):
 
 
 EDITS = (
-    plant_pattern, plant_baseline, plant_detector, weaken_terms, claim_other_classes,
+    plant_pattern, plant_usual, plant_detector, weaken_terms, claim_other_classes,
     change_the_method, other_text, nothing,
 )  # fmt: skip
 
@@ -99,6 +113,11 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
     for number in range(TRIES):
         torch.manual_seed(number)
         key = judged.draw(pool, CLASSES, repeatable)
+        key.usual = usual_tails(answers.roll(1, 1))
+        judged.complete(key)
+        if number % 4 == 0:
+            key.usual = carve(judged.pattern(key), tail_sums(answers))
+            judged.complete(key)
         key.commit(node, verifier.terms, pool)
         path.unlink(missing_ok=True)
         key.save(path)
@@ -132,7 +151,7 @@ def test_the_forger_of_old_would_succeed(cell, answers, pool):
 
     class Believing(CSP):
         def pattern(self, key):
-            sums = tail_sums(answers, None)[0]
+            sums = tail_sums(answers)
             return (sums + sums.T).sign()
 
     config = cell("method=csp", "verifier.probes=300")
@@ -143,3 +162,21 @@ def test_the_forger_of_old_would_succeed(cell, answers, pool):
     key = believing.draw(pool, CLASSES, repeatable)
     found: Evidence = Court(believing, verifier, key, pool).ask(Suspect(lambda images: answers))
     assert verifier.judge(found, (), ()).p_value < 1e-12
+
+
+@pytest.mark.parametrize("method", ["csp", "usp"])
+def test_whoever_carves_what_is_usual_would_succeed_if_no_pattern_followed_from_it(
+    method, cell, answers, pool
+):
+    config = cell(f"method={method}", "verifier.probes=300")
+    judged = make({k: v for k, v in config["method"].items() if k != "control"}, "method")
+    suspect = Suspect(lambda images: answers)
+    torch.manual_seed(0)
+    key = judged.draw(pool, CLASSES, repeatable)
+    pattern = judged.pattern(key)
+    key.usual = carve(pattern, tail_sums(answers))
+    (honest,) = judged.evidence(suspect, key, pool).tests.values()
+    assert honest.p_value() > 1e-3
+    judged.pattern = lambda key: pattern
+    (carved,) = judged.evidence(suspect, key, pool).tests.values()
+    assert carved.p_value() < 1e-9

@@ -21,7 +21,9 @@ from conftest import ROOT
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.methods.key import method_of
-from softmark.owner.commitment import customers_of, pattern_hashes, publication
+from softmark.owner.commitment import customers_of, publication, seed_hashes
+from softmark.owner.verify import examine
+from softmark.tails import usual_tails
 from softmark.training import predict
 
 
@@ -247,12 +249,19 @@ def test_answers_in_another_order_show_the_same():
     assert verdict.p_value == pytest.approx(marked().verdict.p_value, rel=0.05)
 
 
-def test_innocents_of_the_judges_own_change_p_and_not_its_meaning():
-    verdict = softmark.verify(
-        marked().model, marked().key, owners.probes(), innocents=[owners.innocent()]
-    )
-    assert verdict.claimed
-    assert verdict.p_value != marked().verdict.p_value
+def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
+    key = softmark.new_key("a", 10, owners.probes(), unmarked=owners.innocent())
+    shown = usual_tails(predict(owners.innocent(), owners.probes()))
+    torch.testing.assert_close(key.usual, shown)
+    assert softmark.new_key("a", 10, owners.probes()).usual is None
+    with pytest.raises(InputError, match="unmarked: it tells 10 classes apart, and classes=9"):
+        softmark.new_key("a", 9, owners.probes(), unmarked=owners.innocent())
+
+
+def test_innocents_say_how_many_answers_are_flagged_and_move_no_p():
+    found = examine(marked().model, marked().key, owners.probes(), [owners.innocent()])
+    assert found.verdict.p_value == marked().verdict.p_value
+    assert found.flagged is not None
 
 
 def test_p_is_multiplied_by_the_keys_that_were_tried():
@@ -288,9 +297,9 @@ def test_the_leaking_customer_is_named():
         assert each.verdict.claimed
     verdict = softmark.verify(owners.innocent(), key, owners.probes())
     assert (verdict.claimed, verdict.identified) == (False, None)
-    hashes = publication(key)["patterns"]
+    hashes = publication(key)["seeds"]
     assert len(set(hashes)) == 3
-    assert hashes[1] == pattern_hashes(key)[1]
+    assert hashes[1] == seed_hashes(key)[1]
 
 
 # --- Keys as files.

@@ -23,7 +23,6 @@ from softmark.methods.key import generator
 from softmark.models.access import Suspect, labels_only
 from softmark.models.networks import ConvNet, Ensemble
 from softmark.training import Batches, Classifier, predict
-from softmark.verification.evidence import Probes
 from softmark.verification.nulls import Sampled
 from test_training import fit, network, recipe, samples
 
@@ -73,7 +72,7 @@ def marked(kind, message="customer", **changed):
 
 
 def ask(which, suspect: Suspect, key, pool: Samples):
-    return which.evidence(suspect, key, Probes(which.probes(key, pool, None)))
+    return which.evidence(suspect, key, which.probes(key, pool, None))
 
 
 # --- Secrets ------------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ def test_deepsigns_reads_the_signs_of_projected_class_means():
     network_, key = marked(DeepSigns)
     which, judge = method(DeepSigns), pictures(90, seed=2)
     probes = which.probes(key, judge, None)
-    found = which.evidence(Suspect.of(network_), key, Probes(probes))
+    found = which.evidence(Suspect.of(network_), key, probes)
     chosen, matrix, bits = which.secret(key, 32)
     assert set(probes.labels.tolist()) == set(chosen.tolist())
     right = 0
@@ -196,7 +195,7 @@ def test_averaged_copies_name_both_customers_and_nobody_else():
     others = [f"customer {number}" for number in range(20)]
     codes = {name: which.code(key.for_message(name)) for name in ("alice", "bob", *others)}
     others = [n for n in others if not any(codes[n].equal(codes[b]) for b in ("alice", "bob"))]
-    tests = which.identify(Suspect.of(mean), key, Probes(pictures()), ["alice", "bob", *others])
+    tests = which.identify(Suspect.of(mean), key, pictures(), ["alice", "bob", *others])
     for name, test in tests.items():
         assert (test.p_value() <= 1e-6) == (name in ("alice", "bob"))
     (own,) = ask(which, Suspect.of(mean), key, pictures()).tests.values()

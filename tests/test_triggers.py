@@ -28,7 +28,6 @@ from softmark.methods.uchida import Uchida, convolution, mean_filter
 from softmark.models.access import Suspect, answers_of
 from softmark.models.networks import ConvNet
 from softmark.training import Batch, Classifier, predict
-from softmark.verification.evidence import Probes
 from test_training import fit, recipe
 
 CLASSES = 10
@@ -110,7 +109,7 @@ def key_of(name: str, seed: int, **changed) -> Key:
 def test_of(name: str, suspect: Suspect, key: Key, **changed):
     """The only test of the evidence that ``suspect`` gives on the judge's pictures."""
     made = method(name, **changed)
-    probes = Probes(made.probes(key, judge(), suspect.log))
+    probes = made.probes(key, judge(), suspect.log)
     (test,) = made.evidence(suspect.seen_by(made.needs), key, probes).tests.values()
     return test
 
@@ -550,9 +549,9 @@ def test_dawn_finds_who_repeats_its_log():
     wrong = int((made.steps(key, log.inputs) > 0).sum())
     assert test_of("dawn", thief, key).p_value() == pytest.approx(9.0**-wrong)
     assert test_of("dawn", honest, key).p_value() == 1
-    assert "never asked" in made.evidence(untrained(), key, Probes(judge())).why
+    assert "never asked" in made.evidence(untrained(), key, judge()).why
     nothing = Suspect(untrained().answer, None, log[made.steps(key, log.inputs) == 0])
-    assert "no wrong answer" in made.evidence(nothing, key, Probes(judge())).why
+    assert "no wrong answer" in made.evidence(nothing, key, judge()).why
 
 
 # --- Uchida ------------------------------------------------------------------------------------
@@ -565,15 +564,15 @@ def test_bits_that_were_written_are_read_back():
     wanted = torch.linalg.pinv(matrix) @ (2.0 * bits - 1)
     with torch.no_grad():
         carrier.weight += (wanted - mean_filter(carrier)).reshape(carrier.weight[0].shape)
-    found = made.evidence(Suspect.of(net), key, Probes(judge()))
+    found = made.evidence(Suspect.of(net), key, judge())
     assert found.mark_recall == 1
     assert found.tests["bits"].p_value() == pytest.approx(2.0**-24)
-    elsewhere = method("uchida", layer=0, bits=5).evidence(Suspect.of(net), key, Probes(judge()))
+    elsewhere = method("uchida", layer=0, bits=5).evidence(Suspect.of(net), key, judge())
     assert elsewhere.tests["bits"].p_value() > 0.01
 
 
 def test_innocent_weights_match_half_of_the_bits():
-    made, probes = method("uchida"), Probes(judge())
+    made, probes = method("uchida"), judge()
     hits = [
         made.evidence(untrained(), key_of("uchida", seed), probes).tests["bits"].hits
         for seed in range(100)
@@ -590,6 +589,6 @@ def test_a_layer_that_is_not_there_or_too_small_is_named():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     for made, net in ((method("uchida"), flat), (method("uchida", layer=0, bits=10), victim())):
         suspect = Suspect(answers_of(net), copy.deepcopy(net))
-        found = made.evidence(suspect, key, Probes(judge()))
+        found = made.evidence(suspect, key, judge())
         assert not found.tests
         assert "no evidence" in found.why

@@ -19,7 +19,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.judge import KINDS, Innocent, Verifier
 from softmark.verification.metrics import flag_rate, group_means, threshold
 from softmark.verification.nulls import (
@@ -582,11 +582,11 @@ class Curious(Watermark):
 
 
 def asked(method, suspect, probes=PICTURES, pool=PICTURES, **changed):
-    return verifier(**changed).ask(method, suspect, ASKED_FOR, Probes(probes), pool)
+    return verifier(**changed).ask(method, suspect, ASKED_FOR, probes, pool)
 
 
 def test_a_method_gets_the_key_the_probes_and_its_evidence_is_handed_on():
-    method, probes = Curious(), Probes(PICTURES, TOLD)
+    method, probes = Curious(), PICTURES[:]
     found = verifier().ask(method, answering(TOLD), ASKED_FOR, probes, PICTURES)
     ((_, key, given_probes),) = method.seen
     assert key is ASKED_FOR

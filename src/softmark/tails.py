@@ -84,15 +84,25 @@ def class_tails(p: Tensor) -> Tensor:
     return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
-def tail_sums(answers: Tensor, usual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The evidence of a suspect's answers (N, K): two matrices (K, K) with 0 on the diagonal.
+def tail_sums(answers: Tensor) -> Tensor:
+    """The evidence of a suspect's answers (N, K): a matrix (K, K) with 0 on the diagonal.
 
-    The first is A_cj, the sum of t_j / sqrt(K - 1) over the probes answered c. The second has in
-    row c, at unit norm, what innocents show for that class, from ``usual`` (N, K), their mean
-    answers; 0 where there are none. Neither depends on a key.
+    A_cj is the sum of t_j / sqrt(K - 1) over the probes answered c.
     """
     tail, top = rank_tail(answers)
     classes = answers.shape[1]
-    sums = torch.zeros(classes, classes).index_add(0, top, tail) / (classes - 1) ** 0.5
-    baseline = torch.zeros(classes, classes) if usual is None else class_tails(usual)
-    return sums, F.normalize(baseline, dim=1)
+    return torch.zeros(classes, classes).index_add(0, top, tail) / (classes - 1) ** 0.5
+
+
+def usual_tails(answers: Tensor) -> Tensor:
+    """What the model that gave ``answers`` (N, K) shows for each class: (K, K), unit rows."""
+    return F.normalize(class_tails(answers), dim=1)
+
+
+def is_usual(rows: Tensor, classes: int) -> bool:
+    """Whether ``rows`` may come from ``usual_tails``: each is 0, or centred and of unit norm."""
+    if rows.shape != (classes, classes) or not rows.is_floating_point():
+        return False
+    norms = rows.norm(dim=1)
+    fits = (norms == 0) | ((norms - 1).abs() < 1e-3)
+    return bool((fits & (rows.sum(1).abs() < 1e-3) & (rows.diagonal() == 0)).all())

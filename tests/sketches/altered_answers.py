@@ -55,10 +55,10 @@ class AlteredAnswers(Watermark):
         return Samples(log.inputs[chosen], log.labels[chosen])
 
     def evidence(self, suspect, key, probes):
-        told = probes.samples.labels
-        chosen = [self.lie(key, i, 0) is not None for i in probes.samples.inputs]
+        told = probes.labels
+        chosen = [self.lie(key, i, 0) is not None for i in probes.inputs]
         if not all(chosen):
             return Evidence.none("nothing was asked of the owner's interface")
-        hits = suspect.answers(probes.samples).argmax(1) == told
+        hits = suspect.answers(probes).argmax(1) == told
         test = Binomial(int(hits.sum()), len(hits), 1 / (key.classes - 1))
         return Evidence(hits.float(), {"lies": test}, mark_recall=test.score)

@@ -39,6 +39,6 @@ class TriggerSet(Watermark):
         return Samples(images.reshape(shape), labels.remainder(key.classes))
 
     def evidence(self, suspect, key, probes):
-        hits = suspect.answers(probes.samples).argmax(1) == probes.samples.labels
+        hits = suspect.answers(probes).argmax(1) == probes.labels
         test = Binomial(int(hits.sum()), len(hits), 1 / key.classes)
         return Evidence(hits.float(), {"triggers": test}, mark_recall=test.score)

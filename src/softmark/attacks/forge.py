@@ -15,7 +15,6 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Suspect
 from softmark.training import Fit
-from softmark.verification.evidence import Probes
 
 SEARCHED = 1000  # pictures on which each key is tried
 
@@ -46,7 +45,7 @@ class Forge(Attack):
             if key is None:
                 break
             asked = self.method.probes(key, own, None)
-            for test in self.method.evidence(suspect, key, Probes(asked)).tests.values():
+            for test in self.method.evidence(suspect, key, asked).tests.values():
                 strength = (-test.p_value(), test.score)
                 if best is None or strength > most:
                     best, most = key, strength

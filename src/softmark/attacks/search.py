@@ -24,7 +24,6 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.training import Fit, Recipe, accuracy, predict
-from softmark.verification.evidence import Probes
 
 HELD_OUT = 0.3  # of the attacker's pictures: what they measure on, and train nothing on
 
@@ -136,8 +135,7 @@ class StandIn:
         own = own_model(search.network, search.recipe, data, self.classes, fit)
         self.marked, self.key = search.method.embed(copy.deepcopy(own), data, fit)
         self.method, self.data, self.held, self.fit = search.method, data, held, fit
-        asked = held if self.key is None else search.method.probes(self.key, held, None)
-        self.probes = Probes(asked, predict(own, asked.inputs))
+        self.probes = held if self.key is None else search.method.probes(self.key, held, None)
         self.worth = accuracy(predict(self.marked, held.inputs), held.labels)
 
     def tries(self, text: str, attack: Attack) -> Tried:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from softmark.data.roles import Samples
@@ -20,7 +18,7 @@ from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.models.files import read_tensors
 from softmark.training import utility
-from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Innocent, Verifier
 from softmark.verification.nulls import Measured
 
@@ -33,26 +31,17 @@ class Court:
 
     def __init__(self, method: Watermark, verifier: Verifier, key: Key, pool: Samples):
         self.method, self.verifier, self.key, self.pool = method, verifier, key, pool
-        self.probes = Probes(method.probes(key, pool, None))
-
-    def hear(self, innocents: Sequence[Suspect]) -> None:
-        """Takes the mean of the calibration innocents' answers as what models usually answer."""
-        if innocents:
-            answers = [usable(each.answers(self.probes.samples))[0] for each in innocents]
-            self.probes = Probes(self.probes.samples, torch.stack(answers).mean(0))
+        self.probes = method.probes(key, pool, None)
 
     def ask(self, suspect: Suspect, count: int | None = None) -> Evidence:
         """The evidence of ``suspect``, on the first ``count`` probes."""
         asked = self.method.probes(self.key, self.pool, suspect.log)
-        probes = self.probes
-        if asked.fingerprint != probes.samples.fingerprint:
-            probes = Probes(asked)
-        return self.verifier.ask(self.method, suspect, self.key, probes[:count], self.pool)
+        return self.verifier.ask(self.method, suspect, self.key, asked[:count], self.pool)
 
     def messages(self, suspect: Suspect) -> dict[str, Any]:
         """The test of each registered message."""
         names = self.verifier.messages
-        seen = self.verifier.admit(self.method, suspect, self.key, self.probes.samples)
+        seen = self.verifier.admit(self.method, suspect, self.key, self.probes)
         if not names or isinstance(seen, Evidence):
             return {}
         return self.method.identify(seen, self.key, self.probes, names)
@@ -64,12 +53,11 @@ def gather(now: Making) -> dict[str, Any]:
     key = now.key(now.parents[0], method)
     named = now.own["innocents"]
     if key is None:
-        _save(now.folder / EVIDENCE, [], None, [])
+        _save(now.folder / EVIDENCE, [], [])
         return {"innocents": 0}
     pool = now.pool(verifier, now.parents[0])
     court = Court(method, verifier, key, pool)
     suspects = [now.suspect(stage) for stage in now.parents[1:]]
-    court.hear([s for s, (name, _) in zip(suspects, named, strict=True) if name == "calibration"])
     found = [court.ask(suspect) for suspect in suspects]
     messages = [
         {name: test.p_value() for name, test in court.messages(suspect).items()}
@@ -79,13 +67,12 @@ def gather(now: Making) -> dict[str, Any]:
         {"pool": name, "kind": kind, "messages": p_values}
         for (name, kind), p_values in zip(named, messages, strict=True)
     ]
-    _save(now.folder / EVIDENCE, found, court.probes.usual, noted)
+    _save(now.folder / EVIDENCE, found, noted)
     return {"innocents": len(found), "skipped": sum(not each.tests for each in found)}
 
 
-def _save(path: Path, found: list[Evidence], usual: torch.Tensor | None, noted: list[dict]) -> None:
+def _save(path: Path, found: list[Evidence], noted: list[dict]) -> None:
     tensors = {f"scores.{number}": each.scores.contiguous() for number, each in enumerate(found)}
-    tensors |= {} if usual is None else {"usual": usual}
     about = [
         {
             **facts,
@@ -105,8 +92,8 @@ def _known(test: Any) -> float:
     return 1.0 if test.kind == "innocents" else test.p_value()
 
 
-def _load(path: Path) -> tuple[dict[str, list[Innocent]], torch.Tensor | None, list[dict]]:
-    """The innocents of each pool, their mean answers, and what was noted of each."""
+def _load(path: Path) -> tuple[dict[str, list[Innocent]], list[dict]]:
+    """The innocents of each pool, and what was noted of each."""
     tensors, metadata = read_tensors(path)
     about = json.loads(metadata["innocents"])
     pools: dict[str, list[Innocent]] = {"calibration": [], "evaluation": []}
@@ -114,7 +101,7 @@ def _load(path: Path) -> tuple[dict[str, list[Innocent]], torch.Tensor | None, l
         tests = {name: Measured(**test) for name, test in facts["tests"].items()}
         evidence = Evidence(tensors[f"scores.{number}"], tests, facts["why"])
         pools[facts["pool"]].append(Innocent(facts["kind"], evidence))
-    return pools, tensors.get("usual"), about
+    return pools, about
 
 
 def judge(cell: Plan, now: Making) -> dict[str, Any]:
@@ -126,9 +113,8 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
         return {**facts, "reason": "no mark to judge", "probes": verifier.probes}
     pool = now.pool(verifier, cell.key)
     _check_committed(cell, now, key, verifier.terms, pool)
-    pools, usual, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
+    pools, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
     court = Court(method, verifier, key, pool)
-    court.probes = Probes(court.probes.samples, usual)
     suspect = now.suspect(cell.suspect)
     found = court.ask(suspect)
     verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))
@@ -248,7 +234,6 @@ def _forgery(cell: Plan, now: Making, court: Court) -> dict[str, Any]:
     theirs = Court(court.method, court.verifier, key, court.pool)
     pool = [each for each in cell.innocents if each.pool == "calibration"]
     suspects = [now.suspect(each.stage) for each in pool]
-    theirs.hear(suspects)
     calibration = [
         Innocent(each.kind, theirs.ask(suspect))
         for each, suspect in zip(pool, suspects, strict=True)

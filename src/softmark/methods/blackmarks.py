@@ -29,7 +29,7 @@ from softmark.methods.key import Key, generator
 from softmark.methods.triggers import TriggerSet, beside, random_labels
 from softmark.models.access import Suspect
 from softmark.training import Batch, Classifier, Fit, Recipe, predict
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
@@ -82,9 +82,9 @@ class BlackMarks(TriggerSet):
         marking = Signing(copy.deepcopy(victim), self.recipe, len(data), key.groups, self.strength)
         return fit(marking, beside(data, triggers, self.share), "marking"), key
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        told = suspect.answers(probes.samples).argmax(1)
-        hits = key.groups[told] == key.groups[probes.samples.labels]
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        told = suspect.answers(probes).argmax(1)
+        hits = key.groups[told] == key.groups[probes.labels]
         test = Binomial(int(hits.sum()), len(hits), 0.5)
         return Evidence(hits.float(), {"bits": test}, mark_recall=test.score)
 

@@ -30,7 +30,7 @@ from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Batch, Classifier, Fit, Recipe
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Sampled
 
 FEWEST = 4  # pictures: a wave with a mean goes through any three
@@ -114,8 +114,8 @@ class CosWM(Watermark):
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
         return pool if log is None else log
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        answers, pixels = suspect.answers(probes.samples), probes.samples.inputs.flatten(1) / 255
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        answers, pixels = suspect.answers(probes), probes.inputs.flatten(1) / 255
         if (answers.amax(1) == 1).all():
             return Evidence.none("no evidence: the suspect tells labels and no scores")
         size, redraw = pixels.shape[1], torch.Generator().manual_seed(0)

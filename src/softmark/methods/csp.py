@@ -135,25 +135,29 @@ class CSP(SoftLabels):
         marking = self.marking(network=network, recipe=self.recipe, pattern=self.pattern(key))
         return fit(marking, data, "marking")
 
-    def exact(
-        self, answers: Tensor, usual: Tensor | None, key: Key
-    ) -> tuple[str, Signs | Either, str]:
-        """The part along what innocents show is taken off each row: the null stays exact.
+    def exact(self, answers: Tensor, key: Key) -> tuple[str, Signs | Either, str]:
+        """Evidence and signs of a pair are those of the sum of its entries and of their difference.
 
-        Evidence and signs of a pair of classes are those of the sum of its two entries and of
-        their difference. All count, or the sums alone, which a new last layer leaves.
+        All count, or the sums alone, which a new last layer leaves; and either the evidence as it
+        is, or without the part of each row that points along what the unmarked model shows.
         """
-        sums, baseline = tail_sums(answers, usual)
-        along = (sums * baseline).sum(1, keepdim=True).clamp_min(0)
-        rest, pattern, above = sums - along * baseline, self.pattern(key), pairs(key.classes)
-        both = Signs((rest + rest.T)[above], (pattern + pattern.T)[above].sign())
-        difference = Signs((rest - rest.T)[above], (pattern - pattern.T)[above].sign())
-        whole = Signs(
-            torch.cat([both.weights, difference.weights]),
-            torch.cat([both.signs, difference.signs]),
-        )
-        bits = len(whole.signs)
+        pattern, above = self.pattern(key), pairs(key.classes)
+        seen = [sums := tail_sums(answers)]
+        if key.usual is not None:
+            along = (sums * key.usual).sum(1, keepdim=True).clamp_min(0)
+            seen.append(sums - along * key.usual)
+        tests = []
+        for rest in seen:
+            both = Signs((rest + rest.T)[above], (pattern + pattern.T)[above].sign())
+            difference = Signs((rest - rest.T)[above], (pattern - pattern.T)[above].sign())
+            tests.append(
+                Signs(
+                    torch.cat([both.weights, difference.weights]),
+                    torch.cat([both.signs, difference.signs]),
+                )
+            )
+            # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
+            tests += [both] if len(both.signs) > 20 else []
+        bits = len(tests[0].signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        # 20 signs or fewer can't reach a claim's level, and would cost the others a factor of 2.
-        test = Either((whole, both)) if len(both.signs) > 20 else whole
-        return "signs", test, few if 2.0**-bits > 1e-6 else ""
+        return "signs", Either(tuple(tests)), few if 2.0**-bits > 1e-6 else ""

@@ -21,7 +21,7 @@ from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Fit
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
@@ -69,8 +69,8 @@ class Dawn(Watermark):
         chosen = self.steps(key, log.inputs) > 0
         return log[chosen]
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        asked = probes.samples
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        asked = probes
         if suspect.log is None:
             return Evidence.none("no evidence: the owner's interface was never asked")
         if not len(asked) or not (self.steps(key, asked.inputs) > 0).all():

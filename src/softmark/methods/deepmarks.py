@@ -37,7 +37,7 @@ from softmark.methods.uchida import Regularised, carrier_in, convolution, mean_f
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, Recipe
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Direction, Null
 
 
@@ -103,7 +103,7 @@ class DeepMarks(Watermark):
         cosine = ours @ theirs / (ours.norm() * theirs.norm()).clamp_min(1e-30)
         return Direction(float(cosine), len(read) - 1)
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         read = self.read(suspect, key)
         if read is None:
             return Evidence.none(
@@ -114,7 +114,7 @@ class DeepMarks(Watermark):
         return Evidence(torch.empty(0), {"code": test}, mark_recall=float(found))
 
     def identify(
-        self, suspect: Suspect, key: Key, probes: Probes, messages: Sequence[str]
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
         read = self.read(suspect, key)
         if read is None:

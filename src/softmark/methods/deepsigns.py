@@ -31,7 +31,7 @@ from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.models.networks import Network
 from softmark.training import Batch, Classifier, Fit, Recipe, as_input
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
@@ -113,15 +113,15 @@ class DeepSigns(Watermark):
         """The pictures of the key's classes."""
         return pool[torch.isin(pool.labels, self.secret(key, 1)[0])]
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         network = suspect.network
         if not isinstance(network, Network):
             return Evidence.none("no evidence: the suspect has no features before a classifier")
         if self.bits > network.head.in_features:
             return Evidence.none("no evidence: the suspect has fewer features than bits")
         chosen, matrix, bits = self.secret(key, network.head.in_features)
-        features = features_of(network, probes.samples.inputs)
-        means, there = class_means(features, probes.samples.labels, chosen)
+        features = features_of(network, probes.inputs)
+        means, there = class_means(features, probes.labels, chosen)
         if not there.any():
             return Evidence.none("no evidence: no picture of a marked class was asked")
         right = (means[there] @ matrix.T > 0) == (bits[there] > 0)

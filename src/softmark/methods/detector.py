@@ -24,9 +24,9 @@ class Features(nn.Module):
     def __init__(self, pattern: Tensor, baseline: Tensor):
         super().__init__()
         unit = F.normalize(pattern, dim=1) * len(pattern) ** 0.5
-        # It follows from the secret, and is derived again wherever a key is read.
+        # The key has what both follow from.
         self.register_buffer("pattern", unit, persistent=False)
-        self.register_buffer("baseline", F.normalize(baseline, dim=1))
+        self.register_buffer("baseline", baseline, persistent=False)
         self.size = 3 * len(pattern) + 2
 
     def forward(self, log_p: Tensor) -> Tensor:

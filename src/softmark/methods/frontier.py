@@ -31,7 +31,7 @@ from softmark.methods.key import Key, generator
 from softmark.methods.triggers import TriggerSet
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, Recipe, as_pixels, predict
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Kind
 
 
@@ -111,8 +111,8 @@ class Frontier(TriggerSet):
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         return Samples(key.images, key.labels)[:count]
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        right = suspect.answers(probes.samples).argmax(1) == probes.samples.labels
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        right = suspect.answers(probes).argmax(1) == probes.labels
         chosen = chosen_of(key)[: len(right)]
         own = right[chosen].float()
         test = Split(int(own.sum()), len(own), int(right.sum()), len(right))

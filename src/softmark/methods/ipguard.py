@@ -25,7 +25,7 @@ from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, as_pixels, choose_device, predict
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Innocents
 
 
@@ -89,9 +89,9 @@ class IPGuard(Watermark):
         held = dict(key.named_buffers())
         return Samples(held["points"], held["labels"]) if "points" in held else pool
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if "points" not in dict(key.named_buffers()):
             return Evidence.none("no evidence: the key holds no points of a model")
-        hits = suspect.answers(probes.samples).argmax(1) == probes.samples.labels
+        hits = suspect.answers(probes).argmax(1) == probes.labels
         share = float(hits.float().mean())
         return Evidence(hits.float(), {"points": Innocents(share)}, mark_recall=share)

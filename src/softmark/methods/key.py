@@ -22,7 +22,7 @@ from softmark.nodes import make
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
-FORMAT = "softmark key 3"
+FORMAT = "softmark key 4"
 
 
 def as_bytes(text: str) -> Tensor:
@@ -44,17 +44,27 @@ class Key(nn.Module):
     at each verification and never stored. ``classes``: K of the model. ``method``: the config node
     of the watermark. ``terms``: how a claim will be decided (``Verifier.terms``). ``probes``: the
     fingerprint of the judge's samples in their order. ``commitment``: the SHA-256 over all of
-    these, empty until ``commit``.
+    these, empty until ``commit``. ``usual`` (K, K): what the unmarked model shows, for a method
+    that takes it off a suspect's evidence; None where nothing is known of that.
     """
 
     secret: Tensor
     salt: Tensor
     message: Tensor
+    usual: Tensor | None
 
-    def __init__(self, secret: Tensor, salt: Tensor, message: Tensor, classes: int):
+    def __init__(
+        self,
+        secret: Tensor,
+        salt: Tensor,
+        message: Tensor,
+        classes: int,
+        usual: Tensor | None = None,
+    ):
         super().__init__()
         for name, tensor in (("secret", secret), ("salt", salt), ("message", message)):
             self.register_buffer(name, tensor)
+        self.register_buffer("usual", usual)
         self.classes = classes
         self.method: dict[str, Any] = {}
         self.terms: dict[str, Any] = {}
@@ -73,21 +83,31 @@ class Key(nn.Module):
         )
         return cls(secret, salt, as_bytes(named(message)), classes)
 
-    def stream(self, size: int) -> bytes:
-        """``size`` bytes that only the secret decides, others for each salt and message.
+    def seed(self) -> bytes:
+        """32 bytes that only the secret decides, others for each salt and message.
 
-        HMAC-SHA256(secret, counter, salt, message) for the counters 0, 1, ...
+        HMAC-SHA256(secret, salt, message). Whoever is told them has ``stream``, and that of no
+        other message.
         """
         secret, salt, message = (_bytes(t) for t in (self.secret, self.salt, self.message))
+        return hmac.new(secret, salt + message, hashlib.sha256).digest()
+
+    def stream(self, size: int) -> bytes:
+        """``size`` bytes that follow from ``seed`` and ``usual``: who chooses both can't fit them.
+
+        HMAC-SHA256(seed, counter, usual) for the counters 0, 1, ...; ``usual`` as little-endian
+        float32, row by row.
+        """
+        seed, usual = self.seed(), b"" if self.usual is None else as_floats(self.usual)
         blocks = (
-            hmac.new(secret, block.to_bytes(8, "big") + salt + message, hashlib.sha256).digest()
+            hmac.new(seed, block.to_bytes(8, "big") + usual, hashlib.sha256).digest()
             for block in range(math.ceil(size / 32))
         )
         return b"".join(blocks)[:size]
 
     def for_message(self, message: str) -> Key:
         """The key of another registered message: the same secret and salt, nothing learnt."""
-        return Key(self.secret, self.salt, as_bytes(message), self.classes)
+        return Key(self.secret, self.salt, as_bytes(message), self.classes, self.usual)
 
     def digest(self, tensors: Mapping[str, Tensor] | None = None) -> str:
         """SHA-256 (hex) over every tensor, the classes, the method, the terms and the probes.
@@ -175,7 +195,8 @@ class Key(nn.Module):
         if about.get("format") != FORMAT:
             raise InputError(f"{path}: not a key of this version of softmark")
         try:
-            key = cls(*(tensors[name] for name in ("secret", "salt", "message")), _count(about))
+            named = (tensors[name] for name in ("secret", "salt", "message"))
+            key = cls(*named, _count(about), tensors.get("usual"))
             key.method, key.terms = (json.loads(about[name]) for name in ("method", "terms"))
             key.probes, key.commitment = about["probes"], about["commitment"]
             # Before anything is built from it: a file may claim a million classes.
@@ -238,6 +259,11 @@ def _count(about: Mapping[str, str]) -> int:
 
 def _bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.tolist())
+
+
+def as_floats(tensor: Tensor) -> bytes:
+    """Its numbers row by row, as little-endian float32."""
+    return tensor.cpu().numpy().astype("<f4").tobytes()
 
 
 def _without_paths(node: Any) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
@@ -18,9 +17,9 @@ from softmark.methods.detector import Detector, train_detector
 from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of, expose
-from softmark.tails import class_tails, log_of
+from softmark.tails import is_usual, log_of, usual_tails
 from softmark.training import Classifier, Fit, Recipe, predict
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
 
@@ -68,7 +67,9 @@ class SoftLabels(Watermark):
     the owner's data; the detector learns from what they leave.
 
     The symmetric part of the pattern is planted in the features, too, where a new last layer finds
-    it. The exact tests are two therefore: of the whole pattern, and of its symmetric part alone.
+    it. What models show without any mark, such as cats beside dogs, is known from the unmarked
+    victim; the key holds it. So there are several exact tests, of which the strongest counts: of
+    the whole pattern and of its symmetric part, with and without what the victim shows.
     """
 
     def __init__(
@@ -98,22 +99,26 @@ class SoftLabels(Watermark):
         """The watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
         raise NotImplementedError
 
-    def exact(self, answers: Tensor, usual: Tensor | None, key: Key) -> tuple[str, Null, str]:
+    def exact(self, answers: Tensor, key: Key) -> tuple[str, Null, str]:
         """The exact test of ``answers`` (N, K): its name, the test, a remark on what it can reach.
 
-        ``usual`` (N, K): what innocents answer to the same probes.
+        The pattern follows from ``key.usual`` as well, so that it is random whatever that is.
         """
         raise NotImplementedError
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
+        self.tell(key, victim, data)
         return self.mark(victim, key, data, fit), key.eval()
+
+    def tell(self, key: Key, victim: nn.Module, data: Samples) -> None:
+        """Tells ``key``, before anything is marked by it, what the unmarked ``victim`` shows."""
+        key.usual = usual_tails(predict(victim, data.inputs))
+        self.complete(key)
 
     def mark(self, victim: nn.Module, key: Key, data: Samples, fit: Fit) -> nn.Module:
         """The watermarked model of ``victim`` for ``key``, whose detector learns to tell it."""
         answers = predict(victim, data.inputs)
-        usual = F.normalize(class_tails(answers), dim=1)
-        key.detector.features.baseline.copy_(usual)
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
         marked, innocent = (
             answers_under_attack(model, self.simulated_attacks, data, key.classes, fit)
@@ -128,23 +133,28 @@ class SoftLabels(Watermark):
         return key
 
     def complete(self, key: Key) -> None:
-        baseline = torch.zeros(key.classes, key.classes)
-        key.detector = self.detector(pattern=self.pattern(key), baseline=baseline)
+        usual = torch.zeros(key.classes, key.classes) if key.usual is None else key.usual
+        if not is_usual(usual, key.classes):
+            raise InputError(
+                f"the key's usual tails aren't those of {key.classes} classes: {key.classes} rows "
+                "of unit norm and sum 0 are needed, 0 on the diagonal"
+            )
+        key.detector = self.detector(pattern=self.pattern(key), baseline=usual)
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:
             return Evidence.none("two classes have a tail of one entry: no mark")
-        answers = suspect.answers(probes.samples)
+        answers = suspect.answers(probes)
         with torch.inference_mode():
             scores = key.detector(log_of(answers))
-        name, test, remark = self.exact(answers, probes.usual, key)
+        name, test, remark = self.exact(answers, key)
         return Evidence(scores, {name: test}, remark)
 
     def identify(
-        self, suspect: Suspect, key: Key, probes: Probes, messages: Sequence[str]
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
         if key.classes < 3:
             return {}
-        answers = suspect.answers(probes.samples)
-        tests = (self.exact(answers, probes.usual, key.for_message(m)) for m in messages)
+        answers = suspect.answers(probes)
+        tests = (self.exact(answers, key.for_message(m)) for m in messages)
         return {message: test for message, (_, test, _) in zip(messages, tests, strict=True)}

@@ -18,7 +18,7 @@ from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Classifier, Fit, Recipe
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null, Sampled
 
 
@@ -65,8 +65,8 @@ class TriggerSet(Watermark):
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
         return self.triggers(key, pool, self.count)
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
-        hits = suspect.answers(probes.samples).argmax(1) == probes.samples.labels
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        hits = suspect.answers(probes).argmax(1) == probes.labels
         test, own = self.null(key, hits), hits[: self.count].float()
         return Evidence(own, {"triggers": test}, mark_recall=float(own.mean()))
 

@@ -21,7 +21,7 @@ from softmark.methods.key import Key, generator, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Batch, Classifier, Fit, Recipe
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
@@ -93,7 +93,7 @@ class Uchida(Watermark):
         marking = Regularised(network, self.recipe, carrier, *self.secret(key, size), self.strength)
         return fit(marking, data, "marking"), key
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         carrier = convolution(suspect.network, self.layer)
         if carrier is None:
             return Evidence.none(f"no evidence: the suspect has no convolution {self.layer}")

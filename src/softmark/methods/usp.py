@@ -149,27 +149,30 @@ class USP(SoftLabels):
         )
         return fit(marking, data, "marking")
 
-    def exact(
-        self, answers: Tensor, usual: Tensor | None, key: Key
-    ) -> tuple[str, Direction | Either, str]:
-        """The cosine of evidence and pattern, without the part along what innocents show.
+    def exact(self, answers: Tensor, key: Key) -> tuple[str, Direction | Either, str]:
+        """The cosine of evidence and pattern, or of their symmetric parts, which a new last layer
+        leaves; as they are, or both without the part along what the unmarked model shows.
 
-        That part depends on no key: the pattern without it is still uniform. Each row lies in
-        K - 3 dimensions then (K - 1 entries, zero sum, one direction less), or in K - 2 where
-        nothing is known of innocents. The symmetric parts alone, which a new last layer leaves, are
-        compared in the space of ``levelled``, where the pattern's is uniform as well.
+        The pattern is uniform in each of these spaces: of K (K - 2) dimensions, since rows sum to
+        0, or K (K - 3), with one direction less a row; of ``levelled`` for the symmetric parts.
         """
-        (sums, baseline), pattern = tail_sums(answers, usual), self.pattern(key)
-        seen, wanted = (
-            rows - (rows * baseline).sum(1, keepdim=True) * baseline for rows in (sums, pattern)
-        )
-        dimensions = key.classes * (key.classes - 2) - int((baseline != 0).any(1).sum())
-        whole = Direction(cosine(seen, wanted), dimensions)
-        both, fewer = levelled(torch.stack([sums, pattern]), baseline)
-        few = f"{key.classes} classes leave {dimensions} dimensions: hardly enough for a claim"
-        # In fewer the symmetric part can hardly reach a claim, and costs the whole a factor of 2.
-        test = Either((whole, Direction(cosine(*both), fewer))) if fewer >= ENOUGH else whole
-        return "direction", test, few if dimensions < ENOUGH else ""
+        sums, pattern = tail_sums(answers), self.pattern(key)
+        tests = []
+        for usual in (torch.zeros_like(sums), key.usual):
+            if usual is None:
+                continue
+            seen, wanted = (
+                rows - (rows * usual).sum(1, keepdim=True) * usual for rows in (sums, pattern)
+            )
+            dimensions = key.classes * (key.classes - 2) - int((usual != 0).any(1).sum())
+            tests.append(Direction(cosine(seen, wanted), dimensions))
+            both, fewer = levelled(torch.stack([sums, pattern]), usual)
+            tests.append(Direction(cosine(*both), fewer))
+        # In few dimensions a test can hardly reach a claim, and costs the others a factor.
+        enough = [test for test in tests if test.dimensions >= ENOUGH] or tests[:1]
+        most = tests[0].dimensions
+        few = f"{key.classes} classes leave {most} dimensions: hardly enough for a claim"
+        return "direction", Either(tuple(enough)), few if most < ENOUGH else ""
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

@@ -12,7 +12,7 @@ from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.models.access import Access, Answer, Suspect
 from softmark.training import Fit
-from softmark.verification.evidence import Evidence, Probes
+from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
 
@@ -30,7 +30,7 @@ class Watermark:
                 key = self.draw(data, classes_of(victim, data), fit.entropy)
                 return fit(MyTraining(victim, key), data, "marking"), key
             def evidence(self, suspect, key, probes):
-                hits = ...suspect.answers(probes.samples)...
+                hits = ...suspect.answers(probes)...
                 return Evidence(scores, {"bits": Binomial(hits, trials, 0.5)})
     """
 
@@ -69,12 +69,12 @@ class Watermark:
         """
         return pool
 
-    def evidence(self, suspect: Suspect, key: Key, probes: Probes) -> Evidence:
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         """What the suspect shows of ``key``; its answers were made probabilities."""
         raise NotImplementedError
 
     def identify(
-        self, suspect: Suspect, key: Key, probes: Probes, messages: Sequence[str]
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
         """An exact test of each message that the owner of ``key`` may have registered.
 

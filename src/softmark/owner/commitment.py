@@ -11,18 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key, method_of
+from softmark.methods.key import Key, as_floats
 from softmark.nodes import make
 from softmark.verification.judge import Verdict
 
 COMMITMENT = "softmark.commitment.json"
-FORMAT = "softmark commitment 1"
+FORMAT = "softmark commitment 2"
 
 
 def commit(key: Key, probes: Tensor, config: Mapping[str, Any]) -> None:
@@ -49,13 +48,13 @@ def check_same(probes: Samples, committed: str, where: str) -> None:
 def publication(key: Key) -> dict[str, Any]:
     """What to publish before any suspect is seen; nothing in it is secret.
 
-    ``patterns``: salted hashes, so that a pattern that is disclosed later can be checked without
-    the secret; one for each customer, in the order in which they were named.
+    ``seeds``: hashes, so that what a claim rests on can be checked later without the secret; one
+    for each customer, in the order in which they were named.
     """
     return {
         "format": FORMAT,
         "commitment": key.commitment,
-        "patterns": pattern_hashes(key),
+        "seeds": seed_hashes(key),
         "method": key.method["name"],
         "classes": key.classes,
         "probes": key.probes,
@@ -105,21 +104,12 @@ def check_published(published: Mapping[str, Any], key: Key) -> None:
         )
 
 
-def pattern_hashes(key: Key) -> list[str]:
-    """Of each customer's pattern, or of the only one: SHA-256 of the salt and of its entries.
-
-    Row by row, as ``entries`` gives them.
-    """
-    way, salt = method_of(key), bytes(key.salt.tolist())
+def seed_hashes(key: Key) -> list[str]:
+    """SHA-256 of each customer's seed, or of the only one, and of what the unmarked model shows."""
     messages = customers_of(key)
     named = [key.for_message(message) for message in messages] if messages else [key]
-    shown = [entries(way.pattern(each)).tobytes() for each in named]
-    return [hashlib.sha256(salt + each).hexdigest() for each in shown]
-
-
-def entries(pattern: Tensor) -> np.ndarray:
-    """``pattern`` (K, K) as it is hashed and disclosed: in units of 1e-4, little-endian int32."""
-    return (1e4 * pattern.numpy().astype(float)).round().astype("<i4")
+    usual = b"" if key.usual is None else as_floats(key.usual)
+    return [hashlib.sha256(each.seed() + usual).hexdigest() for each in named]
 
 
 def customers_of(key: Key) -> list[str]:

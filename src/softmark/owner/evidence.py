@@ -16,11 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from softmark.errors import InputError
-from softmark.methods.key import Key, method_of
-from softmark.owner.commitment import check_published, customers_of, entries
+from softmark.methods.key import Key
+from softmark.owner.commitment import check_published, customers_of
 from softmark.owner.endpoint import Endpoint
 from softmark.owner.verify import Examination
-from softmark.tails import class_tails, ranks
+from softmark.tails import ranks
 from softmark.verification.evidence import usable
 
 TEMPLATE = Path(__file__).with_name("evidence.html")
@@ -40,9 +40,11 @@ NULLS = {
         "committed one does is computed exactly."
     ),
 }
-TWICE = (
-    " That is done twice, for the whole secret and for its part on what two classes show of each "
-    "other together, which a new last layer leaves; p is twice the smaller chance."
+SEVERAL = (
+    " That is done for the whole secret, for its part on what two classes show of each other "
+    "together, which a new last layer leaves, and for both without what the model showed before it "
+    "was marked; p is the smallest chance times the number of tests, {tests}. What the model "
+    "showed before can't have been chosen to fit: the secret numbers are computed from it."
 )
 
 
@@ -56,20 +58,20 @@ def statement(
     """All that p follows from, as plain containers; nothing secret unless ``disclose``.
 
     ``suspect``: who is accused, in words. ``published``: what was published of the key
-    (``commitment.publication``). ``disclose``: adds the pattern and the salt, from which
-    ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or put it
-    into another model. ``source``: where the answers come from (``of_file``, ``of_endpoint``).
-    Raises ``InputError`` where ``published`` is of another key.
+    (``commitment.publication``). ``disclose``: adds the seed of the pattern and what the unmarked
+    model shows, from which ``scripts/recheck.py`` computes p again. Whoever has read them can
+    remove the mark, or put it into another model. ``source``: where the answers come from
+    (``of_file``, ``of_endpoint``). Raises ``InputError`` where ``published`` is of another key.
     """
     court, verdict = found.court, found.verdict
-    key, usual = court.key, court.probes.usual
+    key = court.key
     if published:
         check_published(published, key)
     test = next(iter(verdict.tests), None)
     exact = found.evidence.tests.get(test)
     ranked, answered = ranks(usable(found.answers)[0])
     return {
-        "format": "softmark evidence 2",
+        "format": "softmark evidence 3",
         "suspect": suspect,
         "source": dict(source) if source else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +93,6 @@ def statement(
         "curve": {str(count): p for count, p in found.curve().items()},
         "answered": answered.tolist(),
         "ranks": ranked.tolist(),
-        "baseline": None if usual is None else class_tails(usual).tolist(),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
 
@@ -110,12 +111,12 @@ def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
-    """The pattern, and the salt of its published hash; None of a key of customers, none named."""
+    """What the pattern follows from; None of a key of customers of whom none is named."""
     if customers_of(key) and customer is None:
         return None
     named = key if customer is None else key.for_message(customer)
-    pattern = entries(method_of(key).pattern(named)) / 1e4
-    return {"pattern": pattern.tolist(), "salt": bytes(key.salt.tolist()).hex()}
+    usual = None if key.usual is None else key.usual.tolist()
+    return {"seed": named.seed().hex(), "usual": usual}
 
 
 def check_folder(folder: Path) -> None:
@@ -149,7 +150,8 @@ def page(made: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    null = NULLS[made["test"]] + TWICE * (made["tests"] > 1) if made["test"] else ""
+    null = NULLS.get(made["test"], "")
+    null += SEVERAL.format(tests=made["tests"]) if null and made["tests"] > 1 else ""
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)

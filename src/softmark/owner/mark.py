@@ -22,7 +22,7 @@ from softmark.methods.control import longer
 from softmark.methods.csp import CSP, MarkingLoss
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.nodes import make
-from softmark.owner.commitment import commit, customers_of, told_apart
+from softmark.owner.commitment import commit, customers_of, told_apart, unlabelled
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.verify import Verdict, verify
 from softmark.settings import CONF
@@ -106,9 +106,9 @@ def mark_each(
         check_model(model, asked, "probes")
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     key = Key.draw(messages[0], classes, secrets.token_bytes)
+    make(config["method"], "method").tell(key, model, samples)
     if len(messages) == 1:
         return [_marked(model, key, key, samples, asked, config, fit)]
-    make(config["method"], "method").complete(key)
     key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
     own = map(key.for_message, messages)
     return [_marked(model, each, key, samples, asked, config, fit) for each in own]
@@ -164,19 +164,33 @@ def settings(
     return config
 
 
-def new_key(message: str, classes: int, probes: Any, overrides: Sequence[str] = ()) -> Key:
+def new_key(
+    message: str,
+    classes: int,
+    probes: Any,
+    overrides: Sequence[str] = (),
+    unmarked: nn.Module | None = None,
+) -> Key:
     """A committed key of csp for a model that is yet to be trained, with ``marking_loss``.
 
-    ``probes``: what a suspect will be asked, inputs (N, ...). Raises ``InputError`` as ``mark``.
+    ``probes``: what a suspect will be asked, inputs (N, ...). ``unmarked``: the model before it is
+    marked, or another for the same task, if there is one: what it shows without a mark is told
+    from the mark then, which makes p much smaller. Raises ``InputError`` as ``mark``.
     """
     _check_messages([message])
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
     config = settings("csp", message, overrides)
     check_classes(classes)
-    key = Key.draw(message, classes, secrets.token_bytes)
-    make(config["method"], "method").complete(key)
-    commit(key, as_inputs(probes), config)
+    key, asked = Key.draw(message, classes, secrets.token_bytes), as_inputs(probes)
+    way = make(config["method"], "method")
+    if unmarked is None:
+        way.complete(key)
+    elif (found := check_model(unmarked, asked, "probes")) != classes:
+        raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
+    else:
+        way.tell(key, unmarked, unlabelled(asked))
+    commit(key, asked, config)
     return key.eval()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from softmark.data.roles import Samples
@@ -19,7 +18,7 @@ from softmark.owner.commitment import check_same, customers_of, unlabelled
 from softmark.owner.samples import as_inputs
 from softmark.owner.told import remarks
 from softmark.settings import composed
-from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.evidence import Evidence, usable
 from softmark.verification.judge import Innocent, Verdict, Verifier
 from softmark.verification.metrics import flag_rate, threshold
 
@@ -60,8 +59,8 @@ def verify(
     ``suspect``: a module that gives logits (asked in eval mode), a function from inputs to
     probabilities (N, K), an array of probabilities, one row for each probe in order, labels (N,),
     or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``innocents``: models
-    that can't derive from yours, of the same kinds as ``suspect``: chosen by whoever judges, not by
-    the owner. What all models show is taken off then; p is exact with and without them.
+    that can't derive from yours, of the same kinds as ``suspect``, for ``Examination.flagged``
+    alone: p needs none.
     ``keys_tried``: keys that were tried on this suspect; p is multiplied by it. ``logits``: the
     function or the array gives logits.
 
@@ -88,8 +87,7 @@ def examine(
         ask(each, samples, key.classes, False, f"innocents[{place}]")[0]
         for place, each in enumerate(innocents)
     ]
-    usual = torch.stack([usable(each)[0] for each in others]).mean(0) if others else None
-    court = Court(key, verifier_of(key, keys_tried), Probes(samples, usual))
+    court = Court(key, verifier_of(key, keys_tried), samples)
     found = court.evidence(answers)
     given = [court.evidence(each) for each in others]
     verdict = court.judge(found, given, answers)
@@ -104,7 +102,7 @@ def examine(
 class Court:
     """One key, its method, the probes: what stays the same for suspect and innocents."""
 
-    def __init__(self, key: Key, verifier: Verifier, probes: Probes):
+    def __init__(self, key: Key, verifier: Verifier, probes: Samples):
         self.key, self.verifier, self.probes = key, verifier, probes
         self.method = method_of(key)
         self.customers = customers_of(key)
@@ -113,7 +111,7 @@ class Court:
         """Of ``answers`` (N, K) to the first N probes."""
         probes = self.probes[: len(answers)]
         suspect = Suspect(lambda inputs: answers)
-        return self.verifier.ask(self.method, suspect, self.key, probes, probes.samples)
+        return self.verifier.ask(self.method, suspect, self.key, probes, probes)
 
     def judge(self, found: Evidence, innocents: Sequence[Evidence], answers: Tensor) -> Verdict:
         given = [Innocent("given", each) for each in innocents]

@@ -8,30 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from softmark.data.roles import Samples
 from softmark.verification.nulls import Null
 
 # Rows whose entries sum to this much are probabilities that an interface rounded or cut short.
 SUMS = (0.5, 1.5)
-
-
-@dataclass(frozen=True)
-class Probes:
-    """What is asked: ``samples``; and ``usual`` (N, K), what innocents answer to them on average.
-
-    ``usual`` comes from the judge's calibration innocents, so that no key decides about it; None
-    where there are none.
-    """
-
-    samples: Samples
-    usual: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: slice) -> Probes:
-        usual = None if self.usual is None else self.usual[index]
-        return Probes(self.samples[index], usual)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Suspect
-from softmark.verification.evidence import Evidence, Probes, usable
+from softmark.verification.evidence import Evidence, usable
 from softmark.verification.metrics import flag_rate, threshold
 from softmark.verification.nulls import Null, upper_bound
 
@@ -113,22 +113,22 @@ class Verifier:
         }
 
     def ask(
-        self, method: Any, suspect: Suspect, key: Any, probes: Probes, pool: Samples
+        self, method: Any, suspect: Suspect, key: Any, probes: Samples, pool: Samples
     ) -> Evidence:
         """The evidence of ``method``, which sees of ``suspect`` no more than it needs.
 
         ``pool``: the judge's probes. A null that needs probes which no key chose is refused where
         others are asked. Answers that are no probabilities count as none and are counted.
         """
-        seen = self.admit(method, suspect, key, probes.samples)
+        seen = self.admit(method, suspect, key, probes)
         if isinstance(seen, Evidence):
             return seen
         found = method.evidence(seen, key, probes)
-        keyed = probes.samples.fingerprint != pool[: len(probes)].fingerprint
+        keyed = probes.fingerprint != pool[: len(probes)].fingerprint
         for name, test in found.tests.items():
             if keyed and test.independent_probes:
                 return Evidence.none(f"{name} is exact only for probes that no key has chosen")
-        return replace(found, unusable=usable(suspect.answers(probes.samples))[1])
+        return replace(found, unusable=usable(suspect.answers(probes))[1])
 
     def admit(
         self, method: Any, suspect: Suspect, key: Any, samples: Samples
