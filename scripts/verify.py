@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> bool:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
     suspect, file = suspect_of(options)
-    found = examine(suspect, key, probes, (), options.keys_tried, options.logits)
+    found = examine(suspect, key, probes, options.keys_tried, options.logits)
     source = of_file(file) if file else None
     if isinstance(suspect, Endpoint):
         source = of_endpoint(suspect)

@@ -16,7 +16,7 @@ from softmark.methods.csp import CSP
 from softmark.methods.usp import USP
 from softmark.models.access import Suspect
 from softmark.verification.evidence import SUMS, Evidence, usable
-from test_soft_labels import answers, drawn, skewed, soft, told
+from test_soft_labels import answers, drawn, exact, skewed, soft, told
 from test_verification import verifier
 
 KINDS = (CSP, USP)
@@ -284,7 +284,7 @@ def test_answers_that_cannot_be_used_are_evidence_for_no_key(kind):
     spoilt = torch.arange(COUNT) % 3 == 0
     p[spoilt] = math.nan
     (found,) = asked(kind, key, p).tests.values()
-    alone = soft(kind).exact(p[~spoilt], key)[1]
+    alone = exact(kind, p[~spoilt], key, POOL.labels[~spoilt])[1]
     assert found.score == pytest.approx(alone.score, abs=1e-5)
     assert found.p_value() == pytest.approx(alone.p_value(), rel=1e-2)
 

@@ -17,7 +17,7 @@ from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.store import store as stores
 from softmark.store.store import Store
-from softmark.tails import usual_tails
+from softmark.tails import usual_of
 from softmark.training import Recipe
 
 METHODS = ("csp", "usp")
@@ -135,7 +135,7 @@ def test_what_is_usual_is_the_unmarked_victims_and_nothing_that_was_learnt_moves
     config, record, cell, store = real(method)
     court, _ = court_of(config, cell, store)
     victim = meet(cell.victim, store).answers(stages.roles_of(config).owner)
-    torch.testing.assert_close(court.key.usual, usual_tails(victim))
+    torch.testing.assert_close(court.key.usual, usual_of(victim))
     suspect = meet(cell.suspect, store)
     assert p_of(court, suspect) == record["p_value"]
     for tensor in court.key.detector.state_dict().values():

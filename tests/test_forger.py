@@ -19,7 +19,7 @@ from softmark.experiment.judge import Court
 from softmark.experiment.stages import repeatable
 from softmark.models.access import Suspect
 from softmark.nodes import make
-from softmark.tails import tail_sums, usual_tails
+from softmark.tails import tail_sums, usual_of
 from softmark.verification.evidence import Evidence
 
 TRIES = 1000
@@ -51,9 +51,10 @@ def plant_pattern(tensors, about, answers, random):
 
 def plant_usual(tensors, about, answers, random):
     """Other usual tails: of any model, of this one, of another shape, or none at all."""
-    told = [usual_tails(answers.roll(turn, 1)) for turn in range(3)]
-    told += [torch.randn(CLASSES, CLASSES), answers, 0 * tensors["usual"]]
+    told = [usual_of(answers.roll(turn, 1)) for turn in range(3)]
+    told += [torch.randn(2, CLASSES, CLASSES), answers, 0 * tensors["usual"]]
     tensors["usual"] = random.choice(told)
+    tensors["expected"] = answers.argmax(1) + random.randrange(2)
     if random.random() < 0.2:
         del tensors["usual"]
 
@@ -113,10 +114,10 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
     for number in range(TRIES):
         torch.manual_seed(number)
         key = judged.draw(pool, CLASSES, repeatable)
-        key.usual = usual_tails(answers.roll(1, 1))
+        key.usual = usual_of(answers.roll(1, 1))
         judged.complete(key)
         if number % 4 == 0:
-            key.usual = carve(judged.pattern(key), tail_sums(answers))
+            key.usual[0] = carve(judged.pattern(key), tail_sums(answers))
             judged.complete(key)
         key.commit(node, verifier.terms, pool)
         path.unlink(missing_ok=True)
@@ -174,7 +175,8 @@ def test_whoever_carves_what_is_usual_would_succeed_if_no_pattern_followed_from_
     torch.manual_seed(0)
     key = judged.draw(pool, CLASSES, repeatable)
     pattern = judged.pattern(key)
-    key.usual = carve(pattern, tail_sums(answers))
+    key.usual = usual_of(answers)
+    key.usual[0] = carve(pattern, tail_sums(answers))
     (honest,) = judged.evidence(suspect, key, pool).tests.values()
     assert honest.p_value() > 1e-3
     judged.pattern = lambda key: pattern

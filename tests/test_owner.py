@@ -23,7 +23,7 @@ from softmark.methods.csp import CSP
 from softmark.methods.key import method_of
 from softmark.owner.commitment import customers_of, publication, seed_hashes
 from softmark.owner.verify import examine
-from softmark.tails import usual_tails
+from softmark.tails import usual_of
 from softmark.training import predict
 
 
@@ -186,11 +186,11 @@ def test_an_array_of_answers_is_enough(suspect, said):
 
 
 @pytest.mark.parametrize("labels", [lambda p: p.argmax(1), lambda p: np.eye(10)[p.argmax(1)]])
-def test_labels_alone_prove_nothing_and_this_is_said(labels):
+def test_a_few_labels_alone_prove_nothing_and_this_is_said(labels):
     answers = labels(predict(marked().model, owners.probes()))
     verdict = softmark.verify(answers, marked().key, owners.probes())
     assert not verdict.claimed
-    assert verdict.p_value == 1.0
+    assert verdict.p_value > 1e-4
     assert "labels alone" in verdict.why
 
 
@@ -251,15 +251,17 @@ def test_answers_in_another_order_show_the_same():
 
 def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
     key = softmark.new_key("a", 10, owners.probes(), unmarked=owners.innocent())
-    shown = usual_tails(predict(owners.innocent(), owners.probes()))
-    torch.testing.assert_close(key.usual, shown)
+    shown = predict(owners.innocent(), owners.probes())
+    torch.testing.assert_close(key.usual, usual_of(shown))
+    assert torch.equal(key.expected, shown.argmax(1))
     assert softmark.new_key("a", 10, owners.probes()).usual is None
     with pytest.raises(InputError, match="unmarked: it tells 10 classes apart, and classes=9"):
         softmark.new_key("a", 9, owners.probes(), unmarked=owners.innocent())
 
 
 def test_innocents_say_how_many_answers_are_flagged_and_move_no_p():
-    found = examine(marked().model, marked().key, owners.probes(), [owners.innocent()])
+    told = [owners.innocent()]
+    found = examine(marked().model, marked().key, owners.probes(), innocents=told)
     assert found.verdict.p_value == marked().verdict.p_value
     assert found.flagged is not None
 

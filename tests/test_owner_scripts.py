@@ -30,7 +30,7 @@ from softmark.owner.commitment import commit, publication
 from softmark.owner.evidence import statement
 from softmark.owner.verify import examine
 from softmark.settings import composed
-from softmark.tails import usual_tails
+from softmark.tails import usual_of
 from softmark.training import Classifier, Fit, Recipe, predict
 
 # A module of the owner's own, as a file beside the command.
@@ -229,7 +229,8 @@ def evidence_of(kind: str, classes: int, folder: Path, lean: float = 1.5, told: 
     way, key = make(config["method"]), Key.draw("a", classes, Random(classes).randbytes)
     probes, random = torch.rand(300, 3), torch.manual_seed(classes)
     if told:
-        key.usual = usual_tails(torch.randn(300, classes, generator=random).softmax(1))
+        key.usual = usual_of(torch.randn(300, classes, generator=random).softmax(1))
+        key.expected = torch.randint(classes, (300,), generator=random)
     way.complete(key)
     commit(key, probes, config)
     top = torch.randint(classes, (300,), generator=random)
@@ -262,6 +263,7 @@ def test_numpy_alone_computes_the_same_p_for_any_number_of_classes(
          "299 answers to 300 committed probes"),
         (lambda made: made["disclosed"].update(seed="x"), 2, "not an evidence.json"),
         (lambda made: made["disclosed"].update(usual=[[1]]), 2, "not an evidence.json"),
+        (lambda made: made.update(undecided=[300]), 2, "not an evidence.json"),
         (lambda made: made.update(ranks=[["a"]]), 2, "not an evidence.json"),
         (lambda made: made.update(answered=[99] * 300), 2, "not an evidence.json"),
         (lambda made: made.update(ranks=[[5] * 10] * 300), 3, "p is 1;"),

@@ -44,10 +44,12 @@ from softmark.tails import (
     log_tail,
     margin,
     margin_loss,
+    mistakes,
     rank_tail,
+    surprises,
     tail_sums,
     unit_tail,
-    usual_tails,
+    usual_of,
 )
 from softmark.training import Batch, predict
 from softmark.verification.nulls import Direction, Signs
@@ -126,7 +128,7 @@ def test_a_flat_tail_has_no_direction():
     assert (rank_tail(flat)[0] == 0).all()
     assert (class_tails(flat) == 0).all()
     assert tail_sums(flat).abs().sum() == 0
-    assert usual_tails(flat).abs().sum() == 0
+    assert usual_of(flat)[0].abs().sum() == 0
 
 
 def test_rank_tail_by_hand():
@@ -192,25 +194,52 @@ def test_class_tails_average_each_class():
 def test_tail_sums_by_hand():
     p = answers(300, 5, 1)
     tail, top = rank_tail(p)
-    sums, usual = tail_sums(p), usual_tails(p)
+    sums, (usual, shared) = tail_sums(p), usual_of(p)
     for row in range(5):
         torch.testing.assert_close(sums[row], tail[top == row].sum(0) / 2)  # sqrt(5 - 1)
         torch.testing.assert_close(usual[row], F.normalize(class_tails(p)[row], dim=0))
-    for matrix in (sums, usual):
+        doubt = p[top == row].mean(0)
+        doubt[row] = 0
+        torch.testing.assert_close(shared[row], doubt / doubt.sum())
+    for matrix in (sums, usual, shared):
         assert (matrix.diagonal() == 0).all()
     torch.testing.assert_close(usual.norm(dim=1), torch.ones(5))
 
 
-def test_usual_tails_are_told_from_other_matrices():
-    usual = usual_tails(answers(300, 5))
-    usual[3] = 0  # a class that is never answered
+def test_mistakes_are_counted_where_label_and_answer_are_clear():
+    labels = torch.tensor([0, 0, 1, 2, 2, -1, 1])
+    p = F.one_hot(torch.tensor([0, 1, 0, 0, 0, 2, 2]), 3).float()
+    p[4] = torch.tensor([0.4, 0.4, 0.2])  # two as likely
+    expected = torch.tensor([[0.0, 1, 0], [1, 0, 1], [1, 0, 0]])
+    assert torch.equal(mistakes(p, labels), expected)
+    assert mistakes(torch.full((7, 3), 1 / 3), labels).sum() == 0
+    assert mistakes(p, torch.full((7,), -1)).sum() == 0
+
+
+def test_surprises_by_hand():
+    counts = torch.tensor([[0.0, 9, 3], [0, 0, 0], [2, 2, 0]])
+    shared = torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.25, 0.75, 0.0]])
+    found = surprises(counts, torch.stack([torch.zeros(3, 3), shared]))
+    assert float(found[0, 1]) == pytest.approx(9.375**0.5 - 6.375**0.5)
+    assert float(found[2, 0]) == pytest.approx(2.375**0.5 - 1.375**0.5)
+    assert (found[1] == 0).all()
+    assert (found.diagonal() == 0).all()
+    assert float(surprises(counts, None)[0, 2]) == pytest.approx(3.375**0.5 - 6.375**0.5)
+
+
+def test_usual_of_are_told_from_other_matrices():
+    usual = usual_of(answers(300, 5))
+    usual[:, 3] = 0  # a class that is never answered
     assert is_usual(usual, 5)
-    assert is_usual(torch.zeros(5, 5), 5)
-    lifted, turned, lost = usual.clone(), usual.clone(), usual.clone()
-    lifted[0, 1:] += 0.1
-    turned[1] = torch.tensor([0.5, 0.5, -0.5, -0.5, 0.0])
-    lost[2] = math.nan
-    for wrong in (2 * usual, lifted, turned, lost, usual[:4], usual.double()[:, :4], usual.int()):
+    assert is_usual(torch.zeros(2, 5, 5), 5)
+    lifted, turned, lost, less, itself, negative = (usual.clone() for _ in range(6))
+    lifted[0, 0, 1:] += 0.1
+    turned[0, 1] = torch.tensor([0.5, 0.5, -0.5, -0.5, 0.0])
+    lost[0, 2] = math.nan
+    less[1, 0] *= 0.9
+    itself[1, 1] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    negative[1, 2] = torch.tensor([1.5, -0.5, 0.0, 0.0, 0.0])
+    for wrong in (2 * usual, lifted, turned, lost, less, itself, negative, usual[:1], usual.int()):
         assert not is_usual(wrong, 5)
     assert not is_usual(usual, 6)
 
@@ -462,7 +491,7 @@ def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
 
 
 def test_a_detector_sees_what_it_is_said_to():
-    pattern, usual, p = signs_of(5), usual_tails(answers(300, 5)), answers(7, 5, 1)
+    pattern, usual, p = signs_of(5), usual_of(answers(300, 5))[0], answers(7, 5, 1)
     seen = Features(pattern, usual)(log_of(p))
     tail, top = unit_tail(log_of(p))
     rows = F.normalize(pattern, dim=1) * math.sqrt(5)
@@ -503,8 +532,9 @@ def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     assert not key.commitment
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(marked.head.weight, victim.head.weight)
-    torch.testing.assert_close(key.usual, usual_tails(predict(victim, data.inputs)))
-    torch.testing.assert_close(key.detector.features.baseline, key.usual)
+    torch.testing.assert_close(key.usual, usual_of(predict(victim, data.inputs)))
+    torch.testing.assert_close(key.detector.features.baseline, key.usual[0])
+    assert key.expected is None
     assert key.usual.norm() > 0.9
 
 
@@ -574,10 +604,16 @@ def test_a_trained_detector_tells_marked_answers_from_others(hidden):
 
 def told(kind, key: Key, usual: torch.Tensor | None) -> Key:
     """``key`` where the unmarked model gives the answers ``usual``; None where nobody has one."""
-    shown = None if usual is None else usual_tails(usual)
+    shown = None if usual is None else usual_of(usual)
     other = Key(key.secret, key.salt, key.message, key.classes, shown)
     soft(kind).complete(other)
     return other
+
+
+def exact(kind, p: torch.Tensor, key, labels: torch.Tensor | None = None):
+    """The exact test of a ``soft`` method; ``labels``: None where nobody knows them."""
+    unknown = torch.full((len(p),), -1)
+    return soft(kind).exact(p, unknown if labels is None else labels, key)
 
 
 def marked_for(kind, message: str, classes: int = 10, noise: float = 1.0, usual=None):
@@ -626,7 +662,7 @@ def test_few_classes_say_that_they_carry_too_little(kind, classes, words):
 @pytest.mark.parametrize(("kind", "classes"), [(CSP, 5), (CSP, 10), (USP, 6), (USP, 10)])
 def test_enough_classes_need_no_remark(kind, classes):
     p = answers(50, classes)
-    assert soft(kind).exact(p, drawn(kind, classes))[2] == ""
+    assert exact(kind, p, drawn(kind, classes))[2] == ""
 
 
 @pytest.mark.parametrize(("kind", "null"), [(CSP, Signs), (USP, Direction)])
@@ -651,16 +687,25 @@ def test_the_messages_tests_are_those_of_their_own_keys(kind):
     assert tests["customer"].p_value() == pytest.approx(own.p_value(), rel=1e-3)
     assert tests["other"].p_value() > 1e-4
     theirs = Key(key.secret, key.salt, as_bytes("other"), 10)
-    again = soft(kind).exact(p, theirs)[1]
+    again = exact(kind, p, theirs)[1]
     assert tests["other"].p_value() == pytest.approx(again.p_value(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
-def test_labels_alone_are_no_evidence(kind):
-    key, probes, _ = marked_for(kind, "customer")
-    labels = F.one_hot(probes.labels, 10).float()
-    for usual in (None, answers(300, 10)):
-        assert soft(kind).exact(labels, told(kind, key, usual))[1].p_value() == 1.0
+def test_labels_alone_are_evidence_where_they_are_others_than_expected(kind):
+    key = told(kind, drawn(kind), answers(300, 10, 7))
+    expected = torch.arange(3000) % 10
+    logits = key.usual[1].clamp_min(1e-3).log() + 0.5 * soft(kind).pattern(key)
+    torch.manual_seed(0)
+    told_ = torch.distributions.Categorical(logits=logits.fill_diagonal_(2.0)[expected]).sample()
+    p = F.one_hot(told_, 10).float()
+    test = exact(kind, p, key, expected)[1]
+    assert len(test.tests) == 1
+    assert test.p_value() < 1e-6
+    other = told(kind, drawn(kind, seed=1), answers(300, 10, 7))
+    assert exact(kind, p, other, expected)[1].p_value() > 1e-4
+    for labels in (None, told_):
+        assert exact(kind, p, key, labels)[1].p_value() == 1.0
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
@@ -677,11 +722,11 @@ def test_evidence_scores_each_probe_by_the_keys_detector(kind):
 @pytest.mark.parametrize("usual", [None, answers(300, 10, 7)], ids=["unknown", "known"])
 def test_a_verdict_stands_on_what_the_key_says_of_the_unmarked_model(kind, usual):
     key, probes, p = marked_for(kind, "customer", noise=3.0, usual=usual)
-    key.detector.features.baseline.copy_(usual_tails(answers(300, 10, 8)))
+    key.detector.features.baseline.copy_(usual_of(answers(300, 10, 8))[0])
     (found,) = soft(kind).evidence(answering(p), key, probes).tests.values()
     (named,) = soft(kind).identify(answering(p), key, probes, ["customer"]).values()
-    expected = soft(kind).exact(p, key)[1]
-    assert len(expected.tests) == (2 if usual is None else 4)
+    expected = exact(kind, p, key, probes.labels)[1]
+    assert len(expected.tests) == (3 if usual is None else 5)
     for test in (found, named):
         assert test.score == expected.score
         assert test.p_value() == expected.p_value()
@@ -693,18 +738,20 @@ def test_whoever_chooses_what_is_usual_chooses_another_pattern(kind):
     key, usual = drawn(kind), answers(300, 10, 7)
     knowing = told(kind, key, usual)
     other = Key(knowing.secret, knowing.salt, knowing.message, 10, knowing.usual.clone())
-    other.usual[3, 4] = torch.nextafter(other.usual[3, 4], torch.tensor(1.0))
-    patterns = [soft(kind).pattern(each).flatten() for each in (key, knowing, other)]
+    other.usual[1, 3, 4] = torch.nextafter(other.usual[1, 3, 4], torch.tensor(1.0))
+    asked = Key(knowing.secret, knowing.salt, knowing.message, 10, knowing.usual)
+    asked.expected = torch.arange(7)
+    patterns = [soft(kind).pattern(each).flatten() for each in (key, knowing, other, asked)]
     for first, second in itertools.combinations(patterns, 2):
         assert abs(float(F.cosine_similarity(first, second, dim=0))) < 0.5
 
 
 def test_csp_leaves_out_what_the_unmarked_model_shows():
     p, key = answers(300, 5, 1), told(CSP, drawn(CSP, 5), answers(500, 5))
-    name, test, _ = soft(CSP).exact(p, key)
+    name, test, _ = exact(CSP, p, key)
     assert name == "signs"
     plain, less = (paired_weights(each, 5) for each in test.tests)
-    sums, usual = tail_sums(p), key.usual
+    sums, usual = tail_sums(p), key.usual[0]
     torch.testing.assert_close(plain, sums)
     for row in range(5):
         raw, along = (float(m[row] @ usual[row]) for m in (sums, less))
@@ -723,12 +770,12 @@ def paired_weights(test: Signs, classes: int) -> torch.Tensor:
 
 def test_usp_leaves_out_what_the_unmarked_model_shows():
     p, key = answers(300, 6, 1), told(USP, drawn(USP, 6), answers(500, 6))
-    name, test, _ = soft(USP).exact(p, key)
+    name, test, _ = exact(USP, p, key)
     plain, less = test.tests
     assert (name, plain.dimensions, less.dimensions) == ("direction", 6 * 4, 6 * 3)
 
     def across(rows):
-        return torch.stack([row - (row @ b) * b for row, b in zip(rows, key.usual, strict=True)])
+        return torch.stack([row - (row @ b) * b for row, b in zip(rows, key.usual[0], strict=True)])
 
     sums, pattern = tail_sums(p), soft(USP).pattern(key)
     for part, seen, wanted in ((plain, sums, pattern), (less, across(sums), across(pattern))):
@@ -746,17 +793,17 @@ def test_a_mark_that_is_lost_among_what_every_model_shows_is_found_by_what_is_us
         return logits.scatter(1, top[:, None], 20.0).softmax(1)
 
     key = told(kind, drawn(kind), answer(torch.zeros(10, 10)))
-    tests = soft(kind).exact(answer(0.3 * soft(kind).pattern(key)), key)[1].tests
+    tests = exact(kind, answer(0.3 * soft(kind).pattern(key)), key)[1].tests
     plain, less = (min(test.p_value() for test in part) for part in (tests[:2], tests[2:]))
-    print(plain, less)
     assert less < 1e-3 * plain
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
 def test_the_order_of_the_probes_changes_no_test(kind):
     key, _, p = marked_for(kind, "customer", usual=answers(300, 10, 5))
-    first = soft(kind).exact(p, key)[1].p_value()
-    again = soft(kind).exact(p[torch.randperm(300)], key)[1].p_value()
+    labels, order = torch.arange(300) % 10, torch.randperm(300)
+    first = exact(kind, p, key, labels)[1].p_value()
+    again = exact(kind, p[order], key, labels[order])[1].p_value()
     assert again == pytest.approx(first, rel=1e-2)
 
 
@@ -770,21 +817,23 @@ def skewed(count: int, classes: int, seed: int) -> torch.Tensor:
     return logits.scatter(1, top[:, None], 7.0).softmax(1)
 
 
-@pytest.mark.parametrize("sure", [False, True])
+@pytest.mark.parametrize("seen", ["first", "sure", "labels"])
 @pytest.mark.parametrize("kind", [CSP, USP])
-def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, sure):
+def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, seen):
     """p-values of one innocent over 4,000 random keys: those below a tenth are a tenth."""
-    method, random, classes = soft(kind), Random(0), 6
-    p, usual = skewed(480, classes, 1), usual_tails(skewed(400, classes, 2))
-    p = p[surest(answers(480, classes, 3), 120)] if sure else p[:120]
-    assert (usual.norm(dim=1) > 0.5).all()
+    random, classes = Random(0), 6
+    p, usual = skewed(480, classes, 1), usual_of(skewed(400, classes, 2))
+    p = p[surest(answers(480, classes, 3), 120)] if seen == "sure" else p[:120]
+    labels = skewed(480, classes, 2).argmax(1)[:120] if seen == "labels" else None
+    assert (usual[0].norm(dim=1) > 0.5).all()
     message, found = as_bytes("customer"), []
     for _ in range(4000):
         secret = torch.tensor(list(random.randbytes(32)), dtype=torch.uint8)
         key = Key(secret, torch.zeros(16, dtype=torch.uint8), message, classes, usual)
-        # The last of the tests: of the whole pattern, without what is usual.
-        found.append(method.exact(p, key)[1].tests[-1])
-    assert kind is CSP or {test.dimensions for test in found} == {classes * (classes - 3)}
+        # The last of the tests: of the whole pattern, without what is usual, or of the labels.
+        found.append(exact(kind, p, key, labels)[1].tests[-1])
+    fewer = 2 if seen == "labels" else 3
+    assert kind is CSP or {test.dimensions for test in found} == {classes * (classes - fewer)}
     # All have the same weights: the larger the score, the smaller p, and few need be computed.
     best = sorted(found, key=lambda test: test.score)[-800:]
     below = [test.p_value() for test in best]
@@ -798,15 +847,16 @@ def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, sure):
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
-def test_the_best_of_four_tests_is_corrected(kind):
-    """Of one innocent over 1,000 keys for ten classes: whole or symmetric, as it is or less."""
-    p, usual, random = skewed(200, 10, 1), usual_tails(skewed(400, 10, 2)), Random(0)
+def test_the_best_of_five_tests_is_corrected(kind):
+    """Of one innocent over 1,000 keys: whole or symmetric, as it is or less, or by labels."""
+    labels = torch.arange(200) % 10
+    p, usual, random = skewed(200, 10, 1), usual_of(skewed(400, 10, 2)), Random(0)
     below, parts = 0, []
     for _ in range(1000):
         key = SimpleNamespace(stream=random.randbytes, classes=10, usual=usual)
-        test = soft(kind).exact(p, key)[1]
+        test = exact(kind, p, key, labels)[1]
         best = min(test.tests, key=lambda part: part.p_value())
-        assert test.p_value() == min(1.0, 4 * best.p_value())
+        assert test.p_value() == min(1.0, 5 * best.p_value())
         assert test.score == best.score
         below += test.p_value() <= 0.1
         parts.append([part.p_value() <= 0.05 for part in test.tests])
@@ -819,11 +869,11 @@ def test_the_best_of_four_tests_is_corrected(kind):
 @given(st.integers(0, 10**6), st.booleans())
 def test_usp_is_as_likely_by_chance_as_it_says(seed, told):
     """p-values of an innocent over random keys are uniform: those below a tenth are a tenth."""
-    p, usual = answers(50, 6, seed), usual_tails(answers(500, 6, seed + 1)) if told else None
+    p, usual = answers(50, 6, seed), usual_of(answers(500, 6, seed + 1)) if told else None
     random, below = Random(seed), 0
     for _ in range(400):
         key = SimpleNamespace(stream=random.randbytes, classes=6, usual=usual)
-        below += soft(USP).exact(p, key)[1].tests[-1].p_value() <= 0.1
+        below += exact(USP, p, key)[1].tests[-1].p_value() <= 0.1
     # 40 +- 6 expected: four standard deviations and more.
     assert 15 <= below <= 75
 
@@ -895,8 +945,8 @@ def test_a_new_last_layer_inherits_the_mark_of_the_features(kind):
         F.cross_entropy(layer(features), labels).backward()
         optimizer.step()
     p = layer(features).softmax(1).detach()
-    assert method.exact(p, key)[1].p_value() < 1e-6
-    other = method.exact(p, key.for_message("other"))[1]
+    assert exact(kind, p, key)[1].p_value() < 1e-6
+    other = exact(kind, p, key.for_message("other"))[1]
     assert other.p_value() > 1e-4
 
 
@@ -938,8 +988,8 @@ def random_of(seed: int) -> torch.Generator:
 @pytest.mark.parametrize("kind", [CSP, USP])
 def test_the_symmetric_part_is_tested_by_itself(kind):
     p, key = answers(300, 10, 1), told(kind, drawn(kind, 10), answers(500, 10))
-    pattern, test = soft(kind).pattern(key), soft(kind).exact(p, key)[1].tests[3]
-    sums, usual = tail_sums(p), key.usual
+    pattern, test = soft(kind).pattern(key), exact(kind, p, key)[1].tests[3]
+    sums, usual = tail_sums(p), key.usual[0]
     if kind is CSP:
         along = (sums * usual).sum(1, keepdim=True).clamp_min(0)
         rest = sums - along * usual

@@ -94,15 +94,64 @@ def tail_sums(answers: Tensor) -> Tensor:
     return torch.zeros(classes, classes).index_add(0, top, tail) / (classes - 1) ** 0.5
 
 
-def usual_tails(answers: Tensor) -> Tensor:
-    """What the model that gave ``answers`` (N, K) shows for each class: (K, K), unit rows."""
-    return F.normalize(class_tails(answers), dim=1)
+def without(sums: Tensor, usual: Tensor, *, towards: bool = False) -> Tensor:
+    """``sums`` (K, K) without the part of each row along ``usual``; ``towards``: only if it agrees.
+
+    What rounding leaves of a row that is nothing else is 0.
+    """
+    along = (sums * usual).sum(1, keepdim=True)
+    rest = sums - (along.clamp_min(0) if towards else along) * usual
+    return torch.where(rest.abs() < 1e-5 * sums.norm(dim=1, keepdim=True), 0.0, rest)
 
 
-def is_usual(rows: Tensor, classes: int) -> bool:
-    """Whether ``rows`` may come from ``usual_tails``: each is 0, or centred and of unit norm."""
-    if rows.shape != (classes, classes) or not rows.is_floating_point():
+def usual_of(answers: Tensor) -> Tensor:
+    """What the model that gave ``answers`` (N, K) shows for each class: (2, K, K).
+
+    First its mean ranks, ``class_tails`` at unit norm; then how its doubt is shared out: the mean
+    probabilities of the other classes, each row's sum 1. Rows of 0 for a class never answered.
+    """
+    top, classes = answers.argmax(1), answers.shape[1]
+    doubt = torch.zeros(classes, classes).index_add(0, top, answers.float()).fill_diagonal_(0)
+    shared = doubt / doubt.sum(1, keepdim=True).clamp_min(FLOOR)
+    return torch.stack([F.normalize(class_tails(answers), dim=1), shared])
+
+
+def is_usual(usual: Tensor, classes: int) -> bool:
+    """Whether ``usual`` may come from ``usual_of``."""
+    if usual.shape != (2, classes, classes) or usual.dtype != torch.float32:
         return False
-    norms = rows.norm(dim=1)
-    fits = (norms == 0) | ((norms - 1).abs() < 1e-3)
-    return bool((fits & (rows.sum(1).abs() < 1e-3) & (rows.diagonal() == 0)).all())
+    mean_ranks, shared = usual
+    sizes = torch.stack([mean_ranks.norm(dim=1), shared.sum(1)])
+    whole = ((sizes == 0) | ((sizes - 1).abs() < 1e-3)).all()
+    centred = (mean_ranks.sum(1).abs() < 1e-3).all() & (usual.diagonal(0, 1, 2) == 0).all()
+    return bool(whole & centred & (shared >= 0).all())
+
+
+def mistakes(answers: Tensor, labels: Tensor) -> Tensor:
+    """How often a probe of label c is answered j: (K, K), 0 on the diagonal.
+
+    ``answers`` (N, K), of which the likeliest class counts alone; where two are as likely there is
+    none. ``labels`` (N,): below 0 where nobody knows it.
+    """
+    classes = answers.shape[1]
+    known = is_clear(answers) & (labels >= 0)
+    places = classes * labels[known] + answers[known].argmax(1)
+    counts = places.bincount(minlength=classes**2).reshape(classes, classes).float()
+    return counts.fill_diagonal_(0)
+
+
+def is_clear(answers: Tensor) -> Tensor:
+    """Which of ``answers`` (N, K) have a single likeliest class: (N,)."""
+    return (answers == answers.amax(1, keepdim=True)).sum(1) == 1
+
+
+def surprises(counts: Tensor, usual: Tensor | None) -> Tensor:
+    """How far ``counts`` (K, K) of ``mistakes`` are from what an unmarked model lets expect.
+
+    sqrt(N + 3/8) - sqrt(m + 3/8), whose variance hardly depends on N (Anscombe 1948); m shares out
+    the mistakes of each row as the unmarked model's doubt, or evenly where it isn't known.
+    """
+    classes = len(counts)
+    shared = torch.ones(classes, classes) / (classes - 1) if usual is None else usual[1]
+    expected = counts.sum(1, keepdim=True) * shared
+    return ((counts + 0.375).sqrt() - (expected + 0.375).sqrt()).fill_diagonal_(0)

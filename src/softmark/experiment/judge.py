@@ -27,7 +27,7 @@ EVIDENCE = "evidence.safetensors"
 
 
 class Court:
-    """What stays the same while one key is judged: the method, the probes, what innocents say."""
+    """What stays the same while one key is judged: the method, the key, the probes."""
 
     def __init__(self, method: Watermark, verifier: Verifier, key: Key, pool: Samples):
         self.method, self.verifier, self.key, self.pool = method, verifier, key, pool

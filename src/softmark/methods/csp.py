@@ -22,7 +22,7 @@ from softmark.errors import InputError
 from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, pairs, templates
-from softmark.tails import margin_loss, tail_sums
+from softmark.tails import margin_loss, mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Either, Signs
 
@@ -135,29 +135,30 @@ class CSP(SoftLabels):
         marking = self.marking(network=network, recipe=self.recipe, pattern=self.pattern(key))
         return fit(marking, data, "marking")
 
-    def exact(self, answers: Tensor, key: Key) -> tuple[str, Signs | Either, str]:
+    def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Signs | Either, str]:
         """Evidence and signs of a pair are those of the sum of its entries and of their difference.
 
         All count, or the sums alone, which a new last layer leaves; and either the evidence as it
-        is, or without the part of each row that points along what the unmarked model shows.
+        is, or without the part of each row that points along what the unmarked model shows. Or the
+        labels alone, of which mistakes are more or fewer than expected.
         """
-        pattern, above = self.pattern(key), pairs(key.classes)
-        seen = [sums := tail_sums(answers)]
+        sums, above = tail_sums(answers), pairs(key.classes)
+        wanted = paired(self.pattern(key), above).sign()
+        seen = [sums]
         if key.usual is not None:
-            along = (sums * key.usual).sum(1, keepdim=True).clamp_min(0)
-            seen.append(sums - along * key.usual)
-        tests = []
+            seen.append(without(sums, key.usual[0], towards=True))
+        tests, half = [], len(wanted) // 2
         for rest in seen:
-            both = Signs((rest + rest.T)[above], (pattern + pattern.T)[above].sign())
-            difference = Signs((rest - rest.T)[above], (pattern - pattern.T)[above].sign())
-            tests.append(
-                Signs(
-                    torch.cat([both.weights, difference.weights]),
-                    torch.cat([both.signs, difference.signs]),
-                )
-            )
+            weights = paired(rest, above)
+            tests.append(Signs(weights, wanted))
             # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
-            tests += [both] if len(both.signs) > 20 else []
-        bits = len(tests[0].signs)
+            tests += [Signs(weights[:half], wanted[:half])] if half > 20 else []
+        tests.append(Signs(paired(surprises(mistakes(answers, labels), key.usual), above), wanted))
+        bits = len(wanted)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
-        return "signs", Either(tuple(tests)), few if 2.0**-bits > 1e-6 else ""
+        return "signs", Either.of(tests), few if 2.0**-bits > 1e-6 else ""
+
+
+def paired(matrix: Tensor, above: Tensor) -> Tensor:
+    """The sums of each pair's two entries of ``matrix`` (K, K), and behind them the differences."""
+    return torch.cat([(matrix + matrix.T)[above], (matrix - matrix.T)[above]])

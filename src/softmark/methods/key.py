@@ -44,14 +44,16 @@ class Key(nn.Module):
     at each verification and never stored. ``classes``: K of the model. ``method``: the config node
     of the watermark. ``terms``: how a claim will be decided (``Verifier.terms``). ``probes``: the
     fingerprint of the judge's samples in their order. ``commitment``: the SHA-256 over all of
-    these, empty until ``commit``. ``usual`` (K, K): what the unmarked model shows, for a method
-    that takes it off a suspect's evidence; None where nothing is known of that.
+    these, empty until ``commit``. ``usual`` (2, K, K): what the unmarked model shows
+    (``tails.usual_of``), and ``expected`` (N,): its answers to the probes, int64, for a method
+    that tells them from a mark; None where nothing is known of that.
     """
 
     secret: Tensor
     salt: Tensor
     message: Tensor
     usual: Tensor | None
+    expected: Tensor | None
 
     def __init__(
         self,
@@ -60,11 +62,13 @@ class Key(nn.Module):
         message: Tensor,
         classes: int,
         usual: Tensor | None = None,
+        expected: Tensor | None = None,
     ):
         super().__init__()
         for name, tensor in (("secret", secret), ("salt", salt), ("message", message)):
             self.register_buffer(name, tensor)
         self.register_buffer("usual", usual)
+        self.register_buffer("expected", expected)
         self.classes = classes
         self.method: dict[str, Any] = {}
         self.terms: dict[str, Any] = {}
@@ -93,21 +97,34 @@ class Key(nn.Module):
         return hmac.new(secret, salt + message, hashlib.sha256).digest()
 
     def stream(self, size: int) -> bytes:
-        """``size`` bytes that follow from ``seed`` and ``usual``: who chooses both can't fit them.
+        """``size`` bytes that follow from ``seed`` and ``known``: who chooses both can't fit them.
 
-        HMAC-SHA256(seed, counter, usual) for the counters 0, 1, ...; ``usual`` as little-endian
-        float32, row by row.
+        HMAC-SHA256(seed, counter, known) for the counters 0, 1, ...
         """
-        seed, usual = self.seed(), b"" if self.usual is None else as_floats(self.usual)
+        seed, known = self.seed(), self.known()
         blocks = (
-            hmac.new(seed, block.to_bytes(8, "big") + usual, hashlib.sha256).digest()
+            hmac.new(seed, block.to_bytes(8, "big") + known, hashlib.sha256).digest()
             for block in range(math.ceil(size / 32))
         )
         return b"".join(blocks)[:size]
 
+    def known(self) -> bytes:
+        """What the key says of the unmarked model: ``usual`` as float32, ``expected`` as int32.
+
+        Little-endian, row by row; nothing where it says nothing.
+        """
+        numbers = ((self.usual, "<f4"), (self.expected, "<i4"))
+        return b"".join(
+            tensor.cpu().numpy().astype(kind).tobytes()
+            for tensor, kind in numbers
+            if tensor is not None
+        )
+
     def for_message(self, message: str) -> Key:
         """The key of another registered message: the same secret and salt, nothing learnt."""
-        return Key(self.secret, self.salt, as_bytes(message), self.classes, self.usual)
+        return Key(
+            self.secret, self.salt, as_bytes(message), self.classes, self.usual, self.expected
+        )
 
     def digest(self, tensors: Mapping[str, Tensor] | None = None) -> str:
         """SHA-256 (hex) over every tensor, the classes, the method, the terms and the probes.
@@ -196,7 +213,7 @@ class Key(nn.Module):
             raise InputError(f"{path}: not a key of this version of softmark")
         try:
             named = (tensors[name] for name in ("secret", "salt", "message"))
-            key = cls(*named, _count(about), tensors.get("usual"))
+            key = cls(*named, _count(about), tensors.get("usual"), tensors.get("expected"))
             key.method, key.terms = (json.loads(about[name]) for name in ("method", "terms"))
             key.probes, key.commitment = about["probes"], about["commitment"]
             # Before anything is built from it: a file may claim a million classes.
@@ -259,11 +276,6 @@ def _count(about: Mapping[str, str]) -> int:
 
 def _bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.tolist())
-
-
-def as_floats(tensor: Tensor) -> bytes:
-    """Its numbers row by row, as little-endian float32."""
-    return tensor.cpu().numpy().astype("<f4").tobytes()
 
 
 def _without_paths(node: Any) -> Any:

@@ -17,7 +17,7 @@ from softmark.methods.detector import Detector, train_detector
 from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of, expose
-from softmark.tails import is_usual, log_of, usual_tails
+from softmark.tails import is_usual, log_of, usual_of
 from softmark.training import Classifier, Fit, Recipe, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
@@ -69,7 +69,8 @@ class SoftLabels(Watermark):
     The symmetric part of the pattern is planted in the features, too, where a new last layer finds
     it. What models show without any mark, such as cats beside dogs, is known from the unmarked
     victim; the key holds it. So there are several exact tests, of which the strongest counts: of
-    the whole pattern and of its symmetric part, with and without what the victim shows.
+    the whole pattern and of its symmetric part, with and without what the victim shows; and of
+    the labels alone, of what is mistaken for what.
     """
 
     def __init__(
@@ -99,21 +100,34 @@ class SoftLabels(Watermark):
         """The watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
         raise NotImplementedError
 
-    def exact(self, answers: Tensor, key: Key) -> tuple[str, Null, str]:
+    def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Null, str]:
         """The exact test of ``answers`` (N, K): its name, the test, a remark on what it can reach.
 
-        The pattern follows from ``key.usual`` as well, so that it is random whatever that is.
+        ``labels`` (N,): of the probes, or what the unmarked model answers to them; below 0 where
+        neither is known. The pattern follows from ``key.usual`` as well, so that it is random
+        whatever that is. A test for which the answers tell nothing isn't counted.
         """
         raise NotImplementedError
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        key = self.draw(data, classes_of(victim, data), fit.entropy)
+        key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
         self.tell(key, victim, data)
         return self.mark(victim, key, data, fit), key.eval()
 
-    def tell(self, key: Key, victim: nn.Module, data: Samples) -> None:
-        """Tells ``key``, before anything is marked by it, what the unmarked ``victim`` shows."""
-        key.usual = usual_tails(predict(victim, data.inputs))
+    def tell(
+        self, key: Key, victim: nn.Module, data: Samples, probes: Tensor | None = None
+    ) -> None:
+        """Tells ``key``, before anything is marked by it, what the unmarked ``victim`` shows.
+
+        ``probes``: inputs (N, ...), where an owner has chosen them by then.
+        """
+        answers = predict(victim, data.inputs)
+        if not answers.isfinite().all():
+            bad = int((~answers.isfinite().all(1)).nonzero()[0])
+            raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
+        key.usual = usual_of(answers)
+        if probes is not None:
+            key.expected = predict(victim, probes).argmax(1)
         self.complete(key)
 
     def mark(self, victim: nn.Module, key: Key, data: Samples, fit: Fit) -> nn.Module:
@@ -133,13 +147,16 @@ class SoftLabels(Watermark):
         return key
 
     def complete(self, key: Key) -> None:
-        usual = torch.zeros(key.classes, key.classes) if key.usual is None else key.usual
-        if not is_usual(usual, key.classes):
-            raise InputError(
-                f"the key's usual tails aren't those of {key.classes} classes: {key.classes} rows "
-                "of unit norm and sum 0 are needed, 0 on the diagonal"
-            )
-        key.detector = self.detector(pattern=self.pattern(key), baseline=usual)
+        baseline = torch.zeros(key.classes, key.classes)
+        if key.usual is not None:
+            if not is_usual(key.usual, key.classes):
+                raise InputError("the key's usual tails can't be those of any model")
+            baseline = key.usual[0]
+        if (labels := key.expected) is not None:
+            whole = labels.ndim == 1 and labels.dtype == torch.int64
+            if not (whole and ((labels >= 0) & (labels < key.classes)).all()):
+                raise InputError("the key's expected answers aren't all classes of its model")
+        key.detector = self.detector(pattern=self.pattern(key), baseline=baseline)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:
@@ -147,7 +164,7 @@ class SoftLabels(Watermark):
         answers = suspect.answers(probes)
         with torch.inference_mode():
             scores = key.detector(log_of(answers))
-        name, test, remark = self.exact(answers, key)
+        name, test, remark = self.exact(answers, probes.labels, key)
         return Evidence(scores, {name: test}, remark)
 
     def identify(
@@ -156,5 +173,5 @@ class SoftLabels(Watermark):
         if key.classes < 3:
             return {}
         answers = suspect.answers(probes)
-        tests = (self.exact(answers, key.for_message(m)) for m in messages)
+        tests = (self.exact(answers, probes.labels, key.for_message(m)) for m in messages)
         return {message: test for message, (_, test, _) in zip(messages, tests, strict=True)}

@@ -3,7 +3,7 @@
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
 We read "unified" as one mark for everybody, where CSP has one for each message. The pattern has a
 number for each class and each other class, drawn together as a uniform direction, so that a claim
-rests on an exact null in K (K - 3) dimensions; its symmetric part, K (K - 5) / 2 dimensions, is
+rests on an exact null in K (K - 2) dimensions; its symmetric part, K (K - 3) / 2 dimensions, is
 planted in the features, too, where a new last layer finds it. The model learns to be recognised,
 the detector to recognise it; then the detector is trained on copies of the model, and of the
 unmarked victim, that went through simulated attacks.
@@ -23,7 +23,7 @@ from softmark.methods.detector import Detector, shuffle_tails
 from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
-from softmark.tails import log_of, margin_loss, tail_sums
+from softmark.tails import log_of, margin_loss, mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction, Either
 
@@ -149,30 +149,32 @@ class USP(SoftLabels):
         )
         return fit(marking, data, "marking")
 
-    def exact(self, answers: Tensor, key: Key) -> tuple[str, Direction | Either, str]:
+    def exact(
+        self, answers: Tensor, labels: Tensor, key: Key
+    ) -> tuple[str, Direction | Either, str]:
         """The cosine of evidence and pattern, or of their symmetric parts, which a new last layer
-        leaves; as they are, or both without the part along what the unmarked model shows.
+        leaves; as they are, or both without the part along what the unmarked model shows. Or of
+        the labels alone, of which mistakes are more or fewer than expected.
 
         The pattern is uniform in each of these spaces: of K (K - 2) dimensions, since rows sum to
         0, or K (K - 3), with one direction less a row; of ``levelled`` for the symmetric parts.
         """
         sums, pattern = tail_sums(answers), self.pattern(key)
-        tests = []
-        for usual in (torch.zeros_like(sums), key.usual):
-            if usual is None:
-                continue
-            seen, wanted = (
-                rows - (rows * usual).sum(1, keepdim=True) * usual for rows in (sums, pattern)
-            )
+        plain, tests = torch.zeros_like(sums), []
+        for usual in [plain] if key.usual is None else [plain, key.usual[0]]:
+            wanted = pattern - (pattern * usual).sum(1, keepdim=True) * usual
             dimensions = key.classes * (key.classes - 2) - int((usual != 0).any(1).sum())
-            tests.append(Direction(cosine(seen, wanted), dimensions))
+            tests.append(Direction(cosine(without(sums, usual), wanted), dimensions))
             both, fewer = levelled(torch.stack([sums, pattern]), usual)
             tests.append(Direction(cosine(*both), fewer))
+        most = key.classes * (key.classes - 2)
+        found = surprises(mistakes(answers, labels), key.usual)
+        centred = (found - found.sum(1, keepdim=True) / (key.classes - 1)).fill_diagonal_(0)
+        tests.append(Direction(cosine(centred, pattern), most))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor.
-        enough = [test for test in tests if test.dimensions >= ENOUGH] or tests[:1]
-        most = tests[0].dimensions
+        enough = [test for test in tests if test.dimensions >= ENOUGH]
         few = f"{key.classes} classes leave {most} dimensions: hardly enough for a claim"
-        return "direction", Either(tuple(enough)), few if most < ENOUGH else ""
+        return "direction", Either.of(enough or tests[:1]), few if most < ENOUGH else ""
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

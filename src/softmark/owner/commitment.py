@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key, as_floats
+from softmark.methods.key import Key
 from softmark.nodes import make
 from softmark.verification.judge import Verdict
 
@@ -32,8 +32,8 @@ def commit(key: Key, probes: Tensor, config: Mapping[str, Any]) -> None:
 
 
 def unlabelled(probes: Tensor) -> Samples:
-    """``probes`` as samples: a judge needs no labels."""
-    return Samples(probes, torch.zeros(len(probes), dtype=torch.int64))
+    """``probes`` as samples whose labels nobody knows."""
+    return Samples(probes, torch.full((len(probes),), -1))
 
 
 def check_same(probes: Samples, committed: str, where: str) -> None:
@@ -105,11 +105,12 @@ def check_published(published: Mapping[str, Any], key: Key) -> None:
 
 
 def seed_hashes(key: Key) -> list[str]:
-    """SHA-256 of each customer's seed, or of the only one, and of what the unmarked model shows."""
+    """SHA-256 of method, classes, sizes, each customer's seed, or the only one, ``key.known``."""
     messages = customers_of(key)
     named = [key.for_message(message) for message in messages] if messages else [key]
-    usual = b"" if key.usual is None else as_floats(key.usual)
-    return [hashlib.sha256(each.seed() + usual).hexdigest() for each in named]
+    sizes = [0 if part is None else part.numel() for part in (key.usual, key.expected)]
+    head = json.dumps([key.method["name"], key.classes, *sizes]).encode()
+    return [hashlib.sha256(head + each.seed() + key.known()).hexdigest() for each in named]
 
 
 def customers_of(key: Key) -> list[str]:

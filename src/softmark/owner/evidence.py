@@ -20,7 +20,7 @@ from softmark.methods.key import Key
 from softmark.owner.commitment import check_published, customers_of
 from softmark.owner.endpoint import Endpoint
 from softmark.owner.verify import Examination
-from softmark.tails import ranks
+from softmark.tails import is_clear, ranks
 from softmark.verification.evidence import usable
 
 TEMPLATE = Path(__file__).with_name("evidence.html")
@@ -41,10 +41,13 @@ NULLS = {
     ),
 }
 SEVERAL = (
-    " That is done for the whole secret, for its part on what two classes show of each other "
-    "together, which a new last layer leaves, and for both without what the model showed before it "
-    "was marked; p is the smallest chance times the number of tests, {tests}. What the model "
-    "showed before can't have been chosen to fit: the secret numbers are computed from it."
+    " That is done several times: for the whole secret; for its part on what two classes show of "
+    "each other together, which a new last layer leaves; for both without what the model showed "
+    "before it was marked, where the key says what that was; and for the labels alone, of which "
+    "mistakes are more or fewer than before. Tests that find nothing to look at, or can't reach a "
+    "claim, are left out; p is the smallest chance times the number of the others, {tests}. What "
+    "the model showed before can't have been chosen to fit: the secret numbers are computed from "
+    "it."
 )
 
 
@@ -69,7 +72,8 @@ def statement(
         check_published(published, key)
     test = next(iter(verdict.tests), None)
     exact = found.evidence.tests.get(test)
-    ranked, answered = ranks(usable(found.answers)[0])
+    answers = usable(found.answers)[0]
+    (ranked, answered), clear = ranks(answers), is_clear(answers)
     return {
         "format": "softmark evidence 3",
         "suspect": suspect,
@@ -92,6 +96,7 @@ def statement(
         "remarks": [part for part in verdict.why.split("; ") if part],
         "curve": {str(count): p for count, p in found.curve().items()},
         "answered": answered.tolist(),
+        "undecided": (~clear).nonzero().flatten().tolist(),
         "ranks": ranked.tolist(),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
@@ -115,8 +120,11 @@ def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
     if customers_of(key) and customer is None:
         return None
     named = key if customer is None else key.for_message(customer)
-    usual = None if key.usual is None else key.usual.tolist()
-    return {"seed": named.seed().hex(), "usual": usual}
+    known = {
+        name: None if numbers is None else numbers.tolist()
+        for name, numbers in (("usual", key.usual), ("expected", key.expected))
+    }
+    return {"seed": named.seed().hex(), **known}
 
 
 def check_folder(folder: Path) -> None:

@@ -97,6 +97,8 @@ def mark_each(
     config = settings(method, messages[0], overrides, recipe)
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("model: none of its weights can be trained (requires_grad)")
     check_classes(classes)
     check_labels(samples.labels, classes)
     if probes is None:
@@ -106,7 +108,7 @@ def mark_each(
         check_model(model, asked, "probes")
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     key = Key.draw(messages[0], classes, secrets.token_bytes)
-    make(config["method"], "method").tell(key, model, samples)
+    make(config["method"], "method").tell(key, model, samples, asked)
     if len(messages) == 1:
         return [_marked(model, key, key, samples, asked, config, fit)]
     key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
@@ -174,8 +176,8 @@ def new_key(
     """A committed key of csp for a model that is yet to be trained, with ``marking_loss``.
 
     ``probes``: what a suspect will be asked, inputs (N, ...). ``unmarked``: the model before it is
-    marked, or another for the same task, if there is one: what it shows without a mark is told
-    from the mark then, which makes p much smaller. Raises ``InputError`` as ``mark``.
+    marked, or another for the same task, if there is one: what it shows without a mark isn't taken
+    for one then, and p is much smaller. Raises ``InputError`` as ``mark``.
     """
     _check_messages([message])
     if type(classes) is not int:
@@ -189,7 +191,7 @@ def new_key(
     elif (found := check_model(unmarked, asked, "probes")) != classes:
         raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
     else:
-        way.tell(key, unmarked, unlabelled(asked))
+        way.tell(key, unmarked, unlabelled(asked), asked)
     commit(key, asked, config)
     return key.eval()
 

@@ -50,9 +50,8 @@ def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
     """How many classes K ``model`` tells apart: it maps a batch of ``what`` to logits (N, K)."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}: a torch.nn.Module is needed")
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise InputError("model: none of its weights can be trained (requires_grad)")
-    home, was_training = next(model.parameters()).device, model.training
+    home = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    was_training = model.training
     about = f"{what} of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}"
     try:
         with torch.inference_mode():

@@ -52,8 +52,8 @@ def remarks(answers: Tensor) -> list[str]:
     if entries == 1:
         return [
             *said,
-            "the suspect tells labels alone, and the mark lies in the other probabilities: nothing "
-            "can be tested without them",
+            "the suspect tells labels alone: the mark can be seen only where they are others than "
+            "the unmarked model's, so that many more probes are needed",
         ]
     decimals = _decimals(answers)
     if decimals is not None:

@@ -50,7 +50,6 @@ def verify(
     suspect: Any,
     key: Key,
     probes: Any,
-    innocents: Sequence[Any] = (),
     keys_tried: int = 1,
     logits: bool = False,
 ) -> Verdict:
@@ -58,30 +57,34 @@ def verify(
 
     ``suspect``: a module that gives logits (asked in eval mode), a function from inputs to
     probabilities (N, K), an array of probabilities, one row for each probe in order, labels (N,),
-    or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``innocents``: models
-    that can't derive from yours, of the same kinds as ``suspect``, for ``Examination.flagged``
-    alone: p needs none.
-    ``keys_tried``: keys that were tried on this suspect; p is multiplied by it. ``logits``: the
-    function or the array gives logits.
+    or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``keys_tried``: keys
+    that were tried on this suspect; p is multiplied by it. ``logits``: the function or the array
+    gives logits.
 
     The exact tests alone decide: csp's ``signs`` and usp's ``direction``. A key of many customers
     names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers or
     probes that can't be used, and for a key that isn't what was committed to.
     """
-    return examine(suspect, key, probes, innocents, keys_tried, logits).verdict
+    return examine(suspect, key, probes, keys_tried, logits).verdict
 
 
 def examine(
     suspect: Any,
     key: Key,
     probes: Any,
-    innocents: Sequence[Any] = (),
     keys_tried: int = 1,
     logits: bool = False,
+    innocents: Sequence[Any] = (),
 ) -> Examination:
-    """``verify``, with what the verdict stands on."""
+    """``verify``, with what the verdict stands on.
+
+    ``innocents``: models that can't derive from yours, of the same kinds as ``suspect``, for
+    ``flagged`` alone: p needs none.
+    """
     samples = unlabelled(as_inputs(probes))
     check_probes(key, samples)
+    if key.expected is not None:
+        samples = Samples(samples.inputs, key.expected)
     answers, said = ask(suspect, samples, key.classes, logits)
     others = [
         ask(each, samples, key.classes, False, f"innocents[{place}]")[0]
@@ -152,4 +155,8 @@ def check_probes(key: Key, samples: Samples) -> None:
         raise InputError(f"probes: there are {len(samples)}, and the key was committed to {wanted}")
     if key.commitment:
         check_same(samples, key.probes, "probes")
+    if key.expected is not None and len(key.expected) != len(samples):
+        raise InputError(
+            f"the key expects {len(key.expected)} answers, and there are {len(samples)} probes"
+        )
     key.check(key.method, key.terms, samples)

@@ -55,6 +55,11 @@ class Signs:
         total = float(self.weights.double().abs().sum())
         return float((self.weights.double() * self.signs).sum()) / total if total else 0.0
 
+    @property
+    def idle(self) -> bool:
+        """Nothing was seen."""
+        return not self.weights.any()
+
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         size = self.weights.double().abs().numpy()
         score = float((self.weights.double() * self.signs).sum())
@@ -65,7 +70,8 @@ class Signs:
         bounds = [chernoff(size, score)]
         if len(size) <= self.CONVOLVED:
             bounds.append(convolve(size, score, self.GRID))
-        return min(1.0, *bounds)
+        # Below 1e-300 float64 runs out and would say 0; the bound is still true.
+        return max(min(1.0, *bounds), 1e-300)
 
 
 def convolve(sizes: np.ndarray, score: float, grid: int) -> float:
@@ -120,6 +126,11 @@ class Direction:
     def score(self) -> float:
         return self.cosine
 
+    @property
+    def idle(self) -> bool:
+        """Nothing was seen: a random direction is never at a right angle to anything else."""
+        return self.cosine == 0
+
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         if self.dimensions < 2 or not self.cosine > 0:
             return 1.0
@@ -138,6 +149,14 @@ class Either:
     tests: tuple[Signs | Direction, ...]
     kind: ClassVar[Kind] = "exact"
     independent_probes: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, tests: Sequence[Signs | Direction]) -> Either:
+        """Of those for which there is evidence at all, whatever the key says of it; or the first.
+
+        No factor is paid for the others.
+        """
+        return cls(tuple(test for test in tests if not test.idle) or tuple(tests[:1]))
 
     @property
     def score(self) -> float:
