@@ -40,15 +40,6 @@ NULLS = {
         "committed one does is computed exactly."
     ),
 }
-SEVERAL = (
-    " That is done several times: for the whole secret; for its part on what two classes show of "
-    "each other together, which a new last layer leaves; for both without what the model showed "
-    "before it was marked, where the key says what that was; and for the labels alone, of which "
-    "mistakes are more or fewer than before. Tests that find nothing to look at, or can't reach a "
-    "claim, are left out; p is the smallest chance times the number of the others, {tests}. What "
-    "the model showed before can't have been chosen to fit: the secret numbers are computed from "
-    "it."
-)
 
 
 def statement(
@@ -159,7 +150,6 @@ def page(made: Mapping[str, Any]) -> str:
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
     null = NULLS.get(made["test"], "")
-    null += SEVERAL.format(tests=made["tests"]) if null and made["tests"] > 1 else ""
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)
