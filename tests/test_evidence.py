@@ -60,7 +60,8 @@ def court_of(config, cell, store) -> tuple[judge.Court, dict]:
     method, verifier = make(cell.key.config["method"]), make(config["verifier"])
     pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
     key = front.load_key(store.folder(cell.key) / front.KEY, method)
-    court = judge.Court(method, verifier, key, pool)
+    now = stages.Making(None, {}, None, None, (), store)
+    court = judge.Court(method, verifier, key, judge.expected(now, method, cell.key, pool))
     pools, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
     return court, pools
 

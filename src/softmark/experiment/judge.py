@@ -17,6 +17,7 @@ from softmark.methods.key import Key
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.models.files import read_tensors
+from softmark.store.address import Stage
 from softmark.training import utility
 from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Innocent, Verifier
@@ -55,7 +56,7 @@ def gather(now: Making) -> dict[str, Any]:
     if key is None:
         _save(now.folder / EVIDENCE, [], [])
         return {"innocents": 0}
-    pool = now.pool(verifier, now.parents[0])
+    pool = expected(now, method, now.parents[0], now.pool(verifier, now.parents[0]))
     court = Court(method, verifier, key, pool)
     suspects = [now.suspect(stage) for stage in now.parents[1:]]
     found = [court.ask(suspect) for suspect in suspects]
@@ -69,6 +70,18 @@ def gather(now: Making) -> dict[str, Any]:
     ]
     _save(now.folder / EVIDENCE, found, noted)
     return {"innocents": len(found), "skipped": sum(not each.tests for each in found)}
+
+
+def expected(now: Making, method: Watermark, key: Stage, pool: Samples) -> Samples:
+    """The probes as ``method`` reads them: with true labels, or with the unmarked victim's answers.
+
+    ``key``: the stage of the committed key, whose model was made of the victim. No key decides
+    about these answers.
+    """
+    if not method.expects:
+        return pool
+    (victim,) = key.parents[0].parents
+    return Samples(pool.inputs, now.suspect(victim).answers(pool).argmax(1))
 
 
 def _save(path: Path, found: list[Evidence], noted: list[dict]) -> None:
@@ -114,7 +127,7 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
     pool = now.pool(verifier, cell.key)
     _check_committed(cell, now, key, verifier.terms, pool)
     pools, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
-    court = Court(method, verifier, key, pool)
+    court = Court(method, verifier, key, expected(now, method, cell.key, pool))
     suspect = now.suspect(cell.suspect)
     found = court.ask(suspect)
     verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))

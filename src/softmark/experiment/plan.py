@@ -91,8 +91,7 @@ def plan(config: Config) -> Plan:
     innocents = (*draft.innocents("calibration"), *draft.innocents("evaluation"))
     method = without(config["method"], "control")
     judging = {"method": method, "verifier": config["verifier"], **draft.common}
-    chooser = (victim,) if config["verifier"]["inputs"] == "sure" else ()
-    key = draft.stage("key", "commit", judging, (watermarked, *chooser))
+    key = draft.stage("key", "commit", judging, (watermarked,))
     named = [[each.pool, each.kind] for each in innocents]
     evidence = draft.stage(
         "evidence",

@@ -190,14 +190,15 @@ def embed(now: Making) -> dict[str, Any]:
 def commit(now: Making) -> dict[str, Any]:
     """The key, bound to its method, to the terms of a claim and to the judge's probes.
 
-    A second parent is the unmarked victim: its confidence chooses the probes, no key does.
+    Where they are the sure ones, the confidence of the unmarked victim chooses, no key does.
     """
     verifier = now.make("verifier")
     key = now.key(now.parents[0], now.make("method"))
     if key is None:
         return {"commitment": None}
-    if now.parents[1:]:
-        answers = now.suspect(now.parents[1]).answers(now.roles.judge)
+    if verifier.inputs == "sure":
+        (victim,) = now.parents[0].parents
+        answers = now.suspect(victim).answers(now.roles.judge)
         save_file({"places": surest(answers, verifier.probes)}, now.folder / CHOSEN)
     commitment = key.commit(now.own["method"], verifier.terms, now.pool(verifier))
     key.save(now.folder / KEY)

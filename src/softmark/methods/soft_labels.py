@@ -73,6 +73,8 @@ class SoftLabels(Watermark):
     the labels alone, of what is mistaken for what.
     """
 
+    expects = True
+
     def __init__(
         self,
         message: str,
@@ -103,9 +105,10 @@ class SoftLabels(Watermark):
     def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Null, str]:
         """The exact test of ``answers`` (N, K): its name, the test, a remark on what it can reach.
 
-        ``labels`` (N,): of the probes, or what the unmarked model answers to them; below 0 where
-        neither is known. The pattern follows from ``key.usual`` as well, so that it is random
-        whatever that is. A test for which the answers tell nothing isn't counted.
+        ``labels`` (N,): what the unmarked model answers to the probes, or their true labels; below
+        0 where neither is known. The pattern follows from what the key says of the unmarked model,
+        so that it is random whatever that is. A test for which the answers tell nothing isn't
+        counted.
         """
         raise NotImplementedError
 

@@ -20,7 +20,8 @@ class Watermark:
     """Stateless: what is secret, or was learnt for one owner, is in the ``Key``.
 
     ``needs``: what the judge must be able to see of a suspect. ``logs``: whether the evidence
-    reads what the owner's interface was asked. ``message``: what its keys say.
+    reads what the owner's interface was asked. ``expects``: whether the labels of its probes are
+    what the unmarked victim answers to them, and not the true ones. ``message``: what its keys say.
 
     The least that a method writes:
 
@@ -36,6 +37,7 @@ class Watermark:
 
     needs: ClassVar[Access] = "probabilities"
     logs: ClassVar[bool] = False
+    expects: ClassVar[bool] = False
     message: str
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key | None]:
