@@ -109,6 +109,7 @@ def test_a_wrong_override_is_named(line, words, tmp_path):
         ["method.message='17'"],
         ["trainer.threads=2"],
         ["data=hub", "data.name=x", "data.source.test_split=null"],
+        ["data=cifar10", "data.path=x", "data.roles.limit=null"],  # its protocol has a limit
         ["attack=distill_finetune", "attack.steps.2.lr_factor=0.01"],
         ["attack=distill_finetune", "attack@attack.steps.1=distill_hot", "~attack.steps.2"],
         ["+attack@method.simulated_attacks.more=prune", "~method.simulated_attacks.distill"],

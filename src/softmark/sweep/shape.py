@@ -34,7 +34,12 @@ PLANNING = {
     "control": {"_target_": "CLASS"},
 }
 # What may be null though its default isn't.
-NULLABLE = ("data.source.test_split", "trainer.threads")
+NULLABLE = (
+    "data.source.test_split",
+    "data.roles.limit",
+    "data.roles.judge_limit",
+    "trainer.threads",
+)
 # What may stand where any text has the right type.
 CHOICES = {"precision": ("auto", "bf16-mixed", "32-true")}
 
