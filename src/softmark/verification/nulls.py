@@ -8,6 +8,7 @@ stranger than they are). ``independent_probes``: it holds only where no key chos
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ class Signs:
         return not self.weights.any()
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
+        return self._tail
+
+    @functools.cached_property
+    def _tail(self) -> float:
         size = self.weights.double().abs().numpy()
         score = float((self.weights.double() * self.signs).sum())
         size = size[size > 0]
