@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant("a test that found nothing costs a factor", "verification/nulls.py",
            "tuple(test for test in tests if not test.idle) or tuple(tests[:1])", "tuple(tests)"),
     Mutant("usp counts too many dimensions", "methods/usp.py",
-           "dimensions = key.classes * (key.classes - 2) - int((usual != 0).any(1).sum())",
+           "dimensions = most - int((usual != 0).any(1).sum())",
            "dimensions = key.classes * key.classes"),
     Mutant("a symmetric direction counts too many dimensions", "methods/usp.py",
            "classes * (classes - 1) // 2 - len(values)", "classes * (classes - 1) // 2"),

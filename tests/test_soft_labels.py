@@ -227,11 +227,14 @@ def test_surprises_by_hand():
     assert float(surprises(counts, None)[0, 2]) == pytest.approx(3.375**0.5 - 6.375**0.5)
 
 
-def test_usual_of_are_told_from_other_matrices():
+def test_usual_tails_are_told_from_other_matrices():
     usual = usual_of(answers(300, 5))
     usual[:, 3] = 0  # a class that is never answered
     assert is_usual(usual, 5)
     assert is_usual(torch.zeros(2, 5, 5), 5)
+    doubtless = answers(300, 5).log().mul(200).softmax(1)  # as a model that learnt all by heart
+    doubtless[answers(300, 5).argmax(1) == 2] = torch.tensor([1e-15, 2e-15, 1.0, 0.0, 0.0])
+    assert is_usual(usual_of(doubtless), 5)
     lifted, turned, lost, less, itself, negative = (usual.clone() for _ in range(6))
     lifted[0, 0, 1:] += 0.1
     turned[0, 1] = torch.tensor([0.5, 0.5, -0.5, -0.5, 0.0])

@@ -108,11 +108,13 @@ def usual_of(answers: Tensor) -> Tensor:
     """What the model that gave ``answers`` (N, K) shows for each class: (2, K, K).
 
     First its mean ranks, ``class_tails`` at unit norm; then how its doubt is shared out: the mean
-    probabilities of the other classes, each row's sum 1. Rows of 0 for a class never answered.
+    probabilities of the other classes, each row's sum 1. Rows of 0 for a class that is never
+    answered, or without any doubt.
     """
     top, classes = answers.argmax(1), answers.shape[1]
     doubt = torch.zeros(classes, classes).index_add(0, top, answers.float()).fill_diagonal_(0)
-    shared = doubt / doubt.sum(1, keepdim=True).clamp_min(FLOOR)
+    total = doubt.sum(1, keepdim=True)
+    shared = torch.where(total > FLOOR, doubt / total.clamp_min(FLOOR), 0.0)
     return torch.stack([F.normalize(class_tails(answers), dim=1), shared])
 
 

@@ -160,14 +160,14 @@ class USP(SoftLabels):
         0, or K (K - 3), with one direction less a row; of ``levelled`` for the symmetric parts.
         """
         sums, pattern = tail_sums(answers), self.pattern(key)
+        most = key.classes * (key.classes - 2)
         plain, tests = torch.zeros_like(sums), []
         for usual in [plain] if key.usual is None else [plain, key.usual[0]]:
             wanted = pattern - (pattern * usual).sum(1, keepdim=True) * usual
-            dimensions = key.classes * (key.classes - 2) - int((usual != 0).any(1).sum())
+            dimensions = most - int((usual != 0).any(1).sum())
             tests.append(Direction(cosine(without(sums, usual), wanted), dimensions))
             both, fewer = levelled(torch.stack([sums, pattern]), usual)
             tests.append(Direction(cosine(*both), fewer))
-        most = key.classes * (key.classes - 2)
         found = surprises(mistakes(answers, labels), key.usual)
         centred = (found - found.sum(1, keepdim=True) / (key.classes - 1)).fill_diagonal_(0)
         tests.append(Direction(cosine(centred, pattern), most))
