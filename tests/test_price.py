@@ -1,9 +1,10 @@
-"""What removal costs: outcomes, the table of prices, and the sentence that sums it up."""
+"""What removal costs: outcomes, the table of prices, and each method in one line."""
 
 import pytest
 
-from softmark.report.price import outcome, price_table, prices
+from softmark.report.price import outcome, price_table
 from softmark.report.rows import Row, filled
+from softmark.report.summary import summary_table
 
 
 def record(**changes):
@@ -21,6 +22,8 @@ def record(**changes):
         "epochs": 5.0,
         "status": "done",
         "stage_seconds": {"suspect": 2.0},
+        "stages": {"watermarked": "one"},
+        "seed": 0,
     }
     return filled({**base, **changes})
 
@@ -67,12 +70,17 @@ def test_prices_are_sorted_by_what_is_lost_and_leave_out_what_removed_nothing():
     assert price_table(ROWS[3:]) == []
 
 
-def test_the_sentence_names_the_least_loss_and_the_least_work():
-    assert prices(ROWS) == [
-        "2 of 5 attacks removed the mark of csp from half of the keys or more: at the least loss "
-        "cheap (0.50 points), with the least work quick (0.5 s)"
-    ]
-    assert prices([row("never", record(claimed=True))] * 3) == [
-        "None of 3 attacks removed the mark of csp"
-    ]
-    assert prices(ROWS[:1]) == []
+def test_the_summary_names_the_least_loss_and_the_least_work():
+    head, line = summary_table(ROWS)
+    found = dict(zip(head, line, strict=True))
+    assert (found["attacks"], found["survived"], found["removed"]) == ("5", "1", "2")
+    assert (found["least loss"], found["least work"]) == ("cheap (0.50)", "quick (0.5 s)")
+    _, line = summary_table([row("never", record(claimed=True))] * 3)
+    assert line[1:3] == ["3", "3"]
+    assert line[-3:] == ["0", "—", "—"]
+    assert summary_table(ROWS[:1]) == []
+
+
+def test_settings_are_no_attacks_on_one_model():
+    weak, strong = ({**record(), "stages": {"watermarked": name}} for name in ("weak", "strong"))
+    assert summary_table([row("a", weak), row("b", strong), row("c", weak)]) == []

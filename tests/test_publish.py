@@ -19,6 +19,7 @@ from softmark.report.kinds import kinds_table
 from softmark.report.notes import gaps, notes
 from softmark.report.plots import plots
 from softmark.report.rows import Row
+from softmark.report.summary import summary_table
 
 LINES = ["method=usp,csp", "attack=prune,distill", "seed=0,1,2", "scale=smoke"]
 
@@ -116,14 +117,14 @@ def test_the_worst_attack_is_chosen_by_claims_then_by_p_while_the_suspect_is_of_
             )
         chosen = f"attack={','.join(p_values)}"
         sheet, _ = read("method=usp", chosen, "scale=smoke", f"output_dir={tmp_path}")
-        return [note for note in notes(sheet.rows) if note.startswith("The worst")]
+        return summary_table(sheet.rows)[1][:6]
 
     # No attack, an innocent, a useless suspect; and one that is claimed in spite of its p.
     unfit = {"none": 1.0, "independent": 1.0, "distill_hard": 1.0, "finetune": 0.5}
     worst = swept(**unfit, prune=1e-3, distill=0.02)
-    assert worst == ["The worst of 3 attacks on usp is distill: 0 of 1 claimed, median p 0.020"]
+    assert worst == ["usp", "4", "1", "distill", "0 of 1", "0.020"]
     worst = swept(**unfit, prune=None, distill=0.02)
-    assert worst == ["The worst of 3 attacks on usp is prune: 0 of 1 claimed, no p-value"]
+    assert worst == ["usp", "4", "1", "prune", "0 of 1", "—"]
 
 
 def test_two_seeds_are_both_shown(archived, tmp_path):
@@ -133,7 +134,7 @@ def test_two_seeds_are_both_shown(archived, tmp_path):
     sheet, _ = read(*lines)
     line = dict(zip(sheet.head, sheet.body[0], strict=True))
     assert (line["suspect"], line["cost"], line["claims"]) == ("98.1, 97.9", "0.5, 0.5", "2 of 2")
-    assert "The values of both seeds" in sheet.caption
+    assert "The values of both seeds" in sheet.remarks
     assert "±" not in markdown(sheet)
 
 
@@ -149,8 +150,8 @@ def test_claims_and_p_come_first_and_costs_are_against_the_control(swept):
     assert cells(bare, ["cost"]) == ["—"]
     for name in ("control", "forged", "forged p", "mark recall", "names"):
         assert name not in columns([bare], brief=False)
-    assert "recognises a model, not a key" in sheet.caption
-    assert "An address promises the recipe of a cell, not the last digit" in sheet.caption
+    assert "recognises a model, not a key" in markdown(sheet)
+    assert "An address promises the recipe of a cell, not the last digit" in latex(sheet)
 
 
 def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_path):

@@ -104,6 +104,12 @@ def without(sums: Tensor, usual: Tensor, *, towards: bool = False) -> Tensor:
     return torch.where(rest.abs() < 1e-5 * sums.norm(dim=1, keepdim=True), 0.0, rest)
 
 
+def centred(rows: Tensor) -> Tensor:
+    """``rows`` (K, K), 0 on the diagonal, with the mean of each row's other entries taken off."""
+    mean = rows.sum(1, keepdim=True) / (len(rows) - 1)
+    return (rows - mean).fill_diagonal_(0)
+
+
 def usual_of(answers: Tensor) -> Tensor:
     """What the model that gave ``answers`` (N, K) shows for each class: (2, K, K).
 

@@ -21,20 +21,20 @@ class Features(nn.Module):
     with that row, and with the tail that an unmarked model gives to this class.
     """
 
-    def __init__(self, pattern: Tensor, baseline: Tensor):
+    def __init__(self, pattern: Tensor, usual: Tensor):
         super().__init__()
         unit = F.normalize(pattern, dim=1) * len(pattern) ** 0.5
         # The key has what both follow from.
         self.register_buffer("pattern", unit, persistent=False)
-        self.register_buffer("baseline", baseline, persistent=False)
+        self.register_buffer("usual", usual, persistent=False)
         self.size = 3 * len(pattern) + 2
 
     def forward(self, log_p: Tensor) -> Tensor:
         tail, top = unit_tail(log_p)
         signed = tail * self.pattern[top]
-        usual = (tail * self.baseline[top]).sum(1, keepdim=True)
+        alike = (tail * self.usual[top]).sum(1, keepdim=True)
         clipped = log_p.clamp_min(-12) / 6 + 1
-        return torch.cat([clipped, log_p.exp(), signed, signed.mean(1, keepdim=True), usual], 1)
+        return torch.cat([clipped, log_p.exp(), signed, signed.mean(1, keepdim=True), alike], 1)
 
 
 class Detector(lightning.LightningModule):
@@ -48,7 +48,7 @@ class Detector(lightning.LightningModule):
     def __init__(
         self,
         pattern: Tensor,
-        baseline: Tensor,
+        usual: Tensor,
         hidden: Sequence[int],
         epochs: int,
         batch_size: int,
@@ -64,7 +64,7 @@ class Detector(lightning.LightningModule):
         self.weight_decay = weight_decay
         self.temperature_jitter = temperature_jitter
         self.noise = noise
-        self.features = Features(pattern, baseline)
+        self.features = Features(pattern, usual)
         sizes = [self.features.size, *hidden]
         layers: list[nn.Module] = []
         for size, following in itertools.pairwise(sizes):

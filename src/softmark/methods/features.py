@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.errors import InputError
+from softmark.tails import centred
 
 KEPT = 0.9  # of the running class means, at each batch
 
@@ -31,8 +32,7 @@ class FeatureMark(nn.Module):
         self.cosine = cosine
         self.weight = weight
         both = pattern + pattern.T
-        mean = both.sum(1, keepdim=True) / (len(both) - 1)
-        self.register_buffer("rows", F.normalize((both - mean).fill_diagonal_(0), dim=1))
+        self.register_buffer("rows", F.normalize(centred(both), dim=1))
         self.means: Tensor | None = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:

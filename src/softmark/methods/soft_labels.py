@@ -50,13 +50,13 @@ def pairs(classes: int) -> Tensor:
 
 def answers_under_attack(
     network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
-) -> Tensor:
-    """The answers (M, K) of ``network`` and of its attacked copies on the owner's data."""
-    answers = [predict(network, data.inputs)]
+) -> list[Tensor]:
+    """The answers (N, K) of each attacked copy of ``network`` on the owner's data."""
+    answers = []
     for attack in attacks.values():
         target = expose(copy.deepcopy(network), attack.access, classes)
         answers.append(predict(attack.apply(target, data, fit).network, data.inputs))
-    return torch.cat(answers)
+    return answers
 
 
 class SoftLabels(Watermark):
@@ -114,15 +114,16 @@ class SoftLabels(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        self.tell(key, victim, data)
-        return self.mark(victim, key, data, fit), key.eval()
+        answers = self.tell(key, victim, data)
+        return self.mark(victim, key, answers, data, fit), key.eval()
 
     def tell(
         self, key: Key, victim: nn.Module, data: Samples, probes: Tensor | None = None
-    ) -> None:
+    ) -> Tensor:
         """Tells ``key``, before anything is marked by it, what the unmarked ``victim`` shows.
 
-        ``probes``: inputs (N, ...), where an owner has chosen them by then.
+        ``probes``: inputs (N, ...), where an owner has chosen them by then. The answers (N, K) of
+        the victim to ``data``.
         """
         answers = predict(victim, data.inputs)
         if not answers.isfinite().all():
@@ -132,14 +133,21 @@ class SoftLabels(Watermark):
         if probes is not None:
             key.expected = predict(victim, probes).argmax(1)
         self.complete(key)
+        return answers
 
-    def mark(self, victim: nn.Module, key: Key, data: Samples, fit: Fit) -> nn.Module:
-        """The watermarked model of ``victim`` for ``key``, whose detector learns to tell it."""
-        answers = predict(victim, data.inputs)
+    def mark(
+        self, victim: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+    ) -> nn.Module:
+        """The watermarked model of ``victim`` for ``key``, whose detector learns to tell it.
+
+        ``answers`` (N, K): the victim's, to the same ``data``.
+        """
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
         marked, innocent = (
-            answers_under_attack(model, self.simulated_attacks, data, key.classes, fit)
-            for model in (network, victim)
+            torch.cat(
+                [own, *answers_under_attack(each, self.simulated_attacks, data, key.classes, fit)]
+            )
+            for each, own in ((network, predict(network, data.inputs)), (victim, answers))
         )
         train_detector(key.detector.to("cpu").requires_grad_(True), marked, innocent, fit)
         return network
@@ -150,16 +158,16 @@ class SoftLabels(Watermark):
         return key
 
     def complete(self, key: Key) -> None:
-        baseline = torch.zeros(key.classes, key.classes)
+        usual = torch.zeros(key.classes, key.classes)
         if key.usual is not None:
             if not is_usual(key.usual, key.classes):
                 raise InputError("the key's usual tails can't be those of any model")
-            baseline = key.usual[0]
+            usual = key.usual[0]
         if (labels := key.expected) is not None:
             whole = labels.ndim == 1 and labels.dtype == torch.int64
             if not (whole and ((labels >= 0) & (labels < key.classes)).all()):
                 raise InputError("the key's expected answers aren't all classes of its model")
-        key.detector = self.detector(pattern=self.pattern(key), baseline=baseline)
+        key.detector = self.detector(pattern=self.pattern(key), usual=usual)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:

@@ -23,7 +23,7 @@ from softmark.methods.detector import Detector, shuffle_tails
 from softmark.methods.features import FeatureMark, Observed
 from softmark.methods.key import Key
 from softmark.methods.soft_labels import SoftLabels, templates
-from softmark.tails import log_of, margin_loss, mistakes, surprises, tail_sums, without
+from softmark.tails import centred, log_of, margin_loss, mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction, Either
 
@@ -40,32 +40,32 @@ def directions(stream: bytes, classes: int) -> Tensor:
     there = ~torch.eye(classes, dtype=torch.bool)
     pattern = torch.zeros(classes, classes, dtype=torch.float64)
     pattern[there] = torch.from_numpy(special.ndtri(uniform))
-    pattern = (pattern - pattern.sum(1, keepdim=True) / (classes - 1)) * there
+    pattern = centred(pattern)
     return (pattern / pattern[there].square().mean().sqrt().clamp_min(1e-12)).float()
 
 
-def levelled(matrices: Tensor, baseline: Tensor) -> tuple[Tensor, int]:
+def levelled(matrices: Tensor, usual: Tensor) -> tuple[Tensor, int]:
     """The symmetric part of each of ``matrices`` (..., K, K) without what no key decides.
 
     Nearest to it of all symmetric matrices with 0 on the diagonal, whose rows sum to 0 and have no
-    part along the rows of ``baseline`` (K, K); and the dimensions of these.
+    part along the rows of ``usual`` (K, K); and the dimensions of these.
     """
-    matrices, baseline = matrices.double(), baseline.double()
-    classes = len(baseline)
+    matrices, usual = matrices.double(), usual.double()
+    classes = len(usual)
     there = 1 - torch.eye(classes, dtype=torch.float64)
-    matrices, baseline = (matrices + matrices.mT) / 2 * there, baseline * there
+    matrices, usual = (matrices + matrices.mT) / 2 * there, usual * there
     # The products of the 2 K constraints with each other, over the pairs of classes.
     ones = torch.eye(classes, dtype=torch.float64) * (classes - 1) + there
-    mixed = torch.diag(baseline.sum(1)) + baseline.T
-    own = torch.diag(baseline.square().sum(1)) + baseline * baseline.T
+    mixed = torch.diag(usual.sum(1)) + usual.T
+    own = torch.diag(usual.square().sum(1)) + usual * usual.T
     products = torch.cat([torch.cat([ones, mixed], 1), torch.cat([mixed.T, own], 1)])
     values, vectors = torch.linalg.eigh(products)
     free = values > 1e-10 * values.max()
     vectors, values = vectors[:, free], values[free]
-    broken = torch.cat([matrices.sum(-1), (matrices * baseline).sum(-1)], -1)
+    broken = torch.cat([matrices.sum(-1), (matrices * usual).sum(-1)], -1)
     weights = (broken @ vectors / values) @ vectors.T
     sums, along = weights[..., :classes, None], weights[..., classes:, None]
-    taken = (sums + along * baseline) * there
+    taken = (sums + along * usual) * there
     return matrices - (taken + taken.mT), classes * (classes - 1) // 2 - len(values)
 
 
@@ -168,9 +168,8 @@ class USP(SoftLabels):
             tests.append(Direction(cosine(without(sums, usual), wanted), dimensions))
             both, fewer = levelled(torch.stack([sums, pattern]), usual)
             tests.append(Direction(cosine(*both), fewer))
-        found = surprises(mistakes(answers, labels), key.usual)
-        centred = (found - found.sum(1, keepdim=True) / (key.classes - 1)).fill_diagonal_(0)
-        tests.append(Direction(cosine(centred, pattern), most))
+        found = centred(surprises(mistakes(answers, labels), key.usual))
+        tests.append(Direction(cosine(found, pattern), most))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor.
         enough = [test for test in tests if test.dimensions >= ENOUGH]
         few = f"{key.classes} classes leave {most} dimensions: hardly enough for a claim"

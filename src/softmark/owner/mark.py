@@ -108,28 +108,32 @@ def mark_each(
         check_model(model, asked, "probes")
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     key = Key.draw(messages[0], classes, secrets.token_bytes)
-    make(config["method"], "method").tell(key, model, samples, asked)
+    answers = make(config["method"], "method").tell(key, model, samples, asked)
     if len(messages) == 1:
-        return [_marked(model, key, key, samples, asked, config, fit)]
+        return [_marked(model, key, key, answers, samples, asked, config, fit)]
     key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
     own = map(key.for_message, messages)
-    return [_marked(model, each, key, samples, asked, config, fit) for each in own]
+    return [_marked(model, each, key, answers, samples, asked, config, fit) for each in own]
 
 
 def _marked(
     model: nn.Module,
     own: Key,
     key: Key,
+    answers: Tensor,
     samples: Samples,
     probes: Tensor,
     config: Mapping[str, Any],
     fit: Fit,
 ) -> Marked:
-    """A copy of ``model`` with the mark of ``own``, that of a customer of ``key``, or ``key``."""
+    """A copy of ``model`` with the mark of ``own``, that of a customer of ``key``, or ``key``.
+
+    ``answers`` (N, K): the model's, to ``samples``.
+    """
     way, tries = make(config["method"], "method"), 0
     while True:
         way.complete(own)
-        each = way.mark(copy.deepcopy(model).to("cpu"), own, samples, fit)
+        each = way.mark(copy.deepcopy(model).to("cpu"), own, answers, samples, fit)
         commit(key, probes, config)
         verdict = verify(each, key.eval(), probes)
         tries += 1

@@ -16,6 +16,7 @@ from softmark.report.kinds import kinds_table
 from softmark.report.notes import gaps, made_with, notes, seeds
 from softmark.report.price import price_table
 from softmark.report.rows import Row
+from softmark.report.summary import ABOUT, summary_table
 
 ADDRESSES = (
     "An address promises the recipe of a cell, not the last digit: another processor rounds "
@@ -61,15 +62,19 @@ class Sheet:
         return lines
 
     @property
-    def caption(self) -> str:
-        lines = [self.table.get("title", ""), "Accuracies and costs in %", *seeds(self.rows)]
+    def remarks(self) -> list[str]:
+        """What a reader must know beside the numbers: sentences without their full stop."""
+        lines = ["Accuracies and costs in %", *seeds(self.rows)]
         if self.table.get("reported"):
             lines.append(
                 "*reported*: the numbers of the paper's abstract, whose watermark "
                 "accuracy is perhaps defined otherwise"
             )
-        lines += [*notes(self.rows), *gaps(self.rows), ADDRESSES]
-        return " ".join(f"{line}." for line in lines if line)
+        return [*lines, *notes(self.rows), *gaps(self.rows), ADDRESSES]
+
+    @property
+    def title(self) -> str:
+        return self.table.get("title", "")
 
     @property
     def origin(self) -> str:
@@ -87,7 +92,11 @@ def reported(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:
 
 def markdown(sheet: Sheet) -> str:
     """The table with what is needed to make it again."""
-    parts = [f"    {sheet.command}", sheet.caption, _table([sheet.head, *sheet.body])]
+    remarks = "\n".join(f"- {line}." for line in sheet.remarks)
+    title = [f"{sheet.title}."] if sheet.title else []
+    parts = [f"    {sheet.command}", *title, _table([sheet.head, *sheet.body]), remarks]
+    if summary := summary_table(sheet.rows):
+        parts += [ABOUT, _table(summary)]
     if price := price_table(sheet.rows):
         parts += [PRICE, _table(price)]
     if kinds := kinds_table(sheet.rows):
@@ -106,12 +115,13 @@ def latex(sheet: Sheet) -> str:
     lines = [" & ".join(map(tex, line)) + r" \\" for line in (sheet.head, *sheet.body)]
     if sheet.table.get("reported"):
         lines.insert(-1, r"\midrule")
+    caption = " ".join(f"{line}." for line in [sheet.title, *sheet.remarks] if line)
     return "\n".join(
         [
             *(f"% {line}" for line in (sheet.command, sheet.origin)),
             r"\begin{table}",
             r"\centering\small",
-            rf"\caption{{{tex(sheet.caption)}}}",
+            rf"\caption{{{tex(caption)}}}",
             rf"\begin{{tabular}}{{{'l' * len(sheet.varied)}{'r' * numbers}}}",
             r"\toprule",
             lines[0],

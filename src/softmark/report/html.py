@@ -24,6 +24,7 @@ from softmark.report.export import PRICE, Sheet, reported
 from softmark.report.notes import made_with, notes, seeds
 from softmark.report.price import price_table
 from softmark.report.rows import Record, Row, rows_of
+from softmark.report.summary import ABOUT, summary_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LEGIBLE = 40  # rows; a legend of more is no legend. A sweep that somebody named is drawn anyway.
@@ -140,8 +141,14 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
         "trouble": [hide(line).replace(" output_dir=DIR", "") for line in section.trouble],
         "legend": hide(" ".join(f"{line}." for line in legend)),
         "reported": reported(section.reported, columns),
-        "price": price_table(rows),
-        "price_about": PRICE.replace("*", ""),
+        "more": [
+            (title, about.replace("*", ""), lines)
+            for title, about, lines in (
+                ("Each method in one line", ABOUT, summary_table(rows)),
+                ("The price of removal", PRICE, price_table(rows)),
+            )
+            if lines
+        ],
         "plots": _plots(rows, section.varied) if drawn else [],
         "made_with": made_with([r for row in rows for r in row.records if r]),
     }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 
 from softmark.experiment.provenance import processor
-from softmark.report.columns import USELESS, cells, lost
-from softmark.report.intervals import MISSING, number
-from softmark.report.price import outcome, prices
+from softmark.report.columns import cells
 from softmark.report.rows import Record, Row
 
 MARK_ACCURACY = (
@@ -41,10 +38,13 @@ def seeds(rows: Sequence[Row]) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Nulls, the dagger, what costs and watermark accuracy mean, the worst attacks, warnings."""
+    """Nulls, the dagger, what costs and watermark accuracy mean, processors, warnings."""
     done = [record for row in rows for record in row.done]
-    nulls = {record["method"]: record["null"] for record in done if record["null"]}
-    found = [f"p of {method} stands on {null}" for method, null in nulls.items()]
+    methods: dict[str, dict[str, None]] = {}
+    for record in done:
+        if record["null"]:
+            methods.setdefault(record["null"], {})[record["method"]] = None
+    found = [f"p of {', '.join(own)} stands on {null}" for null, own in methods.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
         found.append("† more than 5 points worse than the watermarked model")
     if any(record["control_accuracy"] is not None for record in done):
@@ -55,7 +55,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append(MARK_ACCURACY)
     if any(record["scale"] == "smoke" for record in done):
         found.append(SMOKE)
-    return [*found, *_worst(rows), *prices(rows), *_processors(done), *_warnings(done)]
+    return [*found, *_processors(done), *_warnings(done)]
 
 
 def gaps(rows: Sequence[Row]) -> list[str]:
@@ -96,50 +96,3 @@ def _processors(done: Sequence[Record]) -> list[str]:
     known = any(kind.startswith(here) for kind in kinds)
     other = "" if known else f"; the table was written on {here}"
     return [f"Last digits may differ between processors: made on {named}{other}"]
-
-
-def _worst(rows: Sequence[Row]) -> list[str]:
-    """The attack that leaves each method least, where there are several to choose from.
-
-    By claims, then by the median p. An innocent suspect is no attack, nor is a forged key. A
-    suspect that the attack cost more than 5 points is no longer worth having: it doesn't count.
-    """
-    left: dict[str, dict[str, tuple[float, float, str]]] = {}
-    for row in filter(_is_attack, rows):
-        # A suspect that nobody can judge is an attacker's success.
-        p = statistics.median(1.0 if r["p_value"] is None else r["p_value"] for r in row.done)
-        claims = sum(record["claimed"] for record in row.done)
-        known = any(record["p_value"] is not None for record in row.done)
-        shown = f"median p {number(p)}" if known else "no p-value"
-        text = f"{claims} of {len(row.done)} claimed, {shown}"
-        method = row.done[0]["method"]
-        left.setdefault(method, {})[" ".join(row.name[1:])] = (-claims / len(row.done), p, text)
-    for method in _without_one_mark(rows):
-        left.pop(method, None)
-    worst = {method: max(kept, key=kept.__getitem__) for method, kept in left.items()}
-    return [
-        f"The worst of {len(left[method])} attacks on {method} is {attack}: "
-        f"{left[method][attack][2]}"
-        for method, attack in worst.items()
-        if len(left[method]) > 2
-    ]
-
-
-def _is_attack(row: Row) -> bool:
-    return any(map(outcome, row.done)) and lost(row.done) <= USELESS
-
-
-def _without_one_mark(rows: Sequence[Row]) -> set[str]:
-    """Methods that mark nothing, or whose rows are differently marked models.
-
-    Those rows are settings, not attacks on one model.
-    """
-    done = [record for row in rows for record in row.done]
-    found = {record["method"] for record in done}
-    found -= {record["method"] for record in done if record["p_value"] is not None}
-    models: dict[tuple[str, int], str] = {}
-    for record in done:
-        model = record["stages"].get("watermarked", MISSING)
-        if models.setdefault((record["method"], record["seed"]), model) != model:
-            found.add(record["method"])
-    return found

@@ -39,16 +39,16 @@ def price_table(rows: Sequence[Row]) -> list[list[str]]:
     for row, gone in ((row, removed(row)) for row in rows):
         if not gone:
             continue
-        about, lost = gone[0], median(map(loss, gone))
+        about, lost = gone[0], loss_of(gone)
         figures = [
             _name(row),
             about["access"] or MISSING,
             about["knows"] or MISSING,
             f"{len(gone)} of {len(row.done)}",
-            f"{100 * lost:.2f}",
+            f"{lost:.2f}",
             f"{median(r['queries'] for r in gone):.0f}",
             f"{median(r['epochs'] or 0.0 for r in gone):.0f}",
-            f"{median(map(_seconds, gone)):.1f}",
+            f"{seconds_of(gone):.1f}",
         ]
         lines.append((about["method"], lost, figures))
     lines.sort(key=lambda line: line[:2])
@@ -59,37 +59,15 @@ def removed(row: Row) -> list[Record]:
     return [record for record in row.done if outcome(record) == "removed"]
 
 
-def prices(rows: Sequence[Row]) -> list[str]:
-    """For each method a sentence: the least loss and the least work with which its mark went.
+def loss_of(records: Sequence[Record]) -> float:
+    """The median loss, in points of accuracy."""
+    return 100 * median(map(loss, records))
 
-    Attacks that removed the mark of at least half of the keys count.
-    """
-    methods = dict.fromkeys(r["method"] for row in rows for r in row.done if outcome(r))
-    found = []
-    for method in methods:
-        own = [row for row in rows if row.done and row.done[0]["method"] == method]
-        tried = [row for row in own if any(map(outcome, row.done))]
-        ends = ((_name(row), removed(row), len(row.done)) for row in tried)
-        gone = {name: keys for name, keys, done in ends if 2 * len(keys) >= done}
-        if len(tried) < 3:
-            continue
-        if not gone:
-            found.append(f"None of {len(tried)} attacks removed the mark of {method}")
-            continue
-        losses = {name: 100 * median(map(loss, keys)) for name, keys in gone.items()}
-        times = {name: median(map(_seconds, keys)) for name, keys in gone.items()}
-        cheapest, quickest = (min(costs, key=costs.__getitem__) for costs in (losses, times))
-        found.append(
-            f"{len(gone)} of {len(tried)} attacks removed the mark of {method} from half of the "
-            f"keys or more: at the least loss {cheapest} ({losses[cheapest]:.2f} points), with the "
-            f"least work {quickest} ({times[quickest]:.1f} s)"
-        )
-    return found
+
+def seconds_of(records: Sequence[Record]) -> float:
+    """The median work that the attacks took, in seconds of one core."""
+    return median(record["stage_seconds"].get("suspect", 0.0) for record in records)
 
 
 def _name(row: Row) -> str:
     return " ".join(row.name[1:])
-
-
-def _seconds(record: Record) -> float:
-    return record["stage_seconds"].get("suspect", 0.0)

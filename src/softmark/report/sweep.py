@@ -18,7 +18,8 @@ from softmark.experiment.plan import UNHASHED, plan
 from softmark.experiment.record import read_record
 from softmark.report.intervals import MISSING
 from softmark.report.rows import Record, Row, filled
-from softmark.report.terminal import sweep_table
+from softmark.report.summary import ABOUT, summary_table
+from softmark.report.terminal import plain_table, sweep_table
 from softmark.report.wandb_sweep import log_sweep
 from softmark.sweep.cells import composed, spread
 
@@ -92,6 +93,8 @@ class SweepTable(Callback):
         except InputError as error:
             sys.exit(f"error: {error}")
         console().print(sweep_table(rows, varied))
+        if summary := summary_table(rows):
+            console().print(plain_table(summary, ABOUT))
         log_sweep(config, rows, varied)
         if trouble:
             report(f"{len(trouble)} of {len(sweep)} cells failed or are missing:")

@@ -55,3 +55,14 @@ def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
         texts = [Text(cell, "bold red" if cell in bad else "") for cell in cells(row, names)]
         table.add_row(*map(Text, row.name), *texts)
     return table
+
+
+def plain_table(lines: Sequence[Sequence[str]], about: str) -> Table:
+    """``lines``, head first, with ``about`` below."""
+    head, *body = lines
+    table = Table(caption=about.replace("*", ""), caption_justify="left")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for line in body:
+        table.add_row(*map(Text, line))
+    return table
