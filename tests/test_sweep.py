@@ -101,7 +101,8 @@ def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     table = (tmp_path / "robust.md").read_text()
-    assert len([line for line in table.splitlines() if line.startswith(("| usp", "| csp"))]) == 6
+    lines = [line for line in table.splitlines() if line.startswith(("| usp", "| csp"))]
+    assert len(lines) == 6 + 2  # a line for each cell, and one for each method
     assert "python run.py -m method=usp,csp attack=finetune,prune,distill" in table
     assert "torch" in table.splitlines()[-1]
     assert len((tmp_path / "robust.csv").read_text().splitlines()) == 7
