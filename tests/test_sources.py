@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softmark.data.sources import Digits, Hub, ImageFolder
+from softmark.data.sources import Digits, Hub, ImageFolder, Synthetic
 from softmark.errors import InputError
 
 
@@ -28,6 +29,32 @@ def test_digits():
     assert decoded.train == 1797
     assert np.bincount(decoded.labels).min() > 170
     assert json.dumps(Digits().signature())
+
+
+def test_drawn_pictures_are_the_same_each_time_and_classes_of_five_look_alike():
+    source = Synthetic(classes=12, pictures=600, size=12, noise=0.5, seed=3)
+    decoded = source.read()
+    assert decoded.images.shape == (600, 1, 12, 12)
+    assert (np.bincount(decoded.labels) == 50).all()
+    assert decoded.classes == tuple(map(str, range(12)))
+    assert decoded.fingerprint == source.read().fingerprint
+    assert decoded.fingerprint != replace(source, seed=4).read().fingerprint
+    mean = np.stack([decoded.images[decoded.labels == label].mean(0) for label in range(12)])
+    alike = np.corrcoef(mean.reshape(12, -1))
+    group = np.arange(12) // 5
+    same = (group[:, None] == group) & ~np.eye(12, dtype=bool)
+    assert alike[same].mean() > alike[group[:, None] != group].mean() + 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"classes": 1}, "data.classes=1"), ({"pictures": 17}, "data.pictures=17: at least 18"),
+     ({"size": 3}, "data.size=3"), ({"noise": -1.0}, "data.noise=-1.0")],
+)  # fmt: skip
+def test_pictures_that_cannot_be_drawn(changes, message):
+    good = {"classes": 3, "pictures": 18, "size": 4, "noise": 0.0, "seed": 0}
+    with pytest.raises(InputError, match=re.escape(message)):
+        Synthetic(**{**good, **changes})
 
 
 def png(colour, size=(8, 8), mode="RGB", form="PNG"):
