@@ -29,11 +29,9 @@ from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.detector import Detector, Features, shuffle_tails, train_detector
 from softmark.methods.features import FeatureMark, inputs_of, last_layer
 from softmark.methods.key import Key, as_bytes
-from softmark.methods.soft_labels import (
-    answers_under_attack,
-    check_marking,
-    templates,
-)
+from softmark.methods.marking import templates
+from softmark.methods.soft_labels import answers_under_attack, check_marking
+from softmark.methods.teacher import Taught, Teacher
 from softmark.methods.usp import USP, directions, levelled
 from softmark.models.access import Suspect
 from softmark.models.networks import ConvNet
@@ -56,6 +54,7 @@ from softmark.verification.nulls import Direction, Signs
 from test_training import fit, network, recipe, samples
 
 PLANTED = {"feature_weight": 1.0, "feature_cosine": 0.9}
+UNTAUGHT = {"teacher_weight": 0.0, "teacher_temperature": 1.0}
 
 
 def key_of(secret: bytes, message: bytes, salt: bytes, classes: int) -> Key:
@@ -414,6 +413,8 @@ def test_the_control_is_the_victim_trained_on_for_as_long_as_the_mark():
     data = samples()
     control = TrainedOn(recipe(epochs=2), 1.5).train(victim, data, noting)
     assert seen == [("Classifier", recipe(epochs=3), data, "control")]
+    TrainedOn(recipe(), 1.0, 0.5, 2.0).train(victim, data, noting)
+    assert seen[1:] == [("Taught", recipe(), data, "control")]
     assert soft(CSP, length=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(control.head.weight, victim.head.weight)
@@ -442,14 +443,35 @@ def batch_of(logits: torch.Tensor) -> Batch:
 
 def test_the_loss_of_csp_by_hand():
     pattern, logits = signs_of(5), torch.randn(20, 5, generator=torch.manual_seed(0))
+    victim = answers(20, 5, 1)
     marking = csp.Marking(
-        nn.Identity(), recipe(), pattern,
+        nn.Identity(), recipe(), pattern, victim, teacher_weight=0.25, teacher_temperature=2.0,
         eps=0.1, gamma=1.5, beta=2.0, margin=3, feature_weight=0.0, feature_cosine=0.9,
     )  # fmt: skip
     rows = templates(pattern, 0.1, 1.5)[torch.arange(20) % 5]
     task = -(rows * logits.log_softmax(1)).sum(1).mean()
-    expected = task + 2 * margin_loss(logits.log_softmax(1), pattern, 3)
+    # At temperature 2 the victim's probabilities become their roots.
+    roots = victim.sqrt() / victim.sqrt().sum(1, keepdim=True)
+    taught = -(roots * (logits / 2).log_softmax(1)).sum(1).mean()
+    marked = 2 * margin_loss(logits.log_softmax(1), pattern, 3)
+    expected = 0.75 * task + 0.25 * 4 * taught + marked
     torch.testing.assert_close(marking.loss(batch_of(logits)), expected)
+    torch.testing.assert_close(
+        marking.marked(logits, torch.arange(20) % 5), task + marked
+    )  # what softmark.marking_loss gives: it knows no victim
+
+
+def test_a_teacher_is_learnt_of_each_sample_its_own_answer():
+    victim, logits = answers(20, 5, 1), torch.randn(6, 5, generator=torch.manual_seed(0))
+    index = torch.tensor([3, 0, 19, 7, 7, 1])
+    module = Taught(nn.Identity(), recipe(), Teacher(victim, 0.5, 1.0))
+    loss = module.loss(Batch(logits, index % 5, index))
+    taught = -(victim[index] * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, (F.cross_entropy(logits, index % 5) + taught) / 2)
+    alone = Taught(nn.Identity(), recipe(), Teacher(victim, 0.0, 1.0))
+    torch.testing.assert_close(
+        alone.loss(Batch(logits, index % 5, index)), F.cross_entropy(logits, index % 5)
+    )
 
 
 @pytest.mark.parametrize(("beta", "weight"), [(0.0, 0.0), (2.0, 0.0), (0.0, 0.5)])
@@ -461,6 +483,7 @@ def test_the_loss_of_usp_by_hand(beta, weight):
     victim = answers(20, 5, 1)
     marking = usp.Marking(
         nn.Identity(), recipe(), pattern, victim, detector,
+        **UNTAUGHT,
         eps=0.1, gamma=1.5, beta=beta, margin=3, feature_weight=0.0, feature_cosine=0.9,
         detector_weight=weight,
     )  # fmt: skip
@@ -516,7 +539,7 @@ def test_what_follows_from_the_secret_is_not_stored_beside_it(kind):
 @pytest.mark.parametrize("kind", [CSP, USP])
 def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     torch.manual_seed(0)
-    numbers = {"eps": 0.1, "gamma": 1.0, "beta": 1.0, "margin": 1.0, **PLANTED}
+    numbers = {"eps": 0.1, "gamma": 1.0, "beta": 1.0, "margin": 1.0, **PLANTED, **UNTAUGHT}
     if kind is USP:
         numbers["detector_weight"] = 0.1
     module = csp if kind is CSP else usp
@@ -544,7 +567,7 @@ def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
 def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(kind):
     torch.manual_seed(0)
     victim, data, seen = network().eval(), samples(), []
-    numbers = {"eps": 0.1, "gamma": 1.5, "beta": 1.0, "margin": 1.0, **PLANTED}
+    numbers = {"eps": 0.1, "gamma": 1.5, "beta": 1.0, "margin": 1.0, **PLANTED, **UNTAUGHT}
     if kind is USP:
         numbers["detector_weight"] = 0.1
     module = csp if kind is CSP else usp
@@ -569,9 +592,8 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     assert marking.recipe == recipe(epochs=4)
     assert marked is marking.network
     pattern = method.pattern(key)
-    holder = marking.answers if kind is CSP else marking
-    assert torch.equal(holder.pattern, pattern)
-    torch.testing.assert_close(holder.templates, templates(pattern, 0.1, 1.5))
+    assert torch.equal(marking.marked.pattern, pattern)
+    torch.testing.assert_close(marking.marked.templates, templates(pattern, 0.1, 1.5))
     if kind is USP:
         assert marking.detector is key.detector
         torch.testing.assert_close(marking.answers, log_of(predict(victim, data.inputs)))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softmark.data.sources import Digits, Hub, ImageFolder, Synthetic
+from softmark.data.sources import Digits, Hub, ImageFolder
+from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
 
 

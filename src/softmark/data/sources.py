@@ -68,60 +68,6 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Synthetic:
-    """Drawn pictures, of any number of classes: each class has a smooth pattern of its own.
-
-    Five classes at a time share most of it, so that models mistake them for each other. A picture
-    is its class's pattern, moved by up to two pixels around the edges, fainter or stronger, with
-    normal noise of sd ``noise`` in units of the patterns' sd. ``pictures``: of all classes, which
-    have as many each. ``size``: pixels a side. The same numbers give the same pictures.
-    """
-
-    classes: int
-    pictures: int
-    size: int
-    noise: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        few = 6 * self.classes
-        for key, least in (
-            ("classes", 2),
-            ("pictures", few),
-            ("size", 4),
-            ("noise", 0),
-            ("seed", 0),
-        ):
-            if not getattr(self, key) >= least:
-                raise InputError(f"data.{key}={getattr(self, key)}: at least {least} is needed")
-
-    def read(self) -> Decoded:
-        random = np.random.Generator(np.random.PCG64(self.seed))
-        alike = self._patterns(random, -(-self.classes // 5)).repeat(5, 0)[: self.classes]
-        patterns = (alike + 0.7 * self._patterns(random, self.classes)) / 1.49**0.5
-        labels = np.arange(self.pictures) % self.classes
-        images = np.empty((len(labels), 1, self.size, self.size), np.uint8)
-        for place, label in enumerate(labels):
-            moved = np.roll(patterns[label], random.integers(-2, 3, 2), (0, 1))
-            picture = moved * random.uniform(0.6, 1.4)
-            picture = picture + self.noise * random.standard_normal(picture.shape)
-            images[place, 0] = np.clip(np.rint(128 + 32 * picture), 0, 255)
-        return Decoded(images, labels, tuple(map(str, range(self.classes))), len(labels))
-
-    def _patterns(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """``count`` smooth patterns of mean 0 and sd 1 that go on across the edges."""
-        waves = np.fft.fft2(random.standard_normal((count, self.size, self.size)))
-        frequency = np.fft.fftfreq(self.size) * self.size
-        low = np.exp(-(frequency[:, None] ** 2 + frequency**2) / 8)
-        low[0, 0] = 0
-        found = np.fft.ifft2(waves * low).real
-        return found / found.std((1, 2), keepdims=True)
-
-    def signature(self) -> dict[str, Any]:
-        return {"source": "synthetic", **asdict(self)}
-
-
-@dataclass(frozen=True)
 class Hub:
     """An image-classification set of the Hugging Face hub, or a folder of its parquet files.
 

@@ -15,14 +15,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from softmark.data.roles import Samples
-from softmark.errors import InputError
-from softmark.methods.features import FeatureMark, Observed
+from softmark.methods.features import Observed
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import SoftLabels, pairs, templates
-from softmark.tails import margin_loss, mistakes, surprises, tail_sums, without
+from softmark.methods.marking import MarkingLoss
+from softmark.methods.soft_labels import SoftLabels, pairs
+from softmark.methods.teacher import Teacher
+from softmark.tails import mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Either, Signs
 
@@ -43,70 +43,20 @@ def sign_matrix(stream: bytes, classes: int) -> Tensor:
     return (both + both.T + difference - difference.T) / math.sqrt(2)
 
 
-class MarkingLoss(nn.Module):
-    """CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin), the mean of a batch, + ``FeatureMark``.
-
-    a(x) is the tail's log-probability margin along its class's row of ``pattern`` (K, K)
-    (``tails.margin``). ``eps``, ``gamma``: of the templates T.
-    """
-
-    def __init__(
-        self,
-        pattern: Tensor,
-        eps: float,
-        gamma: float,
-        beta: float,
-        margin: float,
-        feature_weight: float,
-        feature_cosine: float,
-    ):
-        super().__init__()
-        self.beta = beta
-        self.margin = margin
-        self.register_buffer("pattern", pattern)
-        self.register_buffer("templates", templates(pattern, eps, gamma))
-        self.planted = FeatureMark(pattern, feature_cosine, feature_weight)
-
-    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
-        """``logits`` (N, K), ``labels`` int64 (N,): a scalar.
-
-        ``features`` (N, D): what the last layer is given; where None nothing is planted there.
-        Raises ``InputError`` for other shapes, and for labels that are no classes.
-        """
-        self._check(logits, labels)
-        logits = logits.float()
-        task = F.cross_entropy(logits, self.templates[labels])
-        loss = task + self.beta * margin_loss(logits.log_softmax(1), self.pattern, self.margin)
-        return loss if features is None else loss + self.planted(features, labels)
-
-    def _check(self, logits: Tensor, labels: Tensor) -> None:
-        classes = len(self.pattern)
-        if logits.ndim != 2 or logits.shape[1] != classes:
-            raise InputError(
-                f"logits of shape {tuple(logits.shape)}: the key is for {classes} classes, so that "
-                f"(N, {classes}) is needed"
-            )
-        if labels.shape != logits.shape[:1] or labels.is_floating_point():
-            raise InputError(
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: a class for each "
-                f"of {len(logits)} inputs is needed, not its probabilities"
-            )
-        # On a GPU this would wait for the device at every step; there torch says it itself.
-        if not labels.is_cuda and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise InputError(
-                f"labels from {int(labels.min())} to {int(labels.max())}: the key's classes are "
-                f"0 to {classes - 1}"
-            )
-
-
 class Marking(Classifier):
-    """The watermarked model, trained by ``MarkingLoss``."""
+    """The watermarked model, trained by ``MarkingLoss``.
+
+    ``answers`` (N, K): the victim's, to the training data; its ``Teacher`` takes them.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         recipe: Recipe,
         pattern: Tensor,
+        answers: Tensor,
+        teacher_weight: float,
+        teacher_temperature: float,
         eps: float,
         gamma: float,
         beta: float,
@@ -115,14 +65,14 @@ class Marking(Classifier):
         feature_cosine: float,
     ):
         super().__init__(network, recipe)
-        self.answers = MarkingLoss(
-            pattern, eps, gamma, beta, margin, feature_weight, feature_cosine
-        )
-        self.observed = Observed(network, self.answers.planted)
+        self.marked = MarkingLoss(pattern, eps, gamma, beta, margin, feature_weight, feature_cosine)
+        self.teacher = Teacher(answers, teacher_weight, teacher_temperature)
+        self.observed = Observed(network, self.marked.planted)
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.observed(batch.inputs)
-        return self.answers(logits, batch.labels, features)
+        task = self.teacher(self.marked.task(logits, batch.labels), logits, batch.index)
+        return task + self.marked.mark(logits, batch.labels, features)
 
 
 class CSP(SoftLabels):
@@ -132,7 +82,9 @@ class CSP(SoftLabels):
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:
-        marking = self.marking(network=network, recipe=self.recipe, pattern=self.pattern(key))
+        marking = self.marking(
+            network=network, recipe=self.recipe, pattern=self.pattern(key), answers=answers
+        )
         return fit(marking, data, "marking")
 
     def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Signs | Either, str]:

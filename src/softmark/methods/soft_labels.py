@@ -26,21 +26,14 @@ from softmark.verification.nulls import Null
 def check_marking(numbers: Mapping[str, float]) -> None:
     """Raises ``InputError`` for numbers of a Marking that can't be."""
     for name, value in numbers.items():
-        if name == "eps" and not 0 <= value < 1:
-            raise InputError(f"method.marking.eps={value}: a fraction from 0 to below 1")
-        if name in ("gamma", "margin") and not value > 0:
+        if name in ("eps", "teacher_weight") and not 0 <= value < 1:
+            raise InputError(f"method.marking.{name}={value}: a fraction from 0 to below 1")
+        if name in ("gamma", "margin", "teacher_temperature") and not value > 0:
             raise InputError(f"method.marking.{name}={value}: it must be above 0")
         if name in ("beta", "detector_weight", "feature_weight") and not value >= 0:
             raise InputError(f"method.marking.{name}={value}: it can't be negative")
         if name == "feature_cosine" and not 0 < value <= 1:
             raise InputError(f"method.marking.{name}={value}: a cosine above 0, at most 1")
-
-
-def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
-    """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
-    itself = torch.eye(len(pattern))
-    tails = (gamma * pattern).masked_fill(itself.bool(), -torch.inf).softmax(1)
-    return (1 - eps) * itself + eps * tails
 
 
 def pairs(classes: int) -> Tensor:

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.methods.detector import Detector, shuffle_tails
-from softmark.methods.features import FeatureMark, Observed
+from softmark.methods.features import Observed
 from softmark.methods.key import Key
-from softmark.methods.soft_labels import SoftLabels, templates
-from softmark.tails import centred, log_of, margin_loss, mistakes, surprises, tail_sums, without
+from softmark.methods.marking import MarkingLoss
+from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.teacher import Teacher
+from softmark.tails import centred, log_of, mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit, Recipe
 from softmark.verification.nulls import Direction, Either
 
@@ -70,12 +72,10 @@ def levelled(matrices: Tensor, usual: Tensor) -> tuple[Tensor, int]:
 
 
 class Marking(Classifier):
-    """The watermarked model: CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin) + w BCE(D(f(x)), 1).
+    """The watermarked model: ``MarkingLoss`` + w BCE(D(f(x)), 1).
 
-    a(x) is the tail's log-probability margin along the pattern, w is ``detector_weight``, and D
-    learns beside the model. ``feature_weight`` times ``FeatureMark`` plants the pattern's symmetric
-    part in the features, too. ``answers``: the victim's probabilities (N, K) for the same samples,
-    which D learns to refuse.
+    w is ``detector_weight``, and D learns beside the model. ``answers`` (N, K): the victim's, to
+    the training data, which D learns to refuse and its ``Teacher`` takes.
     """
 
     def __init__(
@@ -85,23 +85,22 @@ class Marking(Classifier):
         pattern: Tensor,
         answers: Tensor,
         detector: Detector,
+        detector_weight: float,
+        teacher_weight: float,
+        teacher_temperature: float,
         eps: float,
         gamma: float,
         beta: float,
         margin: float,
         feature_weight: float,
         feature_cosine: float,
-        detector_weight: float,
     ):
         super().__init__(network, recipe)
-        self.planted = FeatureMark(pattern, feature_cosine, feature_weight)
-        self.observed = Observed(network, self.planted)
-        self.beta = beta
-        self.margin = margin
+        self.marked = MarkingLoss(pattern, eps, gamma, beta, margin, feature_weight, feature_cosine)
+        self.teacher = Teacher(answers, teacher_weight, teacher_temperature)
+        self.observed = Observed(network, self.marked.planted)
         self.detector_weight = detector_weight
-        self.register_buffer("pattern", pattern)
         self.detector = detector.requires_grad_(False)
-        self.register_buffer("templates", templates(pattern, eps, gamma))
         self.register_buffer("answers", log_of(answers), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -110,11 +109,10 @@ class Marking(Classifier):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
             self._teach(log_p.detach(), self.answers[batch.index])
-            task = -(self.templates[batch.labels] * log_p).sum(1).mean()
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-            shortfall = margin_loss(log_p, self.pattern, self.margin)
-        loss = task + self.beta * shortfall + self.detector_weight * seen
-        return loss if features is None else loss + self.planted(features, batch.labels)
+        task = self.teacher(self.marked.task(logits, batch.labels), logits, batch.index)
+        mark = self.marked.mark(logits, batch.labels, features)
+        return task + mark + self.detector_weight * seen
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""

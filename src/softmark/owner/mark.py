@@ -19,8 +19,9 @@ from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.control import longer
-from softmark.methods.csp import CSP, MarkingLoss
+from softmark.methods.csp import CSP
 from softmark.methods.key import Key, as_bytes, method_of
+from softmark.methods.marking import MarkingLoss
 from softmark.nodes import make
 from softmark.owner.commitment import commit, customers_of, told_apart, unlabelled
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
@@ -213,7 +214,8 @@ def marking_loss(key: Key) -> MarkingLoss:
             "the key is usp's, whose detector learns beside the model: softmark.mark trains both; "
             "marking_loss takes csp's keys"
         )
-    return MarkingLoss(way.pattern(key), **way.marking.keywords)
+    numbers = {name: n for name, n in way.marking.keywords.items() if "teacher" not in name}
+    return MarkingLoss(way.pattern(key), **numbers)
 
 
 def check_classes(classes: int) -> None:
