@@ -71,7 +71,8 @@ class Marking(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.observed(batch.inputs)
-        task = self.teacher(self.marked.task(logits, batch.labels), logits, batch.index)
+        told = self.marked.perturbed(self.teacher.answers[batch.index], batch.labels)
+        task = self.teacher(self.marked.task(logits, batch.labels), logits, told)
         return task + self.marked.mark(logits, batch.labels, features)
 
 

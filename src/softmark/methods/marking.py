@@ -36,6 +36,7 @@ class MarkingLoss(nn.Module):
         feature_cosine: float,
     ):
         super().__init__()
+        self.eps = eps
         self.beta = beta
         self.margin = margin
         self.register_buffer("pattern", pattern)
@@ -54,6 +55,11 @@ class MarkingLoss(nn.Module):
     def task(self, logits: Tensor, labels: Tensor) -> Tensor:
         """CE(T_y, f(x)): a scalar."""
         return F.cross_entropy(logits.float(), self.templates[labels])
+
+    def perturbed(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """(1 - eps) p + eps softmax(gamma U_y) of the victim's ``answers`` p (N, K): (N, K)."""
+        itself = F.one_hot(labels, len(self.templates)).to(answers.dtype)
+        return self.templates[labels] + (1 - self.eps) * (answers - itself)
 
     def mark(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """The two terms that plant the pattern: a scalar."""

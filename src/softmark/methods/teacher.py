@@ -25,14 +25,14 @@ class Teacher(nn.Module):
         super().__init__()
         self.weight = weight
         self.temperature = temperature
-        targets = (log_of(answers) / temperature).softmax(1)
-        self.register_buffer("targets", targets, persistent=False)
+        self.register_buffer("answers", answers, persistent=False)
 
-    def forward(self, task: Tensor, logits: Tensor, index: Tensor) -> Tensor:
-        """``task``: the labels' loss, a scalar. ``index`` (B,): which samples ``logits`` are of."""
+    def forward(self, task: Tensor, logits: Tensor, answers: Tensor) -> Tensor:
+        """``task``: the labels' loss, a scalar. ``answers`` (B, K): those to the same samples."""
         if not self.weight:
             return task
-        taught = F.cross_entropy(logits.float() / self.temperature, self.targets[index])
+        targets = (log_of(answers) / self.temperature).softmax(1)
+        taught = F.cross_entropy(logits.float() / self.temperature, targets)
         return (1 - self.weight) * task + self.weight * self.temperature**2 * taught
 
 
@@ -46,4 +46,4 @@ class Taught(Classifier):
     def loss(self, batch: Batch) -> Tensor:
         logits = self.network(batch.inputs)
         task = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        return self.teacher(task, logits, batch.index)
+        return self.teacher(task, logits, self.teacher.answers[batch.index])

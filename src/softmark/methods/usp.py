@@ -101,16 +101,16 @@ class Marking(Classifier):
         self.observed = Observed(network, self.marked.planted)
         self.detector_weight = detector_weight
         self.detector = detector.requires_grad_(False)
-        self.register_buffer("answers", log_of(answers), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.observed(batch.inputs)
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
-            self._teach(log_p.detach(), self.answers[batch.index])
+            self._teach(log_p.detach(), log_of(self.teacher.answers[batch.index]))
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-        task = self.teacher(self.marked.task(logits, batch.labels), logits, batch.index)
+        told = self.marked.perturbed(self.teacher.answers[batch.index], batch.labels)
+        task = self.teacher(self.marked.task(logits, batch.labels), logits, told)
         mark = self.marked.mark(logits, batch.labels, features)
         return task + mark + self.detector_weight * seen
 
