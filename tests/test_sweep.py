@@ -169,12 +169,13 @@ def test_a_number_of_a_table_can_be_narrowed_too(swept):
 
 def test_an_ablation_takes_one_part_away_after_the_other(tmp_path):
     sweep = ["table=ablation", "method=csp", "method.marking.beta=0", "attack=none", "seed=0"]
+    sweep.append("method.marking.feature_weight=0")
     result = run(*sweep, "scale=smoke", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith(("┃ method", "│"))]
     shown = [line.split()[1:9:2] for line in lines]
-    assert shown[0] == ["method", "attack", "eps", "simulated_attacks"]
-    parts = [(eps, simulated) for eps in ("0.0", "0.2") for simulated in ("none", "standard")]
+    assert shown[0] == ["method", "attack", "eps", "teacher_weight"]
+    parts = [(eps, weight) for eps in ("0.0", "0.1") for weight in ("0.0", "0.5")]
     assert shown[1:] == [["csp", "none", *part] for part in parts]
 
 
