@@ -144,7 +144,7 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
         "more": [
             (title, about.replace("*", ""), lines)
             for title, about, lines in (
-                ("Each method in one line", ABOUT, summary_table(rows)),
+                ("Summary", ABOUT, summary_table(rows)),
                 ("The price of removal", PRICE, price_table(rows)),
             )
             if lines
