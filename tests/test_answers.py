@@ -41,6 +41,7 @@ from softmark.attacks.served import (
     ServeTogether,
     Smoothing,
 )
+from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
 from softmark.models.networks import ConvNet, build
@@ -142,8 +143,8 @@ def test_subtraction_is_kept_with_the_suspect():
     change.learn(marked_answers(torch.randn(6, 6)), samples(), fit())
     other = changes.Subtract()
     other.load_state_dict(change.state_dict())
-    torch.testing.assert_close(other.off, change.off)
-    assert float(other.off.abs().sum()) > 0
+    torch.testing.assert_close(other.learnt, change.learnt)
+    assert float(other.learnt.abs().sum()) > 0
 
 
 def test_swapping_puts_the_own_models_tails_there():
@@ -161,9 +162,9 @@ def test_swapping_puts_the_own_models_tails_there():
     p = predict(target, data.inputs)
     change.learn(p, data, watched)
     own = changes.mean_tails(predict(seen[0], data.inputs))
-    torch.testing.assert_close(change.off, changes.mean_tails(p) - own)
+    torch.testing.assert_close(change.learnt, changes.mean_tails(p) - own)
     template = torch.randn(3, 3)
-    change.off = changes.mean_tails(marked_answers(template)) - own
+    change.learnt = changes.mean_tails(marked_answers(template)) - own
     put_there = changes.mean_tails(change(marked_answers(template)))
     torch.testing.assert_close(put_there, own, rtol=1e-3, atol=1e-3)
 
@@ -178,6 +179,33 @@ def test_mean_tails_are_those_of_a_loop():
             expected[c] = torch.stack(tails).mean(0)
             expected[c, c] = 0
     torch.testing.assert_close(changes.mean_tails(p), expected)
+
+
+def test_calibration_undoes_what_moved_the_borders():
+    torch.manual_seed(0)
+    true = (2 * torch.randn(20_000, 4)).log_softmax(1)
+    labels = true.exp().multinomial(1)[:, 0]
+    matrix = torch.eye(4) + 0.2 * torch.randn(4, 4)
+    moved = (true @ matrix + torch.tensor([1.0, -1.0, 0.5, -0.5])).softmax(1)
+    data = Samples(torch.zeros(20_000, 1, 1, 1, dtype=torch.uint8), labels)
+    change = changes.Calibrate(penalty=0.0, flat=False)
+    change.learn(moved, data, None)
+    assert (moved - true.exp()).abs().mean() > 0.05
+    assert (change(moved) - true.exp()).abs().mean() < 0.01
+    again = changes.Calibrate(penalty=0.0, flat=False)
+    again.load_state_dict(change.state_dict())
+    assert torch.equal(again(moved), change(moved))
+    # Few labels and a large penalty: the answers stay.
+    held = changes.Calibrate(penalty=1e4, flat=False)
+    held.learn(moved[:40], data[:40], None)
+    torch.testing.assert_close(held(moved), moved, atol=1e-2, rtol=0)
+    flat = changes.Calibrate(penalty=0.0, flat=True)
+    flat.learn(moved, data, None)
+    told = flat(moved)
+    assert torch.equal(told.argmax(1), change(moved).argmax(1))
+    assert (told.sort(1).values[:, 0] == told.sort(1).values[:, 2]).all()
+    with pytest.raises(InputError, match=r"attack\.change\.penalty=-1"):
+        changes.Calibrate(penalty=-1.0, flat=False)
 
 
 @pytest.mark.parametrize(

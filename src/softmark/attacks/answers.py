@@ -133,7 +133,20 @@ class Abstain(Change):
         return torch.where(sure, p, torch.full_like(p, 1 / p.shape[1]))
 
 
-class Subtract(Change):
+class Learnt(Change):
+    """A change that keeps what it has learnt in the buffer ``learnt``."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("learnt", torch.zeros(0))
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        # Its size is that of the answers it was learnt from.
+        self.learnt = torch.zeros_like(state[f"{prefix}learnt"])
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class Subtract(Learnt):
     """What all tails of a class have in common is taken off them.
 
     The mean log-tail of each class is learnt from the answers to the attacker's own pictures: an
@@ -141,20 +154,11 @@ class Subtract(Change):
     stay.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("off", torch.zeros(0))
-
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
-        self.off = mean_tails(answers)
+        self.learnt = mean_tails(answers)
 
     def forward(self, p: Tensor) -> Tensor:
-        return with_tail(p, log_of(p) - self.off[p.argmax(1)])
-
-    def _load_from_state_dict(self, state, prefix, *args):
-        # Its size is that of the answers it was learnt from.
-        self.off = torch.zeros_like(state[f"{prefix}off"])
-        super()._load_from_state_dict(state, prefix, *args)
+        return with_tail(p, log_of(p) - self.learnt[p.argmax(1)])
 
 
 class Swap(Subtract):
@@ -169,7 +173,43 @@ class Swap(Subtract):
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
         own = own_model(self.network, self.recipe, data, answers.shape[1], fit)
-        self.off = mean_tails(answers) - mean_tails(predict(own, data.inputs))
+        self.learnt = mean_tails(answers) - mean_tails(predict(own, data.inputs))
+
+
+class Calibrate(Learnt):
+    """softmax(W log p + b), fitted to the attacker's labels: matrix scaling (Guo et al. 2017).
+
+    The border between two classes moves to where these labels want it, and each tail becomes what
+    they say of it: whatever a mark moved goes back. ``penalty`` of the mean squares of W - I and b,
+    as Kull et al. 2019 advise where labels are few. ``flat``: then the tails are flattened, too.
+    """
+
+    def __init__(self, penalty: float, flat: bool):
+        super().__init__()
+        if not penalty >= 0:
+            raise InputError(f"attack.change.penalty={penalty}: it can't be negative")
+        self.penalty, self.flat = penalty, flat
+
+    def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
+        log_p, classes = log_of(answers), answers.shape[1]
+        start = torch.cat([torch.eye(classes), torch.zeros(1, classes)])
+        both = start.clone().requires_grad_(True)
+        optimizer = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            wrong = F.cross_entropy(log_p @ both[:-1] + both[-1], data.labels)
+            total = wrong + self.penalty * (both - start).square().mean()
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+        self.learnt = both.detach()
+
+    def forward(self, p: Tensor) -> Tensor:
+        told = (log_of(p) @ self.learnt[:-1] + self.learnt[-1]).softmax(1)
+        return with_tail(told, torch.zeros_like(told)) if self.flat else told
 
 
 def is_top(p: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ FORGED = (
 )
 COST = (
     "Cost is the control's accuracy less the watermarked model's; the control is the victim, "
-    "trained on for as long and in the same way without a mark; vs victim is the victim's accuracy less the same"
+    "trained on for as long and in the same way without a mark; vs victim is the victim's accuracy "
+    "less the same"
 )
 
 
