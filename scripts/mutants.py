@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant("a teacher whose answers aren't perturbed", "methods/marking.py",
            "return self.templates[labels] + (1 - self.eps) * (answers - itself)", "return answers"),
     Mutant("a control without the mark's teacher", "methods/control.py",
-           "if not self.weight:", "if True:"),
+           "Taught(copy.deepcopy(victim), self.recipe, teacher)", "Classifier(copy.deepcopy(victim), self.recipe)"),
     Mutant("the detector is not trained", "methods/soft_labels.py",
            "        train_detector(key.detector.to(\"cpu\").requires_grad_(True), marked, innocent, fit)\n", ""),
     Mutant("the detector learns the wrong way round", "methods/detector.py",

@@ -24,7 +24,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.stages import surest
 from softmark.methods import csp, usp
-from softmark.methods.control import TrainedOn, longer
+from softmark.methods.control import TaughtOn, TrainedOn, longer
 from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.detector import Detector, Features, shuffle_tails, train_detector
 from softmark.methods.features import FeatureMark, inputs_of, last_layer
@@ -413,7 +413,7 @@ def test_the_control_is_the_victim_trained_on_for_as_long_as_the_mark():
     data = samples()
     control = TrainedOn(recipe(epochs=2), 1.5).train(victim, data, noting)
     assert seen == [("Classifier", recipe(epochs=3), data, "control")]
-    TrainedOn(recipe(), 1.0, 0.5, 2.0).train(victim, data, noting)
+    TaughtOn(recipe(), 1.0, 0.5, 2.0).train(victim, data, noting)
     assert seen[1:] == [("Taught", recipe(), data, "control")]
     assert soft(CSP, length=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())

@@ -16,26 +16,28 @@ from softmark.training import Classifier, Fit, Recipe, predict
 class TrainedOn:
     """The control of a mark that is trained: the victim, trained on for as long without a mark.
 
-    What a mark costs is measured against it, since a longer training alone changes the accuracy,
-    and so does a ``Teacher``, which it has where the mark has one.
+    What a mark costs is measured against it, since a longer training alone changes the accuracy.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        length: float,
-        teacher_weight: float = 0.0,
-        teacher_temperature: float = 1.0,
-    ):
+    def __init__(self, recipe: Recipe, length: float):
         self.recipe = longer(recipe, length)
+
+    def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
+        return fit(Classifier(copy.deepcopy(victim), self.recipe), data, "control")
+
+
+class TaughtOn(TrainedOn):
+    """The same with the mark's ``Teacher``: the victim's answers change the accuracy, too."""
+
+    def __init__(
+        self, recipe: Recipe, length: float, teacher_weight: float, teacher_temperature: float
+    ):
+        super().__init__(recipe, length)
         self.weight, self.temperature = teacher_weight, teacher_temperature
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
-        network = copy.deepcopy(victim)
-        if not self.weight:
-            return fit(Classifier(network, self.recipe), data, "control")
         teacher = Teacher(predict(victim, data.inputs), self.weight, self.temperature)
-        return fit(Taught(network, self.recipe, teacher), data, "control")
+        return fit(Taught(copy.deepcopy(victim), self.recipe, teacher), data, "control")
 
 
 def longer(recipe: Recipe, length: float) -> Recipe:
