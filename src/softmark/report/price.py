@@ -41,7 +41,7 @@ def price_table(rows: Sequence[Row]) -> list[list[str]]:
             continue
         about, lost = gone[0], loss_of(gone)
         figures = [
-            _name(row),
+            attack_of(row),
             about["access"] or MISSING,
             about["knows"] or MISSING,
             f"{len(gone)} of {len(row.done)}",
@@ -69,5 +69,6 @@ def seconds_of(records: Sequence[Record]) -> float:
     return median(record["stage_seconds"].get("suspect", 0.0) for record in records)
 
 
-def _name(row: Row) -> str:
+def attack_of(row: Row) -> str:
+    """The attack of a row and what else tells it from the others."""
     return " ".join(row.name[1:])

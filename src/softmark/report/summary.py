@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from softmark.report.columns import USELESS, lost
 from softmark.report.intervals import MISSING, number
-from softmark.report.price import loss_of, outcome, removed, seconds_of
+from softmark.report.price import attack_of, loss_of, outcome, removed, seconds_of
 from softmark.report.rows import Row
 
 ABOUT = (
@@ -45,8 +45,9 @@ def _line(method: str, rows: Sequence[Row]) -> list[str]:
         claims = sum(record["claimed"] for record in row.done)
         known = any(record["p_value"] is not None for record in row.done)
         p = number(_harm(row)[1]) if known else MISSING
-        worst = [_name(row), f"{claims} of {len(row.done)}", p]
-    gone = {_name(row): removed(row) for row in rows if 2 * len(removed(row)) >= len(row.done)}
+        worst = [attack_of(row), f"{claims} of {len(row.done)}", p]
+    ends = ((row, removed(row)) for row in rows)
+    gone = {attack_of(row): keys for row, keys in ends if 2 * len(keys) >= len(row.done)}
     cheap = [MISSING] * 2
     if gone:
         losses = {name: loss_of(keys) for name, keys in gone.items()}
@@ -70,7 +71,3 @@ def _one_mark(rows: Sequence[Row]) -> bool:
     for record in (record for row in rows for record in row.done):
         models.setdefault(record["seed"], set()).add(record["stages"].get("watermarked", MISSING))
     return all(len(each) == 1 for each in models.values())
-
-
-def _name(row: Row) -> str:
-    return " ".join(row.name[1:])
