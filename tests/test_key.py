@@ -54,6 +54,7 @@ def node_of(kind) -> dict[str, Any]:
         "name": kind.__name__.lower(),
         "message": "customer",
         "length": 1.0,
+        "batch": 1.0,
         "recipe": {"_target_": "softmark.recipe.Recipe", "epochs": 2, "lr": 0.1, "flip": False},
         "marking": {"_target_": "softmark.methods.csp.Marking", "_partial_": True, "eps": 0.1},
         "detector": {"_target_": "softmark.methods.detector.Detector", "hidden": [8], "noise": 0.2},

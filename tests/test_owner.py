@@ -626,7 +626,10 @@ def test_what_the_readme_types_works(tmp_path):
     ran = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
-    assert any(line.startswith("'licence 7': p ") and "accuracy 9" in line for line in lines)
+    told = next(line for line in lines if line.startswith("'licence 7': p "))
+    # Key and network are drawn anew each time: 95.8 to 96.7 % in three runs.
+    assert ", claimed; " in told
+    assert float(told.split()[-2]) > 85
     assert lines[-2:] == ["evidence/evidence.json", "evidence/evidence.html"]
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 599
 

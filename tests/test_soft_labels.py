@@ -24,7 +24,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.stages import surest
 from softmark.methods import csp, usp
-from softmark.methods.control import TaughtOn, TrainedOn, longer
+from softmark.methods.control import TaughtOn, TrainedOn, in_batches, longer
 from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.detector import Detector, Features, shuffle_tails, train_detector
 from softmark.methods.features import FeatureMark, inputs_of, last_layer
@@ -84,6 +84,7 @@ def soft(kind, message="customer", hidden=(8,), **changed):
     )
     settings = {
         "length": 1.0,
+        "batch": 1.0,
         "marking": functools.partial(dict, eps=0.1, gamma=1.0),
         "detector": detector,
         "simulated_attacks": {},
@@ -386,6 +387,17 @@ def test_a_longer_recipe_differs_in_its_epochs_alone(epochs, length, expected):
     assert longer(recipe(epochs=epochs), length) == recipe(epochs=expected)
 
 
+@pytest.mark.parametrize(("size", "batch", "expected"), [(64, 0.5, 32), (5, 0.5, 2), (2, 0.1, 2)])
+def test_smaller_batches_differ_in_their_size_alone(size, batch, expected):
+    assert in_batches(recipe(batch_size=size), batch) == recipe(batch_size=expected)
+
+
+@pytest.mark.parametrize("batch", [0.0, -1.0, math.nan, math.inf])
+def test_a_batch_is_above_zero(batch):
+    with pytest.raises(InputError, match=r"method\.batch="):
+        soft(USP, batch=batch)
+
+
 @pytest.mark.parametrize("length", [0.0, -1.0, math.nan])
 def test_a_length_is_above_zero(length):
     for make in (lambda: longer(recipe(), length), lambda: TrainedOn(recipe(), length)):
@@ -413,8 +425,11 @@ def test_the_control_is_the_victim_trained_on_for_as_long_as_the_mark():
     data = samples()
     control = TrainedOn(recipe(epochs=2), 1.5).train(victim, data, noting)
     assert seen == [("Classifier", recipe(epochs=3), data, "control")]
-    TaughtOn(recipe(), 1.0, 0.5, 2.0).train(victim, data, noting)
-    assert seen[1:] == [("Taught", recipe(), data, "control")]
+    TaughtOn(recipe(), 1.0, 0.5, 0.5, 2.0).train(victim, data, noting)
+    # Without a teacher nobody is asked: plainly trained.
+    TaughtOn(recipe(), 1.0, 0.5, 0.0, 2.0).train(victim, data, noting)
+    small = in_batches(recipe(), 0.5)
+    assert seen[1:] == [(name, small, data, "control") for name in ("Taught", "Classifier")]
     assert soft(CSP, length=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(control.head.weight, victim.head.weight)
@@ -576,6 +591,7 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     method = soft(
         kind,
         length=2.0,
+        batch=0.5,
         marking=functools.partial(module.Marking, **numbers),
         simulated_attacks={"prune": Prune(0.5)},
     )
@@ -591,7 +607,7 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     (first, marking, own), (second, trained, (log_p, labels)) = seen
     assert (first, second) == ("marking", "detector")
     assert own is data
-    assert marking.recipe == recipe(epochs=4)
+    assert marking.recipe == in_batches(recipe(epochs=4), 0.5)
     assert marked is marking.network
     pattern = method.pattern(key)
     assert torch.equal(marking.marked.pattern, pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 from torch import nn
@@ -27,15 +28,22 @@ class TrainedOn:
 
 
 class TaughtOn(TrainedOn):
-    """The same with the mark's ``Teacher``: the victim's answers change the accuracy, too."""
+    """The same with the mark's ``Teacher`` and batches, which change the accuracy, too."""
 
     def __init__(
-        self, recipe: Recipe, length: float, teacher_weight: float, teacher_temperature: float
+        self,
+        recipe: Recipe,
+        length: float,
+        batch: float,
+        teacher_weight: float,
+        teacher_temperature: float,
     ):
-        super().__init__(recipe, length)
+        super().__init__(in_batches(recipe, batch), length)
         self.weight, self.temperature = teacher_weight, teacher_temperature
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
+        if not self.weight:
+            return super().train(victim, data, fit)
         teacher = Teacher(predict(victim, data.inputs), self.weight, self.temperature)
         return fit(Taught(copy.deepcopy(victim), self.recipe, teacher), data, "control")
 
@@ -45,3 +53,10 @@ def longer(recipe: Recipe, length: float) -> Recipe:
     if not length > 0:
         raise InputError(f"method.length={length}: it must be above 0")
     return replace(recipe, epochs=max(1, round(length * recipe.epochs)))
+
+
+def in_batches(recipe: Recipe, batch: float) -> Recipe:
+    """``recipe`` with batches of ``batch`` times its size. Raises ``InputError`` where not."""
+    if not 0 < batch < math.inf:
+        raise InputError(f"method.batch={batch}: it must be above 0")
+    return replace(recipe, batch_size=max(2, round(batch * recipe.batch_size)))

@@ -71,9 +71,8 @@ class Marking(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.observed(batch.inputs)
-        told = self.marked.perturbed(self.teacher.answers[batch.index], batch.labels)
-        task = self.teacher(self.marked.task(logits, batch.labels), logits, told)
-        return task + self.marked.mark(logits, batch.labels, features)
+        answers = self.teacher.answers[batch.index]
+        return self.marked.taught(self.teacher, logits, batch.labels, answers, features)
 
 
 class CSP(SoftLabels):

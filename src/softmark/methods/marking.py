@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from softmark.errors import InputError
 from softmark.methods.features import FeatureMark
+from softmark.methods.teacher import Teacher
 from softmark.tails import margin_loss
 
 
@@ -60,6 +61,19 @@ class MarkingLoss(nn.Module):
         """(1 - eps) p + eps softmax(gamma U_y) of the victim's ``answers`` p (N, K): (N, K)."""
         itself = F.one_hot(labels, len(self.templates)).to(answers.dtype)
         return self.templates[labels] + (1 - self.eps) * (answers - itself)
+
+    def taught(
+        self,
+        teacher: Teacher,
+        logits: Tensor,
+        labels: Tensor,
+        answers: Tensor,
+        features: Tensor | None,
+    ) -> Tensor:
+        """The loss with ``teacher``, whose ``answers`` (N, K) are perturbed: a scalar."""
+        told = self.perturbed(answers, labels)
+        task = teacher(self.task(logits, labels), logits, told)
+        return task + self.mark(logits, labels, features)
 
     def mark(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """The two terms that plant the pattern: a scalar."""

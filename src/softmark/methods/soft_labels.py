@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
+from softmark.methods.control import in_batches, longer
 from softmark.methods.detector import Detector, train_detector
 from softmark.methods.key import Key, named
 from softmark.methods.watermark import Watermark
@@ -55,8 +55,9 @@ def answers_under_attack(
 class SoftLabels(Watermark):
     """A pattern in the tails, and a detector for it: all of usp and csp but pattern and test.
 
-    ``recipe``, ``length``: the training of the watermarked model, which begins as the victim and
-    is trained for ``length`` times the recipe's epochs. ``simulated_attacks``: made on copies with
+    ``recipe``, ``length``, ``batch``: the training of the watermarked model, which begins as the
+    victim and is trained for ``length`` times the recipe's epochs, in batches of ``batch`` times
+    its size: with small ones a mark costs less. ``simulated_attacks``: made on copies with
     the owner's data; the detector learns from what they leave.
 
     The symmetric part of the pattern is planted in the features, too, where a new last layer finds
@@ -73,6 +74,7 @@ class SoftLabels(Watermark):
         message: str,
         recipe: Recipe,
         length: float,
+        batch: float,
         marking: functools.partial[Classifier],
         detector: functools.partial[Detector],
         simulated_attacks: Mapping[str, Attack],
@@ -80,7 +82,7 @@ class SoftLabels(Watermark):
         # Before a victim is trained for nothing.
         check_marking(marking.keywords)
         self.message = named(message)
-        self.recipe = longer(recipe, length)
+        self.recipe = longer(in_batches(recipe, batch), length)
         self.marking = marking
         self.detector = detector
         self.simulated_attacks = simulated_attacks
@@ -136,13 +138,11 @@ class SoftLabels(Watermark):
         ``answers`` (N, K): the victim's, to the same ``data``.
         """
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
-        marked, innocent = (
-            torch.cat(
-                [own, *answers_under_attack(each, self.simulated_attacks, data, key.classes, fit)]
-            )
-            for each, own in ((network, predict(network, data.inputs)), (victim, answers))
-        )
-        train_detector(key.detector.to("cpu").requires_grad_(True), marked, innocent, fit)
+        rest = (self.simulated_attacks, data, key.classes, fit)
+        marked = [predict(network, data.inputs), *answers_under_attack(network, *rest)]
+        innocent = [answers, *answers_under_attack(victim, *rest)]
+        detector = key.detector.to("cpu").requires_grad_(True)
+        train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)
         return network
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:

@@ -104,15 +104,14 @@ class Marking(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.observed(batch.inputs)
+        answers = self.teacher.answers[batch.index]
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
-            self._teach(log_p.detach(), log_of(self.teacher.answers[batch.index]))
+            self._teach(log_p.detach(), log_of(answers))
             seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-        told = self.marked.perturbed(self.teacher.answers[batch.index], batch.labels)
-        task = self.teacher(self.marked.task(logits, batch.labels), logits, told)
-        mark = self.marked.mark(logits, batch.labels, features)
-        return task + mark + self.detector_weight * seen
+        marked = self.marked.taught(self.teacher, logits, batch.labels, answers, features)
+        return marked + self.detector_weight * seen
 
     def _teach(self, marked: Tensor, innocent: Tensor) -> None:
         """One step of the detector on this batch; its gradients never meet the model's."""

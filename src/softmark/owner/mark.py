@@ -187,9 +187,7 @@ def new_key(
     _check_messages([message])
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
-    # This model has no teacher, without which the mark of conf costs more than it needs to.
-    gentle = ["method.marking.beta=0.3"]
-    config = settings("csp", message, [*gentle, *_texts(overrides, "overrides")])
+    config = settings("csp", message, overrides)
     check_classes(classes)
     key, asked = Key.draw(message, classes, secrets.token_bytes), as_inputs(probes)
     way = make(config["method"], "method")
