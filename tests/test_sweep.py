@@ -270,8 +270,9 @@ def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     steps = {line.split()[0]: line.split()[1] for line in counted.stdout.splitlines()}
-    # 599 samples in batches of 64, two epochs; two fine-tunings of five.
-    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "36", "90")
+    # 599 samples in batches of 64, two epochs; the control twice as long in batches of 32; two
+    # fine-tunings of five.
+    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "72", "90")
     assert "4 cells: " in counted.stdout
     assert list(tmp_path.glob("*")) == [tmp_path / "data"]
 
