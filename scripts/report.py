@@ -21,7 +21,7 @@ from hydra import compose
 from softmark.errors import InputError
 from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
-from softmark.report.sweep import gather
+from softmark.report.sweep import Trouble, by_reason, gather
 from softmark.settings import configs
 from softmark.sweep.cells import spread
 from softmark.sweep.overrides import check, with_table
@@ -56,7 +56,7 @@ def name_of(options: argparse.Namespace) -> str:
 def files(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     name = name_of(options)
     sheet, trouble = read(options.overrides)
-    return publish(sheet, options.to / name), trouble
+    return publish(sheet, options.to / name), by_reason(trouble)
 
 
 def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
@@ -72,19 +72,19 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
         return [pages.write(text, options.to / "all.html")], broken
     name = name_of(options)
     sheet, trouble = read(options.overrides)
-    text = pages.of_sweep(name, sheet, trouble, output)
-    return [pages.write(text, options.to / f"{name}.html")], trouble
+    text = pages.of_sweep(name, sheet, list(map(str, trouble)), output)
+    return [pages.write(text, options.to / f"{name}.html")], by_reason(trouble)
 
 
-def read(overrides: list[str]) -> tuple[Sheet, list[str]]:
-    """The sweep that run.py makes of ``overrides``, and a line for each cell without result."""
+def read(overrides: list[str]) -> tuple[Sheet, list[Trouble]]:
+    """The sweep that run.py makes of ``overrides``, and its cells without result."""
     check(["-m", *overrides])
     with configs():
         table, _ = with_table(overrides)
         rows, varied, trouble = gather(spread(overrides))
     if not any(record for row in rows for record in row.records):
         hint = "no record of these cells: run.py -m with the same overrides makes them"
-        raise InputError("\n".join([hint, *trouble[:5]]))
+        raise InputError("\n".join([hint, *by_reason(trouble)[:5]]))
     # Where it ran and how it was watched are nothing to repeat; the table is.
     shown = [public(line) for line in overrides if line.startswith("table=") or not unhashed(line)]
     command = shlex.join(["python", "run.py", *([] if table else ["-m"]), *shown])

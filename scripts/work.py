@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from softmark import training
+from softmark.errors import InputError
 from softmark.experiment import run, stages
 from softmark.settings import configs
 from softmark.sweep.cells import composed, spread
+from softmark.sweep.overrides import check
 from softmark.training import Classifier, Fit, as_input
 
 FEW = 8  # samples that are counted on
@@ -74,7 +76,11 @@ def main() -> None:
         (Path(folder) / "data").symlink_to(data)
         with configs():
             more = [f"output_dir={folder}", "logger=none"]
-            cells = [composed([*cell, *more]) for cell in spread(sys.argv[1:])]
+            try:
+                check(["-m", *sys.argv[1:]])
+                cells = [composed([*cell, *more]) for cell in spread(sys.argv[1:])]
+            except InputError as error:
+                sys.exit(f"error: {error}")
         stages.make_stage = make_stage
         for config in cells:
             run.run_cell(config, [], lambda line: None)

@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
+from softmark.report.sweep import Trouble, by_reason
 from softmark.sweep.cells import spread
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
@@ -213,6 +214,16 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):
     assert "csp under prune" in result.stderr
 
 
+def test_a_reason_is_told_once():
+    trouble = [
+        Trouble("seed=0", "no disk"),
+        Trouble("seed=1", "missing"),
+        Trouble("seed=2", "no disk"),
+    ]
+    assert by_reason(trouble) == ["seed=0 and 1 more: no disk", "seed=1: missing"]
+    assert by_reason([]) == []
+
+
 def test_one_cell_ends_with_its_verdict(swept):
     folder, _ = swept
     result = run("method=csp", "attack=prune", "scale=smoke", folder=folder)
@@ -275,6 +286,12 @@ def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
     assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "72", "90")
     assert "4 cells: " in counted.stdout
     assert list(tmp_path.glob("*")) == [tmp_path / "data"]
+    for wrong in ("method=none,", "method=non"):
+        refused = subprocess.run(
+            [sys.executable, "scripts/work.py", wrong], cwd=ROOT, capture_output=True, text=True
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: method=")
 
 
 def test_full_scale_says_what_it_needs():

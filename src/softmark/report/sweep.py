@@ -6,8 +6,9 @@ import contextlib
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -24,10 +25,31 @@ from softmark.report.wandb_sweep import log_sweep
 from softmark.sweep.cells import composed, spread
 
 
-def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
-    """The rows of the table, the names of what varies, and a line for each cell without result."""
+class Trouble(NamedTuple):
+    """A cell without result."""
+
+    cell: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.cell}: {self.reason}"
+
+
+def by_reason(trouble: Sequence[Trouble]) -> list[str]:
+    """A line for each reason, with the first cell that it kept from its result."""
+    cells: dict[str, list[str]] = {}
+    for each in trouble:
+        cells.setdefault(each.reason, []).append(each.cell)
+    return [
+        f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for reason, (first, *others) in cells.items()
+    ]
+
+
+def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Trouble]]:
+    """The rows of the table, the names of what varies, and the cells without result."""
     groups: dict[tuple[str, ...], list[tuple[Record | None, bool]]] = {}
-    trouble: list[str] = []
+    trouble: list[Trouble] = []
     settings = [dict(line.split("=", 1) for line in cell) for cell in cells]
     varied = [
         key
@@ -46,11 +68,12 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[str]]:
             record = _record(config)
             if record is None:
                 stale = _identity(config) in older(config["output_dir"])
-                trouble.append(f"{' '.join(cell)}: {'made by older code' if stale else 'missing'}")
+                reason = "made by older code" if stale else "missing"
+                trouble.append(Trouble(" ".join(cell), reason))
             elif record["status"] == "failed":
-                trouble.append(f"{' '.join(cell)}: {record['reason']}")
+                trouble.append(Trouble(" ".join(cell), record["reason"]))
         except InputError as error:
-            trouble.append(f"{' '.join(cell)}: {error}")
+            trouble.append(Trouble(" ".join(cell), str(error)))
         groups.setdefault(tuple(name), []).append((record, stale))
     rows = [
         Row(name, tuple(record for record, _ in found), sum(stale for _, stale in found))
@@ -98,7 +121,7 @@ class SweepTable(Callback):
         log_sweep(config, rows, varied)
         if trouble:
             report(f"{len(trouble)} of {len(sweep)} cells failed or are missing:")
-            for line in trouble:
+            for line in by_reason(trouble):
                 report(f"  {line}")
             # An exception here would only be a warning to Hydra; this is none.
             sys.exit(1)

@@ -7,20 +7,20 @@ from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from softmark.sweep.line import parse
 from softmark.sweep.overrides import with_table
 
 
 def spread(given: list[str]) -> list[list[str]]:
     """The cells that Hydra's basic sweeper makes of ``given``: the overrides of each, in order.
 
-    Raises ``InputError`` where ``given`` names a table that isn't there.
+    Raises ``InputError`` for an override that can't be read, and for a table that isn't there.
     """
     _, lines = with_table(given)
-    parsed = OverridesParser.create().parse_overrides(lines)
-    return [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
+    batches = BasicSweeper.split_arguments([parse(line) for line in lines], None)
+    return [cell for batch in batches for cell in batch]
 
 
 def composed(cell: list[str]) -> dict[str, Any]:
