@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# CIFAR-10 at scale=full: a ResNet-18, both methods, nine attacks. For a GPU.
+# CIFAR-10 at scale=full: a ResNet-18, both methods, before any attack and under eight. For a GPU.
 #
 #     scripts/full_scale.sh DATA OUT [SEED ...]
 #
 # DATA holds CIFAR-10's parquet files. Run it again after a cut: finished stages and cells lie in
 # OUT and are not made again. Each seed's table is written as soon as the seed is done, to
-# OUT/tables. Other settings come from OVERRIDES="recipe.epochs=3 innocents.evaluation=6".
+# OUT/tables. OVERRIDES="model=convnet recipe.epochs=8" stands in place of model=resnet18.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 data=$(realpath "$1") out=$(realpath --canonicalize-missing "$2")
@@ -14,8 +14,8 @@ cd "$(dirname "$0")/.."
 attacks=none,finetune,finetune_full,retrain,prune_finetune,distill,distill_other,distill_hard,distill_finetune
 done=() failed=0
 for seed in "${@:-0}"; do
-  sweep=(table=robustness data=cifar10 "data.path=$data" scale=full model=resnet18
-    "attack=$attacks" "output_dir=$out" logger=none ${OVERRIDES:-})
+  sweep=(table=robustness data=cifar10 "data.path=$data" scale=full
+    ${OVERRIDES:-model=resnet18} "attack=$attacks" "output_dir=$out" logger=none)
   # What failed is in the table, and doesn't hold up the seeds after it.
   python run.py -m "${sweep[@]}" "seed=$seed" || failed=1
   done+=("$seed")

@@ -123,7 +123,7 @@ def _models(stages: dict[str, Any]) -> dict[str, str]:
 
 def unhashed(override: str) -> bool:
     """Whether ``override`` only says where a cell runs and how it is watched."""
-    return override.partition("=")[0].lstrip("+~").partition(".")[0] in UNHASHED
+    return re.split("[=./]", override.lstrip("+~"))[0] in {*UNHASHED, "hydra"}
 
 
 def _headline(record: Record) -> str:
