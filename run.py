@@ -45,11 +45,17 @@ def cell(config: DictConfig) -> None:
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.
             if reason := _reason(error):
-                report(f"error: {reason}")
+                if reason not in _told:
+                    report(f"error: {reason}")
+                _told.add(reason)
             else:
                 traceback.print_exc()
             if not sweeping:
                 raise SystemExit(1) from None
+
+
+# By this process: a sweep's summary counts the cells of each reason.
+_told: set[str] = set()
 
 
 def _reason(error: Exception) -> str:
