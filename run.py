@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from softmark.errors import InputError
-from softmark.sweep.overrides import check
+from softmark.sweep.overrides import check, for_hydra
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
 # victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
@@ -75,6 +75,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         check(sys.argv[1:])
+        sys.argv[1:] = for_hydra(sys.argv[1:])
         cell()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")

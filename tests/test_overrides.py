@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.sweep.overrides import CONF, check
+from softmark.sweep.overrides import CONF, check, for_hydra
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,26 @@ def test_a_right_line_passes(line, tmp_path):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", line)
         assert config == OmegaConf.to_container(composed, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "single"),
+    [
+        (["-m", "attack=finetune,retrain", "attack.samples=30"], ["attack.samples=choice(30)"]),
+        (["table=unambiguity", "attack.keys=1"], ["attack.keys=choice(1)"]),
+        (["-m", "attack=prune,none", "+attack.x={a: 1}"], ["+attack.x=choice({a: 1})"]),
+        (
+            ["-m", "method/detector=mlp,linear", "method.detector.jitter=0"],
+            ["method.detector.jitter=choice(0)"],
+        ),
+        (["-m", "seed=0,1", "attack=finetune", "attack.samples=30", "~attack.lr_factor"], []),
+        (["-m", "attack=finetune,retrain", "attack.samples=3,30", "recipe.epochs=3"], []),
+        (["--help"], []),
+    ],
+)
+def test_a_value_inside_of_a_swept_group_is_a_sweep_of_one(line, single):
+    changed = [new for old, new in zip(line, for_hydra(line), strict=True) if new != old]
+    assert changed == single
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_a_table_is_one_sweep_and_can_be_narrowed(swept, tmp_path):
 
 def test_a_number_of_a_table_can_be_narrowed_too(swept):
     folder, _ = swept
-    sweep = ["table=prune", "method=csp", "attack.sparsity=0.5", "seed=0", "scale=smoke"]
+    sweep = ["table=unambiguity", "method=csp", "attack.keys=2", "seed=0", "scale=smoke"]
     result = run(*sweep, folder=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("│ csp") == 1

@@ -59,6 +59,29 @@ def with_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
     return OmegaConf.to_container(chosen_table.table), [*swept, *given]
 
 
+def for_hydra(arguments: list[str]) -> list[str]:
+    """``arguments`` so that Hydra takes what ``check`` takes.
+
+    Before a sweep Hydra composes what isn't swept over: of attack=finetune,retrain
+    attack.samples=30 the number alone, for the default attack, which has no samples. So a value
+    inside of a group that is swept over becomes a sweep of one value.
+    """
+    given = get_args_parser().parse_known_args(arguments)[0].overrides
+    _, lines = with_table(given)
+    own = lines[: len(lines) - len(given)]
+    parsed = [parse(line) for line in given]
+    swept = [override for override in parsed if override.is_sweep_override()]
+    groups = [line.partition("=")[0] for line in own] + [each.key_or_group for each in swept]
+    inside = tuple(f"{group.replace('/', '.')}." for group in groups)
+    single = {
+        override.input_line: f"{key}=choice({value})"
+        for override in parsed
+        for key, equals, value in [override.input_line.partition("=")]
+        if equals and override not in swept and override.key_or_group.startswith(inside)
+    }
+    return [single.get(word, word) for word in arguments]
+
+
 def _values(override: Override) -> list[str]:
     """An override as the overrides that a sweep makes of it."""
     line = override.input_line
