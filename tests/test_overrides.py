@@ -138,6 +138,7 @@ def test_a_right_line_passes(line, tmp_path):
         ),
         (["-m", "seed=0,1", "attack=finetune", "attack.samples=30", "~attack.lr_factor"], []),
         (["-m", "attack=finetune,retrain", "attack.samples=3,30", "recipe.epochs=3"], []),
+        (["-m", "attack=finetune,retrain", "attack.layers="], []),
         (["--help"], []),
     ],
 )

@@ -160,10 +160,10 @@ def test_a_table_is_one_sweep_and_can_be_narrowed(swept, tmp_path):
     assert "python run.py table=robustness" in (tmp_path / "robustness.md").read_text()
 
 
-def test_a_number_of_a_table_can_be_narrowed_too(swept):
-    folder, _ = swept
-    sweep = ["table=unambiguity", "method=csp", "attack.keys=2", "seed=0", "scale=smoke"]
-    result = run(*sweep, folder=folder)
+@pytest.mark.parametrize("given", ["prune attack.sparsity=0.5", "unambiguity attack.keys=2"])
+def test_a_number_of_a_table_can_be_narrowed_too(swept, given):
+    sweep = f"table={given} method=csp seed=0 scale=smoke".split()
+    result = run(*sweep, folder=swept[0])
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("│ csp") == 1
 

@@ -76,8 +76,8 @@ def for_hydra(arguments: list[str]) -> list[str]:
     single = {
         override.input_line: f"{key}=choice({value})"
         for override in parsed
-        for key, equals, value in [override.input_line.partition("=")]
-        if equals and override not in swept and override.key_or_group.startswith(inside)
+        for key, _, value in [override.input_line.partition("=")]
+        if value and override not in swept and override.key_or_group.startswith(inside)
     }
     return [single.get(word, word) for word in arguments]
 
