@@ -138,12 +138,27 @@ class SoftLabels(Watermark):
         ``answers`` (N, K): the victim's, to the same ``data``.
         """
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
+        self.teach(network, victim, key, answers, data, fit)
+        return network
+
+    def teach(
+        self,
+        network: nn.Module,
+        victim: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+    ) -> None:
+        """The detector of ``key`` learns to tell the marked ``network`` from the ``victim``.
+
+        ``answers`` (N, K): the victim's, to the same ``data``.
+        """
         rest = (self.simulated_attacks, data, key.classes, fit)
         marked = [predict(network, data.inputs), *answers_under_attack(network, *rest)]
         innocent = [answers, *answers_under_attack(victim, *rest)]
         detector = key.detector.to("cpu").requires_grad_(True)
         train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)
-        return network
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)

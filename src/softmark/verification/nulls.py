@@ -151,7 +151,7 @@ class Either:
     ``tests``: of the same key; they may depend on each other.
     """
 
-    tests: tuple[Signs | Direction, ...]
+    tests: tuple[Signs | Direction | Binomial, ...]
     kind: ClassVar[Kind] = "exact"
     independent_probes: ClassVar[bool] = True
 

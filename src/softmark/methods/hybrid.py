@@ -1,0 +1,89 @@
+"""A mark in the soft labels and a trigger set in one model: each survives what removes the other.
+
+Fine-tuning rewrites what a model says of the pictures of its task: after it the tails can follow
+the attacker's labels alone. Triggers are no such pictures, and stay. A student never sees triggers
+(Adi et al. 2018 has no defence against it), but learns the tails. Both follow from one key.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from softmark.data.roles import Samples
+from softmark.errors import InputError
+from softmark.methods.adi import Adi
+from softmark.methods.key import Key, named
+from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.triggers import beside
+from softmark.methods.watermark import Watermark
+from softmark.models.access import Suspect, classes_of
+from softmark.training import Fit, predict
+from softmark.verification.evidence import Evidence
+from softmark.verification.nulls import Either, Null
+
+
+class Hybrid(Watermark):
+    """``soft``: the mark of the answers to pictures of the task. ``triggers``: the trigger set.
+
+    ``share``: of the pictures of the second training that are triggers. The triggers are learnt
+    first. The victim that knows them is then marked as without them, with the triggers beside the
+    data.
+
+    The verdict stands on the stronger of both tests, whose p is multiplied by their number. Each is
+    exact: the pattern doesn't depend on the pool, and the triggers' labels are independent of the
+    suspect.
+    """
+
+    expects = True
+
+    def __init__(self, message: str, soft: SoftLabels, triggers: Adi, share: float):
+        if not 0 < share < 1:
+            raise InputError(f"method.share={share}: a fraction between 0 and 1")
+        self.message = named(message)
+        self.soft = soft
+        self.triggers = triggers
+        self.share = share
+
+    def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
+        key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
+        self.soft.tell(key, victim, data)
+        # Not before: they follow from all that the key says.
+        triggers = self.triggers.triggers(key, data, self.triggers.count)
+        start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
+        both = beside(data, triggers, self.share)
+        answers = predict(start, both.inputs)
+        network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
+        self.soft.teach(network, start, key, answers[: len(data)], data, fit)
+        return network, key.eval()
+
+    def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
+        key = Key.draw(self.message, classes, entropy)
+        self.complete(key)
+        return key
+
+    def complete(self, key: Key) -> None:
+        self.soft.complete(key)
+
+    def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
+        found = self.soft.evidence(suspect, key, probes)
+        # The triggers are asked besides the probes, which no key may choose.
+        triggers = self.triggers.triggers(key, probes, self.triggers.count)
+        hits = suspect.answers(triggers).argmax(1) == triggers.labels
+        last, recall = self.triggers.null(key, hits), float(hits.float().mean())
+        if not found.tests:
+            return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
+        ((name, soft),) = found.tests.items()
+        tests = soft.tests if isinstance(soft, Either) else (soft,)
+        if last.p_value() < min(test.p_value() for test in tests):
+            name = "triggers"
+        return replace(found, tests={name: Either((*tests, last))}, mark_recall=recall)
+
+    def identify(
+        self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
+    ) -> dict[str, Null]:
+        """By the soft labels alone: each message has triggers of its own."""
+        return self.soft.identify(suspect, key, probes, messages)
