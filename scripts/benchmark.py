@@ -56,6 +56,7 @@ def plain(network, samples, recipe, device, autocast):
             loss.backward()
             optimizer.step()
             schedule.step()
+    network.to("cpu")  # as Fit does; a GPU is waited for
 
 
 def main() -> None:

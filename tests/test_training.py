@@ -200,6 +200,14 @@ def test_predictions_need_no_gradients_and_sharpen_nothing():
     torch.testing.assert_close(p, net.eval()(images.float() / 255).softmax(1).detach())
 
 
+def test_a_network_that_was_moved_to_be_asked_can_be_trained_again(monkeypatch):
+    """A move to a GPU copies the weights; on a CPU it doesn't, so here the move is a copy."""
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self._apply(torch.Tensor.clone))
+    net = network()
+    predict(net, samples(4).inputs)
+    assert not any(tensor.is_inference() for tensor in net.state_dict(keep_vars=True).values())
+
+
 @pytest.fixture
 def chosen():
     """What a test chooses is forgotten after it."""

@@ -210,7 +210,6 @@ def choose_device(accelerator: str) -> torch.device:
 _where = {"accelerator": "auto"}  # of the process, as torch's number of threads is
 
 
-@torch.inference_mode()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     """The probabilities (N, K) that ``network`` gives to ``inputs`` (N, ...).
 
@@ -219,13 +218,15 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     device = choose_device(_where["accelerator"])
     home = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     was_training = network.training
+    # Moved outside of inference mode: weights that are copied within can't be trained again.
     network = network.to(device).eval()
     # Large pictures in small batches: the layers of a network hold many times as much.
     batch_size = max(1, min(1000, 2**22 // max(1, inputs[:1].numel())))
-    parts = [
-        network(as_input(part.to(device))).float().softmax(1).cpu()
-        for part in inputs.split(batch_size)
-    ]
+    with torch.inference_mode():
+        parts = [
+            network(as_input(part.to(device))).float().softmax(1).cpu()
+            for part in inputs.split(batch_size)
+        ]
     network.to(home).train(was_training)
     return torch.cat(parts)
 
@@ -257,6 +258,8 @@ def compute_on(accelerator: str, threads: int | None, where: str = "trainer.acce
     if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{where}={accelerator}: there is no GPU; cpu is")
     _where["accelerator"] = accelerator
+    # All batches of a training are alike: a GPU looks once for its fastest convolutions.
+    torch.backends.cudnn.benchmark = True
     if threads is not None:
         if not threads >= 1:
             raise InputError(f"trainer.threads={threads}: at least 1 (or null for all)")
