@@ -136,6 +136,10 @@ def test_a_right_line_passes(line, tmp_path):
             ["-m", "method/detector=mlp,linear", "method.detector.jitter=0"],
             ["method.detector.jitter=choice(0)"],
         ),
+        (
+            ["-m", "method=usp_margin,csp_margin", "method/detector@method.soft.detector=mlp"],
+            ["method/detector@method.soft.detector=choice(mlp)"],
+        ),
         (["-m", "seed=0,1", "attack=finetune", "attack.samples=30", "~attack.lr_factor"], []),
         (["-m", "attack=finetune,retrain", "attack.samples=3,30", "recipe.epochs=3"], []),
         (["-m", "attack=finetune,retrain", "attack.layers="], []),

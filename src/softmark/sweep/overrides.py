@@ -64,7 +64,7 @@ def for_hydra(arguments: list[str]) -> list[str]:
 
     Before a sweep Hydra composes what isn't swept over: of attack=finetune,retrain
     attack.samples=30 the number alone, for the default attack, which has no samples. So a value
-    inside of a group that is swept over becomes a sweep of one value.
+    or a group inside of a group that is swept over becomes a sweep of one.
     """
     given = get_args_parser().parse_known_args(arguments)[0].overrides
     _, lines = with_table(given)
@@ -77,7 +77,8 @@ def for_hydra(arguments: list[str]) -> list[str]:
         override.input_line: f"{key}=choice({value})"
         for override in parsed
         for key, _, value in [override.input_line.partition("=")]
-        if value and override not in swept and override.key_or_group.startswith(inside)
+        if value and override not in swept
+        if override.key_or_group.replace("/", ".").startswith(inside)
     }
     return [single.get(word, word) for word in arguments]
 
