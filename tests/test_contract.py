@@ -3,6 +3,8 @@
 A sum and not a product: each method meets one attack of each kind, each attack meets usp and csp.
 """
 
+import contextlib
+import copy
 import inspect
 import json
 import traceback
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import ROOT
+from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment import front, stages
 from softmark.experiment.plan import plan
@@ -29,7 +32,7 @@ from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
 from softmark.nodes import make
 from softmark.store.store import Store
-from softmark.training import Classifier, predict
+from softmark.training import Classifier, Fit, predict
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
@@ -183,18 +186,32 @@ class Waiting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def step_elsewhere(module: Classifier, data: Samples) -> None:
+    """One step on torch's meta device, which no tensor of the CPU may meet, nor one of a GPU."""
+    module = copy.deepcopy(module).train().to("meta")
+    module.loss(next(iter(module.batches(data)))).backward()
+
+
 @pytest.mark.parametrize(
     ("method", "attack"),
     [*((method, "none") for method in METHODS), *(("none", attack) for attack in STEPPING)],
 )
-def test_no_step_of_a_training_waits_for_values(method, attack, cell, monkeypatch):
-    real, seen = Classifier.training_step, Waiting()
+def test_no_step_of_a_training_waits_for_values_or_needs_the_cpu(method, attack, cell, monkeypatch):
+    real, seen, train = Classifier.training_step, Waiting(), Fit.__call__
 
     def watched(self, batch, step):
         with seen:
             return real(self, batch, step)
 
+    def moved(self, module, data, name):
+        if isinstance(module, Classifier):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+                step_elsewhere(module, data)
+        return train(self, module, data, name)
+
     monkeypatch.setattr(Classifier, "training_step", watched)
+    monkeypatch.setattr(Fit, "__call__", moved)
     config = cell(f"method={method}", f"attack={attack}", "seed=1", "recipe.epochs=1")
     run_cell(config, [], silent)
     # one_hot reads them on a CPU alone, and so does the loss that an owner calls.
