@@ -89,6 +89,19 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(swept, archived):
     assert sum(len(row.done) for row in sheet.rows) == 9
 
 
+def test_each_method_is_noted_once_with_every_null_that_it_stands_on(archived):
+    nulls = {"csp": ["signs"], "usp": ["signs"], "csp_margin": ["signs", "triggers"]}
+    rows = [
+        Row((name, "prune"), (archived(f"method={name}", "attack=prune", null=null),))
+        for name, found in nulls.items()
+        for null in found
+    ]
+    assert [note for note in notes(rows) if "stands on" in note] == [
+        "p of csp, usp stands on signs",
+        "p of csp_margin stands on signs or triggers",
+    ]
+
+
 def test_failed_cells_have_their_reason_as_a_footnote(archived, tmp_path):
     archived("method=usp", "attack=prune")
     archived("method=usp", "attack=prune", seed=1, status="failed", reason="out of & memory")

@@ -41,10 +41,13 @@ def seeds(rows: Sequence[Row]) -> list[str]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """Nulls, the dagger, what costs and watermark accuracy mean, processors, warnings."""
     done = [record for row in rows for record in row.done]
-    methods: dict[str, dict[str, None]] = {}
+    nulls: dict[str, dict[str, None]] = {}
     for record in done:
         if record["null"]:
-            methods.setdefault(record["null"], {})[record["method"]] = None
+            nulls.setdefault(record["method"], {})[record["null"]] = None
+    methods: dict[str, list[str]] = {}
+    for method, own in nulls.items():
+        methods.setdefault(" or ".join(own), []).append(method)
     found = [f"p of {', '.join(own)} stands on {null}" for null, own in methods.items()]
     if any("†" in cell for row in rows for cell in cells(row, ["suspect"])):
         found.append("† more than 5 points worse than the watermarked model")
