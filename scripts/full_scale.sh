@@ -5,7 +5,8 @@
 #
 # DATA holds CIFAR-10's parquet files. Run it again after a cut: finished stages and cells lie in
 # OUT and are not made again. Each seed's table is written as soon as the seed is done, to
-# OUT/tables. OVERRIDES="model=convnet recipe.epochs=8" stands in place of model=resnet18.
+# OUT/tables. OVERRIDES="model=resnet18 method=usp_margin,csp_margin recipe.epochs=24" stands in
+# place of model=resnet18.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 data=$(realpath "$1") out=$(realpath --canonicalize-missing "$2")
