@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # In this order: the quick ones first.
 TESTS = (
     "tests/test_verification.py", "tests/test_bad_answers.py", "tests/test_key.py",
-    "tests/test_soft_labels.py", "tests/test_access.py", "tests/test_attacks.py",
+    "tests/test_soft_labels.py", "tests/test_hybrid.py", "tests/test_access.py", "tests/test_attacks.py",
     "tests/test_training.py", "tests/test_evidence.py", "tests/test_forger.py",
     "tests/test_owner.py", "tests/test_owner_scripts.py", "tests/test_endpoint.py",
     "tests/test_contract.py",
@@ -51,6 +51,14 @@ MUTANTS = (
            "return self.templates[labels] + (1 - self.eps) * (answers - itself)", "return answers"),
     Mutant("a control without the mark's teacher", "methods/control.py",
            "Taught(copy.deepcopy(victim), self.recipe, teacher)", "Classifier(copy.deepcopy(victim), self.recipe)"),
+    Mutant("triggers that the second training forgets", "methods/hybrid.py",
+           "key, answers, both, fit)", "key, answers[: len(data)], data, fit)"),
+    Mutant("the stronger of two tests without its factor", "methods/hybrid.py",
+           "Either((*tests, last))", "min((*tests, last), key=lambda test: test.p_value())"),
+    Mutant("the triggers don't count", "methods/hybrid.py",
+           "Either((*tests, last))", "Either(tests)"),
+    Mutant("weights that are moved in inference mode", "training.py",
+           "    network = network.to(device).eval()\n", "    with torch.inference_mode():\n        network = network.to(device).eval()\n"),
     Mutant("the detector is not trained", "methods/soft_labels.py",
            "        train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)\n", ""),
     Mutant("a mark in batches of the whole size", "methods/soft_labels.py",
