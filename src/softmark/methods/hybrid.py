@@ -1,8 +1,8 @@
 """A mark in the soft labels and a trigger set in one model: each survives what removes the other.
 
 Fine-tuning rewrites what a model says of the pictures of its task: after it the tails can follow
-the attacker's labels alone. Triggers are no such pictures, and stay. A student never sees triggers
-(Adi et al. 2018 has no defence against it), but learns the tails. Both follow from one key.
+the attacker's labels alone. Triggers are no such pictures, and most stay. A student never sees the
+triggers, but learns the tails. Both marks follow from one key.
 """
 
 from __future__ import annotations
