@@ -16,11 +16,11 @@ from softmark.methods.hybrid import Hybrid
 from softmark.methods.key import Key
 from softmark.methods.usp import USP
 from softmark.models.access import Suspect
-from softmark.training import Classifier, predict
+from softmark.training import predict
 from softmark.verification.nulls import Binomial
 from test_soft_labels import soft
-from test_training import fit, recipe
-from test_triggers import CLASSES, judge, method, network, owner
+from test_training import recipe
+from test_triggers import CLASSES, embedded, judge, method, victim
 
 MARKING = {
     "eps": 0.1,
@@ -46,17 +46,8 @@ def hybrid(name: str = "csp", share: float = 0.1) -> Hybrid:
 
 
 @functools.cache
-def victim() -> nn.Module:
-    torch.manual_seed(1)
-    return fit()(Classifier(network(), recipe(epochs=6, batch_size=32)), owner(), "victim")
-
-
-@functools.cache
 def marked(name: str) -> tuple[nn.Module, Key]:
-    torch.manual_seed(5)
-    trainer = fit()
-    trainer.entropy = Random(8).randbytes
-    return hybrid(name).embed(victim(), owner(), trainer)
+    return embedded(hybrid(name))
 
 
 def drawn(seed: int, classes: int = CLASSES) -> Key:

@@ -25,6 +25,7 @@ from softmark.methods.mea_defender import Composing, MeaDefender, apart
 from softmark.methods.stamped import Stamped, of_class
 from softmark.methods.triggers import beside, random_labels
 from softmark.methods.uchida import Uchida, convolution, mean_filter
+from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, answers_of
 from softmark.models.networks import ConvNet
 from softmark.training import Batch, Classifier, predict
@@ -96,10 +97,14 @@ def victim() -> nn.Module:
 
 @functools.cache
 def marked(name: str) -> tuple[nn.Module, Key]:
+    return embedded(method(name))
+
+
+def embedded(made: Watermark) -> tuple[nn.Module, Key]:
     torch.manual_seed(5)
     trainer = fit()
     trainer.entropy = Random(8).randbytes
-    return method(name).embed(victim(), owner(), trainer)
+    return made.embed(victim(), owner(), trainer)
 
 
 def key_of(name: str, seed: int, **changed) -> Key:

@@ -1,8 +1,8 @@
-"""A mark in the soft labels and a trigger set in one model: each survives what removes the other.
+"""A mark in the soft labels and a trigger set in one model: what removes one may leave the other.
 
 Fine-tuning rewrites what a model says of the pictures of its task: after it the tails can follow
-the attacker's labels alone. Triggers are no such pictures, and most stay. A student never sees the
-triggers, but learns the tails. Both marks follow from one key.
+the attacker's labels alone. Triggers are no such pictures, and more of them stay. A student never
+sees the triggers, but learns the tails. Both marks follow from one key.
 """
 
 from __future__ import annotations
@@ -77,10 +77,9 @@ class Hybrid(Watermark):
         if not found.tests:
             return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
         ((name, soft),) = found.tests.items()
-        tests = soft.tests if isinstance(soft, Either) else (soft,)
-        if last.p_value() < min(test.p_value() for test in tests):
-            name = "triggers"
-        return replace(found, tests={name: Either((*tests, last))}, mark_recall=recall)
+        whole = Either((*(soft.tests if isinstance(soft, Either) else (soft,)), last))
+        name = "triggers" if whole.strongest is last else name
+        return replace(found, tests={name: whole}, mark_recall=recall)
 
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]

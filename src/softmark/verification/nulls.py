@@ -164,8 +164,12 @@ class Either:
         return cls(tuple(test for test in tests if not test.idle) or tuple(tests[:1]))
 
     @property
+    def strongest(self) -> Signs | Direction | Binomial:
+        return min(self.tests, key=lambda test: test.p_value())
+
+    @property
     def score(self) -> float:
-        return min(self.tests, key=lambda test: test.p_value()).score
+        return self.strongest.score
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         return min(1.0, len(self.tests) * min(test.p_value() for test in self.tests))
