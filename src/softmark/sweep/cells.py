@@ -30,7 +30,7 @@ def composed(cell: list[str]) -> dict[str, Any]:
     return {**config, "seed": int(seeds[-1])} if seeds else config
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def _config(cell: tuple[str, ...]) -> dict[str, Any]:
     """Composing takes a third of a second, nearly all of a report: once for all seeds."""
     config = compose("config", list(cell))
