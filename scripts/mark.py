@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     )
     save(marked, options.to, passphrase)
     before = accuracy(predict(model, held.inputs), held.labels)
-    unmarked = verify(model, marked[0].key, held.inputs)
+    unmarked = verify(model, marked[0].key, marked[0].probes)
     print(f"accuracy is that on the {len(held)} probes, test pictures that nothing is trained on")
     print(f"your model: p {p_of(unmarked)}; accuracy {100 * before:.2f} %")
     for each, message in zip(marked, options.message, strict=True):

@@ -164,7 +164,7 @@ MUTANTS = (
     # Outside of experiments.
     Mutant("the number of customers isn't corrected for", "owner/verify.py",
            "p_value=found.p_value,", "p_value=found.p_value / len(tests),"),
-    Mutant("an owner's probes may be exchanged", "owner/verify.py", "    check_probes(key, samples)\n", ""),
+    Mutant("an owner's probes may be exchanged", "owner/verify.py", "        check_probes(key, probes, len(self.added))\n", ""),
     Mutant("a key file may name any code", "methods/key.py",
            "not str(value).startswith(\"softmark.\")", "False"),
     Mutant("a key is open to everybody", "methods/keyfile.py", "0o600", "0o644"),

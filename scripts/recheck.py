@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import sys
+from math import comb
 from pathlib import Path
 from statistics import NormalDist
 
@@ -31,11 +32,13 @@ try:
     if data["p"] is None:
         stop("nothing could be tested: there is no p", 3)
     K, seed, p = published["classes"], bytes.fromhex(shown["seed"]), float(data["p"])
-    test = {"csp": "signs", "usp": "direction"}[published["method"]]
+    soft, _, margin = published["method"].partition("_")
+    test = {"csp": "signs", "usp": "direction"}[soft]
     usual = np.array(shown["usual"] or [], "<f4").reshape(-1, K, K)
     expected = np.array(shown["expected"] or [], "<i4")
     ranks, answered = np.array(data["ranks"], float), np.array(data["answered"], int)
     level, tried = terms["levels"]["exact"], max(data["tried"], len(hashes))
+    own = len(expected) if margin else len(answered)  # the others are triggers
     tails = ranks.reshape(-1, K) - K / 2
     tails[np.arange(len(answered)), answered] = 0
     if len(seed) != 32 or not np.isfinite(tails).all() or not 0 < p <= 1:
@@ -60,7 +63,7 @@ if len(usual):
     if not (fits and (usual[1] >= 0).all() and (usual.diagonal(0, 1, 2) == 0).all()):
         stop("no model shows what is said of the unmarked one: this evidence proves nothing", 3)
 # The pattern: numbers that follow from the seed and from what the unmarked model shows.
-blocks = (n.to_bytes(8, "big") + known for n in range(K * K // 4 + 1))
+blocks = (n.to_bytes(8, "big") + known for n in range((K * K + len(answered)) // 4 + 1))
 stream = b"".join(hmac.new(seed, block, hashlib.sha256).digest() for block in blocks)
 pattern, (i, j) = np.zeros((K, K)), np.triu_indices(K, 1)
 if test == "signs":
@@ -71,6 +74,11 @@ else:
     numbers = (np.frombuffer(stream, ">u8")[: K * (K - 1)] + 0.5) / 2.0**64
     pattern[~np.eye(K, dtype=bool)] = [NormalDist().inv_cdf(float(each)) for each in numbers]
     pattern -= ~np.eye(K, dtype=bool) * pattern.sum(1, keepdims=True) / (K - 1)
+# A trigger's class is the remainder of eight bytes.
+triggers = answered[own:]
+drawn = np.frombuffer(stream, ">u8")[: len(triggers)] % np.uint64(K)
+hits = int((triggers == drawn.astype(int)).sum())
+answered, tails, clear = answered[:own], tails[:own], clear[:own]
 # The evidence: centred ranks of each answer without its likeliest class, summed for each class.
 tails /= np.maximum(np.linalg.norm(tails, axis=1, keepdims=True), 1e-12)
 sums = np.zeros((K, K))
@@ -145,6 +153,10 @@ for seen, known in [(sums, plain), *((sums, each) for each in usual[:1]), (mista
         found += [(*direction(seen, known, True), seen.any())] if seen is sums else []
 enough = [(p, there) for p, size, there in found if size >= 18] or [found[0][::2]]
 found = [p for p, there in enough if there] or [1.0]
+if margin:
+    n = len(triggers)
+    luck = (comb(n, k) * (1 / K) ** k * (1 - 1 / K) ** (n - k) for k in range(hits, n + 1))
+    found += [min(1.0, sum(luck))]
 # As many customers as the commitment has seeds were tried, or more keys if the accuser says so.
 p = min(1.0, len(found) * max(min(found), 1e-300) * tried)  # softmark stops there, too
 reached, alike = p <= level, abs(np.log(p / data["p"])) < 0.05

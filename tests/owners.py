@@ -7,6 +7,7 @@ import functools
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 HELD = slice(1000, 1500)  # probes
 REST = slice(1500, None)
@@ -29,6 +30,12 @@ def probes() -> Tensor:
     return rows()[0][HELD]
 
 
+def pictures() -> tuple[Tensor, Tensor]:
+    """The same as uint8 pictures, (N, 1, 8, 8)."""
+    inputs, labels = rows()
+    return (255 * inputs).round().to(torch.uint8).reshape(-1, 1, 8, 8), labels
+
+
 def build(classes: int = 10) -> nn.Module:
     return nn.Sequential(
         nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, classes)
@@ -47,6 +54,28 @@ def trained(seed: int, loss: nn.Module | None = None, epochs: int = 15) -> nn.Mo
             loss(model(inputs[index]), labels[index]).backward()
             optimizer.step()
     return model.eval()
+
+
+def fitted(model: nn.Module, seed: int, part: slice, epochs: int) -> nn.Module:
+    """``model``, trained on a ``part`` of the pictures."""
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=3e-3)
+    inputs, labels = (each[part] for each in pictures())
+    for _ in range(epochs):
+        for index in torch.randperm(len(inputs)).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[index] / 255), labels[index]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def seer() -> nn.Module:
+    """A small network for the pictures."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
 
 
 @functools.cache

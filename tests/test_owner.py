@@ -21,7 +21,9 @@ from conftest import ROOT
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.methods.key import method_of
+from softmark.nodes import make
 from softmark.owner.commitment import customers_of, publication, seed_hashes
+from softmark.owner.mark import settings
 from softmark.owner.verify import examine
 from softmark.tails import usual_of
 from softmark.training import predict
@@ -397,8 +399,88 @@ def test_one_line_marks_a_training_of_ones_own():
 
 
 def test_usps_detector_needs_mark():
-    with pytest.raises(InputError, match=r"softmark\.mark trains both"):
+    with pytest.raises(InputError, match=r"the key is of usp, .*softmark\.mark does"):
         softmark.marking_loss(marked("usp").key)
+
+
+# --- Triggers beside the tails.
+
+
+@functools.cache
+def with_triggers() -> softmark.Marked:
+    model, (inputs, labels) = owners.fitted(owners.seer(), 0, slice(1000), 8), owners.pictures()
+    owned = (inputs[:1000], labels[:1000])
+    return softmark.mark(model, owned, "a", "csp_margin", inputs[owners.HELD])
+
+
+def test_triggers_are_asked_after_the_probes_and_left_by_fine_tuning(tmp_path):
+    mark = with_triggers()
+    assert (len(mark.probes), len(mark.key.expected)) == (600, 500)
+    assert mark.verdict.mark_recall > 0.9
+    assert list(mark.verdict.tests) == ["triggers"]
+    assert mark.customers == 1
+    softmark.save(mark, tmp_path / "m")
+    key, probes = softmark.load(tmp_path / "m")
+    tuned = owners.fitted(copy.deepcopy(mark.model), 1, owners.HELD, 5)
+    assert softmark.verify(tuned, key, probes).claimed
+    other = softmark.verify(owners.fitted(owners.seer(), 2, owners.HELD, 5), key, probes)
+    assert other.p_value > 1e-3
+    assert other.mark_recall < 0.3
+    assert softmark.publish(key, tmp_path / "m")
+
+
+def test_labels_show_the_triggers_and_this_is_said():
+    mark = with_triggers()
+    verdict = softmark.verify(predict(mark.model, mark.probes).argmax(1), mark.key, mark.probes)
+    assert verdict.claimed
+    assert "can be seen in the triggers" in verdict.why
+
+
+def test_without_its_triggers_the_tails_are_still_there():
+    mark = with_triggers()
+    answers = predict(mark.model, mark.probes)
+    answers[500:] = 0.1
+    verdict = softmark.verify(answers, mark.key, mark.probes)
+    assert list(verdict.tests) == ["signs"]
+    assert verdict.p_value < 1e-6
+
+
+def test_p_over_the_probes_ends_with_the_triggers():
+    mark = with_triggers()
+    curve = examine(mark.model, mark.key, mark.probes).curve()
+    assert list(curve)[-3:] == [200, 500, 600]
+    assert curve[600] == mark.verdict.p_value
+    assert curve[500] > 1e6 * curve[600]
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        (lambda p: p[:500], "there are 500, and the key was committed to 600"),
+        (lambda p: torch.cat([p[:500], p[:100]]), "other probes"),
+        (lambda p: p / 255, r"type torch\.float32: triggers are uint8 pictures"),
+    ],
+)
+def test_other_probes_than_those_with_the_triggers_are_refused(probes, message):
+    mark = with_triggers()
+    with pytest.raises(InputError, match=message):
+        softmark.verify(mark.model, mark.key, probes(mark.probes))
+
+
+def test_triggers_need_pictures_and_one_customer():
+    with pytest.raises(
+        InputError, match=r"shape \(64,\) and type torch\.float32: triggers are uint8"
+    ):
+        softmark.mark(owners.victim(), owners.owned(), "a", "usp_margin")
+    with pytest.raises(InputError, match="method=csp_margin: its triggers are one customer's"):
+        softmark.mark_each(owners.seer(), owners.pictures(), ["a", "b"], "csp_margin")
+
+
+def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():
+    way = make(settings("usp_margin", "a", ["recipe.epochs=3"])["method"])
+    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
+    assert way.lengthen(2) == 6
+    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (6, 6)
 
 
 # --- What can't be.
@@ -442,7 +524,7 @@ def frozen():
     [
         ({"message": ""}, "message='': name the customer"),
         ({"message": "${oc.env:HOME}"}, "must not hold"),
-        ({"method": "adi"}, "method=adi: csp or usp"),
+        ({"method": "adi"}, "method=adi: csp, usp, csp_margin or usp_margin"),
         ({"method": "cps"}, "cps"),
         ({"recipe": {"epoch": 3}}, "epoch"),
         ({"recipe": {"epochs": 0}}, r"recipe\.epochs=0: it must be above 0"),

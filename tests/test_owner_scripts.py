@@ -195,15 +195,15 @@ def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
     assert (ran.code, "lies there already" in ran.err) == (2, True)
 
 
-@pytest.mark.parametrize("method", ["csp", "usp"])
+@pytest.mark.parametrize("method", ["csp", "usp", "csp_margin", "usp_margin"])
 def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
-    if method == "usp":
-        ran = call("mark", "own.safetensors", "--message", "a", "--to", tmp_path / "usp",
-                   "method=usp", "recipe.epochs=15", STRONG)  # fmt: skip
-        assert ran.code == 0, ran.err
-        folder = tmp_path / "usp"
-    else:
+    if method == "csp":
         folder = marked
+    else:
+        folder = tmp_path / method
+        ran = call("mark", "own.safetensors", "--message", "a", "--to", folder,
+                   f"method={method}", "recipe.epochs=15", STRONG)  # fmt: skip
+        assert ran.code == 0, ran.err
     commitment = folder / "softmark.commitment.json"
     for status, suspect in ((0, folder / "model.safetensors"), (3, "own.safetensors")):
         evidence = tmp_path / f"e{status}"
@@ -325,7 +325,7 @@ def test_a_locked_key_needs_its_passphrase(home, call, tmp_path, monkeypatch):
         (("mine:nothing", "--message", "a"), "gives a int"),
         (("mine:absent", "--message", "a"), "absent"),
         (("own", "--message", "a"), "MODULE:FUNCTION is needed"),
-        (("own.safetensors", "--message", "a", "method=adi"), "csp or usp"),
+        (("own.safetensors", "--message", "a", "method=adi"), "csp, usp, csp_margin or usp_margin"),
         (("own.safetensors", "--message", "a", "data=digit"), "did you mean digits?"),
         (("own.safetensors", "--message", "a", "recipe.epoch=3"), "did you mean recipe.epochs?"),
         (("own.safetensors", "--message", "a", "recipe.epochs=1.5"), "recipe.epochs=1.5"),

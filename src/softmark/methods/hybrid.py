@@ -11,11 +11,13 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
+from softmark.methods.control import longer
 from softmark.methods.key import Key, named
 from softmark.methods.soft_labels import SoftLabels
 from softmark.methods.triggers import beside
@@ -50,15 +52,40 @@ class Hybrid(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        self.soft.tell(key, victim, data)
-        # Not before: they follow from all that the key says.
-        triggers = self.triggers.triggers(key, data, self.triggers.count)
+        answers = self.tell(key, victim, data)
+        return self.mark(victim, key, answers, data, fit), key.eval()
+
+    def tell(
+        self, key: Key, victim: nn.Module, data: Samples, probes: Tensor | None = None
+    ) -> Tensor:
+        """As of ``SoftLabels``. The triggers follow from all that a key says: not before."""
+        return self.soft.tell(key, victim, data, probes)
+
+    def mark(
+        self, victim: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+    ) -> nn.Module:
+        """The watermarked model; its detector is told of the victim that knows the triggers."""
+        triggers = self.added(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
         both = beside(data, triggers, self.share)
         answers = predict(start, both.inputs)
         network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
         self.soft.teach(network, start, key, answers[: len(data)], data, fit)
-        return network, key.eval()
+        return network
+
+    def lengthen(self, times: float) -> int:
+        self.triggers.recipe = longer(self.triggers.recipe, times)
+        return self.soft.lengthen(times)
+
+    def added(self, key: Key, like: Samples) -> Samples:
+        """The triggers. Raises ``InputError`` where ``like`` are no uint8 pictures."""
+        shape, kind = tuple(like.inputs.shape[1:]), like.inputs.dtype
+        if len(shape) != 3 or kind != torch.uint8:
+            raise InputError(
+                f"inputs of shape {shape} and type {kind}: triggers are uint8 pictures, (C, H, W), "
+                "and need a model of such; csp and usp mark any other"
+            )
+        return self.triggers.triggers(key, like, self.triggers.count)
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)
@@ -71,9 +98,11 @@ class Hybrid(Watermark):
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         found = self.soft.evidence(suspect, key, probes)
         # The triggers are asked besides the probes, which no key may choose.
-        triggers = self.triggers.triggers(key, probes, self.triggers.count)
-        hits = suspect.answers(triggers).argmax(1) == triggers.labels
-        last, recall = self.triggers.null(key, hits), float(hits.float().mean())
+        triggers = self.added(key, probes)
+        told = suspect.answers(triggers).argmax(1)
+        hits = told == triggers.labels[: len(told)]
+        last = self.triggers.null(key, hits)
+        recall = float(hits.float().mean()) if len(hits) else None
         if not found.tests:
             return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
         ((name, soft),) = found.tests.items()

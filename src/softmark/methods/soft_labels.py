@@ -160,6 +160,15 @@ class SoftLabels(Watermark):
         detector = key.detector.to("cpu").requires_grad_(True)
         train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)
 
+    def lengthen(self, times: float) -> int:
+        """Trains ``times`` as long from now on: how many epochs."""
+        self.recipe = longer(self.recipe, times)
+        return self.recipe.epochs
+
+    def added(self, key: Key, like: Samples) -> Samples:
+        """What an owner's suspect is asked beside the probes: nothing."""
+        return like[:0]
+
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)
         self.complete(key)

@@ -24,20 +24,25 @@ from softmark.tails import is_clear, ranks
 from softmark.verification.evidence import usable
 
 TEMPLATE = Path(__file__).with_name("evidence.html")
-# What each test assumes, for somebody who has never heard of it.
+# What the test of each part of a method assumes, for somebody who has never heard of it.
 NULLS = {
-    "signs": (
+    "csp": (
         "For each pair of classes the secret holds two random signs, + or -: one for what they "
         "show of each other together, one for the difference. A model that knows nothing of the "
         "secret agrees with them only by luck. The chance that random signs agree with these "
         "answers as well as the committed ones do is computed over all possible signs, and bounded "
         "from above where they are more than a thousand."
     ),
-    "direction": (
+    "usp": (
         "For each class and each other class the secret holds a random number, all drawn together: "
         "a direction in space. A model that knows nothing of the secret points the same way only "
         "by luck. The chance that a random direction points as near to these answers as the "
         "committed one does is computed exactly."
+    ),
+    "margin": (
+        "The last of the probes are pictures that the secret drew, and for each of them it drew a "
+        "class. A model that knows nothing of the secret answers that class only by luck. The "
+        "chance that it would answer as many of them so is computed exactly."
     ),
 }
 
@@ -77,6 +82,7 @@ def statement(
         "classes": key.classes,
         "tests": len(getattr(exact, "tests", (exact,))),
         "probes": {"count": len(court.probes), "fingerprint": key.probes},
+        "triggers": len(court.added),
         "claimed": verdict.claimed,
         "customer": verdict.identified,
         "p": verdict.p_value,
@@ -149,10 +155,10 @@ def page(made: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    null = NULLS.get(made["test"], "")
+    nulls = [NULLS[part] for part in made["method"].split("_")] if made["test"] else []
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        made=made, null=null, curve=Markup(_curve(made)), data=Markup(data)
+        made=made, nulls=nulls, curve=Markup(_curve(made)), data=Markup(data)
     )
 
 

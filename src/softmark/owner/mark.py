@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
 from softmark.methods.csp import CSP
 from softmark.methods.key import Key, as_bytes, method_of
 from softmark.methods.marking import MarkingLoss
@@ -26,7 +24,7 @@ from softmark.nodes import make
 from softmark.owner.commitment import commit, customers_of, told_apart, unlabelled
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.verify import Verdict, verify
-from softmark.settings import CONF
+from softmark.settings import CONF, composed
 from softmark.sweep.line import checked
 from softmark.training import Fit, compute_on
 
@@ -49,6 +47,8 @@ class Marked:
 
     @property
     def customers(self) -> int:
+        if "triggers" in self.key.method:
+            return int(self.verdict.claimed)  # they are the same for all of a key's customers
         return told_apart(self.verdict, max(1, len(customers_of(self.key))))
 
 
@@ -66,10 +66,12 @@ def mark(
 
     ``model`` maps a batch to logits (N, K), K at least 5, and is left as it is. ``data``: what it
     was trained on or the like, see ``as_samples``; uint8 pictures reach the model as floats in
-    [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp or
-    usp. ``probes``: inputs for the judge, not trained on if you can spare them; 1,000 of ``data``
-    where None. ``recipe``: numbers of the training that differ from conf/owner.yaml, such as
-    ``{"epochs": 5, "lr": 0.02}``. ``overrides``: the same and any other, as text.
+    [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp, usp,
+    or csp_margin, usp_margin: these have triggers besides, which fine-tuning leaves where it
+    removes the rest; they need uint8 pictures. ``probes``: inputs for the judge, not trained on if
+    you can spare them; 1,000 of ``data`` where None. ``recipe``: numbers of the training that
+    differ from conf/owner.yaml, such as ``{"epochs": 5, "lr": 0.02}``. ``overrides``: the same and
+    any other, as text.
 
     Where the mark is too weak for a claim it is trained anew, with twice as many epochs, up to
     ``tries`` times in all (conf/owner.yaml); ``Marked.verdict`` says how it ended.
@@ -91,7 +93,7 @@ def mark_each(
 ) -> list[Marked]:
     """A watermarked copy for each of ``messages``, all under one key: ``verify`` names who leaked.
 
-    The others as for ``mark``.
+    The others as for ``mark``; the triggers of csp_margin and usp_margin are one customer's.
     """
     _check_messages(messages)
     compute_on(accelerator, None, "accelerator")
@@ -108,8 +110,12 @@ def mark_each(
         asked = as_inputs(probes)
         check_model(model, asked, "probes")
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
-    key = Key.draw(messages[0], classes, secrets.token_bytes)
-    answers = make(config["method"], "method").tell(key, model, samples, asked)
+    key, way = Key.draw(messages[0], classes, secrets.token_bytes), make(config["method"], "method")
+    answers = way.tell(key, model, samples, asked)
+    added = way.added(key, unlabelled(asked)).inputs
+    if len(added) and len(messages) > 1:
+        raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
+    asked = torch.cat([asked, added])
     if len(messages) == 1:
         return [_marked(model, key, key, answers, samples, asked, config, fit)]
     key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
@@ -140,10 +146,10 @@ def _marked(
         tries += 1
         if verdict.claimed or tries == config["tries"]:
             return Marked(each, key, probes, verdict)
-        way.recipe = longer(way.recipe, 2)
+        epochs = way.lengthen(2)
         name = bytes(own.message.tolist()).decode()
         p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
-        report(f"{name!r}: p {p}, too weak; marking anew for {way.recipe.epochs} epochs")
+        report(f"{name!r}: p {p}, too weak; marking anew for {epochs} epochs")
 
 
 def settings(
@@ -159,15 +165,25 @@ def settings(
     if not isinstance(recipe or {}, Mapping):
         raise InputError(f"recipe={recipe!r}: a mapping is needed, such as {{'epochs': 5}}")
     path = CONF / "method" / f"{method}.yaml"
-    chosen = OmegaConf.load(path) if path.is_file() else {}
+    chosen = composed("config", [f"method={method}"])["method"] if path.is_file() else {}
+    soft = chosen.get("soft", chosen)
     # Of the others each has a way of its own to be asked, which needs an experiment.
-    if chosen and not any("simulated_attacks" in each for each in chosen.get("defaults", [])):
-        raise InputError(f"method={method}: csp or usp mark a model outside of experiments")
+    if chosen and "simulated_attacks" not in soft:
+        raise InputError(
+            f"method={method}: csp, usp, csp_margin or usp_margin mark a model outside of "
+            "experiments"
+        )
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    config = checked("owner", [f"method={method}", *numbers, *_texts(overrides, "overrides")])
+    named = f"method={soft.get('name', method)}"
+    config = checked("owner", [named, *numbers, *_texts(overrides, "overrides")])
     if not config["tries"] >= 1:
         raise InputError(f"tries={config['tries']}: at least 1")
     config["method"]["message"] = message
+    if soft is not chosen:
+        own = {"message": message, "recipe": config["recipe"]}
+        triggers = {**chosen["triggers"], **own}
+        soft = config["method"]
+        config["method"] = {**chosen, "message": message, "soft": soft, "triggers": triggers}
     return config
 
 
@@ -211,7 +227,7 @@ def marking_loss(key: Key) -> MarkingLoss:
     way = method_of(key)
     if not isinstance(way, CSP):
         raise InputError(
-            "the key is usp's, whose detector learns beside the model: softmark.mark trains both; "
+            f"the key is of {key.method['name']}, which one loss can't train: softmark.mark does; "
             "marking_loss takes csp's keys"
         )
     numbers = {name: n for name, n in way.marking.keywords.items() if "teacher" not in name}

@@ -39,8 +39,11 @@ def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
     return answers
 
 
-def remarks(answers: Tensor) -> list[str]:
-    """What ``answers`` (N, K) lack, in sentences; none for whole probabilities."""
+def remarks(answers: Tensor, triggers: bool = False) -> list[str]:
+    """What ``answers`` (N, K) lack, in sentences; none for whole probabilities.
+
+    ``triggers``: whether there are some besides, which labels show.
+    """
     clean, unusable = usable(answers)
     rows, classes = answers.shape
     said = []
@@ -50,11 +53,11 @@ def remarks(answers: Tensor) -> list[str]:
         said.append(f"{unusable} of {rows} answers are no probabilities and count as none")
     entries = int((answers.nan_to_num(0) > 0).sum(1).max())
     if entries == 1:
-        return [
-            *said,
-            "the suspect tells labels alone: the mark can be seen only where they are others than "
-            "the unmarked model's, so that many more probes are needed",
-        ]
+        what = "the suspect tells labels alone: the mark "
+        if triggers:
+            return [*said, what + "can be seen in the triggers, hardly in the other probes"]
+        seen = "can be seen only where they are others than the unmarked model's, so that many more"
+        return [*said, f"{what}{seen} probes are needed"]
     decimals = _decimals(answers)
     if decimals is not None:
         said.append(f"the suspect rounds to {decimals} decimals: entries that tie tell nothing")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softmark.data.roles import Samples
@@ -61,9 +62,9 @@ def verify(
     that were tried on this suspect; p is multiplied by it. ``logits``: the function or the array
     gives logits.
 
-    The exact tests alone decide: csp's ``signs`` and usp's ``direction``. A key of many customers
-    names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers or
-    probes that can't be used, and for a key that isn't what was committed to.
+    The exact tests alone decide: csp's ``signs``, usp's ``direction``, ``triggers``. A key of many
+    customers names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers
+    or probes that can't be used, and for a key that isn't what was committed to.
     """
     return examine(suspect, key, probes, keys_tried, logits).verdict
 
@@ -82,15 +83,12 @@ def examine(
     ``flagged`` alone: p needs none.
     """
     samples = unlabelled(as_inputs(probes))
-    check_probes(key, samples)
-    if key.expected is not None:
-        samples = Samples(samples.inputs, key.expected)
+    court = Court(key, verifier_of(key, keys_tried), samples)
     answers, said = ask(suspect, samples, key.classes, logits)
     others = [
         ask(each, samples, key.classes, False, f"innocents[{place}]")[0]
         for place, each in enumerate(innocents)
     ]
-    court = Court(key, verifier_of(key, keys_tried), samples)
     found = court.evidence(answers)
     given = [court.evidence(each) for each in others]
     verdict = court.judge(found, given, answers)
@@ -98,23 +96,39 @@ def examine(
     if given and len(found.scores):
         above = threshold([each.scores for each in given], court.verifier.false_flags, 1)
         flagged = flag_rate(found.scores, above, 1)
-    why = "; ".join(filter(None, [verdict.why, *said, *remarks(answers)]))
+    said += remarks(answers[: court.own], len(court.added) > 0)
+    why = "; ".join(filter(None, [verdict.why, *said]))
     return Examination(replace(verdict, why=why), court, answers, found, flagged)
 
 
 class Court:
-    """One key, its method, the probes: what stays the same for suspect and innocents."""
+    """One key, its method, the probes: what stays the same for suspect and innocents.
+
+    ``added``: the last of the probes, those that the method draws by the key. Raises ``InputError``
+    where ``probes`` aren't those that the key was committed to.
+    """
 
     def __init__(self, key: Key, verifier: Verifier, probes: Samples):
-        self.key, self.verifier, self.probes = key, verifier, probes
+        self.key, self.verifier = key, verifier
         self.method = method_of(key)
         self.customers = customers_of(key)
+        self.added = self.method.added(key, probes).inputs
+        check_probes(key, probes, len(self.added))
+        self.own = len(probes) - len(self.added)
+        if key.expected is not None:
+            rest = torch.full((len(self.added),), -1)
+            probes = Samples(probes.inputs, torch.cat([key.expected, rest]))
+        self.probes = probes
 
     def evidence(self, answers: Tensor) -> Evidence:
         """Of ``answers`` (N, K) to the first N probes."""
-        probes = self.probes[: len(answers)]
-        suspect = Suspect(lambda inputs: answers)
-        return self.verifier.ask(self.method, suspect, self.key, probes, probes)
+
+        def answer(inputs: Tensor) -> Tensor:
+            last = len(self.added) and torch.equal(inputs, self.added)
+            return answers[self.own :] if last else answers[: self.own]
+
+        probes = self.probes[: min(len(answers), self.own)]
+        return self.verifier.ask(self.method, Suspect(answer), self.key, probes, probes)
 
     def judge(self, found: Evidence, innocents: Sequence[Evidence], answers: Tensor) -> Verdict:
         given = [Innocent("given", each) for each in innocents]
@@ -148,15 +162,19 @@ def verifier_of(key: Key, keys_tried: int) -> Verifier:
     return make(node, "verifier")
 
 
-def check_probes(key: Key, samples: Samples) -> None:
-    """Raises ``InputError`` where ``samples`` aren't the probes that ``key`` was committed to."""
+def check_probes(key: Key, samples: Samples, added: int) -> None:
+    """Raises ``InputError`` where ``samples`` aren't the probes that ``key`` was committed to.
+
+    ``added``: how many of them the method draws by the key.
+    """
     wanted = key.terms.get("probes")
     if key.commitment and wanted != len(samples):
         raise InputError(f"probes: there are {len(samples)}, and the key was committed to {wanted}")
     if key.commitment:
         check_same(samples, key.probes, "probes")
-    if key.expected is not None and len(key.expected) != len(samples):
+    if key.expected is not None and len(key.expected) + added != len(samples):
         raise InputError(
-            f"the key expects {len(key.expected)} answers, and there are {len(samples)} probes"
+            f"the key expects {len(key.expected) + added} answers, and there are {len(samples)} "
+            "probes"
         )
     key.check(key.method, key.terms, samples)
