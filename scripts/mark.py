@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
     if not all(each.verdict.claimed for each in marked):
         print("too weak to prove anything: raise recipe.epochs, recipe.lr or method.marking.beta")
         return 3
-    print(f"such a mark tells {min(each.customers for each in marked):,} customers or more apart")
+    if (customers := min(each.customers for each in marked)) > 1:
+        print(f"such a mark tells {customers:,} customers or more apart")
     print(f"publish now: {options.to / COMMITMENT}")
     print(f"keep secret: {options.to / KEY}")
     return 0

@@ -35,9 +35,10 @@ LEAST = 5  # classes: fewer can't reach a claim's level
 class Marked:
     """``model``: the watermarked copy, on the CPU, in eval mode. ``key``: keep it, and secret.
 
-    ``probes``: the inputs that a suspect will be asked, in their committed order; they aren't
-    secret. ``verdict``: what the marked model itself shows. ``customers``: how many customers such
-    a mark tells apart with no more errors than the claim's level.
+    ``probes``: the inputs that a suspect will be asked, in their committed order; none is secret
+    but triggers, the last of them, until they are asked. ``verdict``: what the marked model itself
+    shows. ``customers``: how many customers such a mark tells apart with no more errors than the
+    claim's level.
     """
 
     model: nn.Module
