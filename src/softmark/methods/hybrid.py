@@ -64,7 +64,10 @@ class Hybrid(Watermark):
     def mark(
         self, victim: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:
-        """The watermarked model; its detector is told of the victim that knows the triggers."""
+        """The watermarked model: of the victim, once it knows the triggers, what ``soft`` makes.
+
+        ``answers``: the victim's, before; those after are asked for here.
+        """
         triggers = self.added(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
         both = beside(data, triggers, self.share)
