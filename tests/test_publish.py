@@ -321,3 +321,20 @@ assert "torch" not in sys.modules
     )
     assert made.returncode == 0, made.stderr
     assert (swept / "t-heatmap.svg").exists()
+
+
+@pytest.mark.parametrize(("attacks", "beneath"), [(20, False), (21, True)])
+def test_many_attacks_stand_beneath_each_other_beside_many_methods(archived, attacks, beneath):
+    record = archived("method=usp", "attack=prune")
+    methods, names = list("abcd"), [f"attack_{n}" for n in range(attacks)]
+    rows = [
+        Row((method, name), ({**record, "method": method},)) for name in names for method in methods
+    ]
+    (axis,) = plots(rows, ["method", "attack"])["heatmap"].axes
+    down, across = ([each.get_text() for each in labels()] for labels in (
+        axis.get_yticklabels, axis.get_xticklabels
+    ))  # fmt: skip
+    assert down == (names if beneath else methods)
+    assert across == (methods if beneath else [name.replace("_", "\n") for name in names])
+    (image,) = axis.get_images()
+    assert image.get_array().shape == (len(down), len(across))

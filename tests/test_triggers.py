@@ -279,11 +279,13 @@ LEVEL = {**dict.fromkeys((*EXACT, "frontier", "uchida"), 1e-6), **dict.fromkeys(
 def test_a_marked_model_is_claimed_and_its_victim_is_not(name):
     network, key = marked(name)
     assert test_of(name, Suspect.of(network), key).p_value() <= LEVEL[name]
-    assert test_of(name, Suspect.of(victim()), key).p_value() > 0.01
+    # Another processor trains another victim: one exact p in a thousand may be as small by luck.
+    luck = 0.01 if name in REDRAWN else 1e-3
+    assert test_of(name, Suspect.of(victim()), key).p_value() > luck
     right = predict(network, judge().inputs).argmax(1) == judge().labels
     assert right.float().mean() > 0.85
     stranger = key_of(name, 99)
-    assert test_of(name, Suspect.of(network), stranger).p_value() > 0.01
+    assert test_of(name, Suspect.of(network), stranger).p_value() > luck
 
 
 def test_half_of_the_adversaries_fool_the_victim():

@@ -82,35 +82,46 @@ def comparison(rows: Sequence[Row]) -> plt.Figure:
     """A line for each method, a column for each attack, coloured by how many keys are claimed.
 
     Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. A dash: no
-    evidence was to be had.
+    evidence was to be had. Many attacks stand beneath each other instead, without p.
     """
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
-    table = [[math.nan] * len(attacks) for _ in methods]
-    size = (2.2 + 0.95 * len(attacks), 1.6 + 0.34 * len(methods))
+    many = len(attacks) > MANY
+    lines, columns = (attacks, methods) if many else (methods, attacks)
+    table = [[math.nan] * len(columns) for _ in lines]
+    wide, high = (0.4, 0.17) if many else (0.95, 0.34)
+    size = (2.2 + wide * len(columns), 1.6 + high * len(lines))
     figure, axis = plt.subplots(figsize=size)
     for row in rows:
-        y, x = methods.index(row.name[0]), attacks.index(row.name[1])
+        y, x = (names.index(row.name[names is attacks]) for names in (lines, columns))
         p = median([record["p_value"] for record in row.done])
         claimed = sum(record["claimed"] for record in row.done)
         spoilt = lost(row.done) > USELESS
         if not spoilt or claimed:
             table[y][x] = claimed / len(row.done)
-        shown = "no evidence" if p is None else f"p {number(p)}"
-        text = f"{claimed} of {len(row.done)}{' †' if spoilt else ''}\n{shown}"
+        dagger = "†" if spoilt else ""
+        if many:
+            text = dagger if p is not None else "–"
+        else:
+            shown = "no evidence" if p is None else f"p {number(p)}"
+            text = f"{claimed} of {len(row.done)} {dagger}\n{shown}"
         ink = "w" if table[y][x] > 0.5 else "k"
         axis.text(x, y, text, ha="center", va="center", fontsize=5.5, color=ink)
-    colours = plt.get_cmap("cividis_r").copy()
-    colours.set_bad("0.88")
+    colours = plt.get_cmap("cividis_r").with_extremes(bad="0.88")
     axis.imshow(table, cmap=colours, vmin=0, vmax=1, aspect="auto")
-    names = [name.replace("_", "\n") for name in attacks]
-    axis.set_xticks(range(len(attacks)), names, fontsize=7)
-    axis.set_yticks(range(len(methods)), methods, fontsize=8)
+    names = [name if many else name.replace("_", "\n") for name in columns]
+    turned = {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
+    axis.set_xticks(range(len(columns)), names, fontsize=7, **turned)
+    axis.set_yticks(range(len(lines)), lines, fontsize=6.5 if many else 8)
     axis.xaxis.tick_top()
-    axis.tick_params(length=0)
     axis.grid(False)
+    if many:
+        axis.set_xticks([x + 0.5 for x in range(len(columns))], minor=True)
+        axis.set_yticks([y + 0.5 for y in range(len(lines))], minor=True)
+        axis.grid(which="minor", color="w", linewidth=0.4)
+    axis.tick_params(which="both", length=0)
     axis.set_xlabel(
-        "keys claimed and median p; dark: claimed, light: not, "
-        "grey †: more than 5 points of accuracy lost",
+        f"keys claimed{'' if many else ' and median p'}; dark: claimed, light: not, "
+        f"{'–: no evidence, ' if many else ''}grey †: more than 5 points of accuracy lost",
         fontsize=7,
     )
     return figure
