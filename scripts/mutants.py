@@ -174,7 +174,7 @@ MUTANTS = (
            "    check_published(read_publication(folder / COMMITMENT), key)\n", ""),
     Mutant("a key takes the place of another", "methods/keyfile.py", "if path.exists():", "if False:"),
     Mutant("a weak mark isn't trained longer", "owner/mark.py",
-           "way.recipe = longer(way.recipe, 2)", "pass"),
+           "epochs = way.lengthen(2)", "epochs = way.lengthen(1)"),
     Mutant("probabilities pass as logits", "owner/told.py",
            "if logits and len(finite) and", "if False and len(finite) and"),
     Mutant("an endpoint's labels are probabilities", "owner/replies.py",

@@ -63,7 +63,7 @@ if len(usual):
     if not (fits and (usual[1] >= 0).all() and (usual.diagonal(0, 1, 2) == 0).all()):
         stop("no model shows what is said of the unmarked one: this evidence proves nothing", 3)
 # The pattern: numbers that follow from the seed and from what the unmarked model shows.
-blocks = (n.to_bytes(8, "big") + known for n in range((K * K + len(answered)) // 4 + 1))
+blocks = (n.to_bytes(8, "big") + known for n in range((K * K + len(answered) - own) // 4 + 1))
 stream = b"".join(hmac.new(seed, block, hashlib.sha256).digest() for block in blocks)
 pattern, (i, j) = np.zeros((K, K)), np.triu_indices(K, 1)
 if test == "signs":
@@ -74,11 +74,7 @@ else:
     numbers = (np.frombuffer(stream, ">u8")[: K * (K - 1)] + 0.5) / 2.0**64
     pattern[~np.eye(K, dtype=bool)] = [NormalDist().inv_cdf(float(each)) for each in numbers]
     pattern -= ~np.eye(K, dtype=bool) * pattern.sum(1, keepdims=True) / (K - 1)
-# A trigger's class is the remainder of eight bytes.
-triggers = answered[own:]
-drawn = np.frombuffer(stream, ">u8")[: len(triggers)] % np.uint64(K)
-hits = int((triggers == drawn.astype(int)).sum())
-answered, tails, clear = answered[:own], tails[:own], clear[:own]
+triggers, answered, tails, clear = answered[own:], answered[:own], tails[:own], clear[:own]
 # The evidence: centred ranks of each answer without its likeliest class, summed for each class.
 tails /= np.maximum(np.linalg.norm(tails, axis=1, keepdims=True), 1e-12)
 sums = np.zeros((K, K))
@@ -154,7 +150,10 @@ for seen, known in [(sums, plain), *((sums, each) for each in usual[:1]), (mista
 enough = [(p, there) for p, size, there in found if size >= 18] or [found[0][::2]]
 found = [p for p, there in enough if there] or [1.0]
 if margin:
+    # A trigger's class is the remainder of eight bytes.
     n = len(triggers)
+    drawn = np.frombuffer(stream, ">u8")[:n] % np.uint64(K)
+    hits = int((triggers == drawn.astype(int)).sum())
     luck = (comb(n, k) * (1 / K) ** k * (1 - 1 / K) ** (n - k) for k in range(hits, n + 1))
     found += [min(1.0, sum(luck))]
 # As many customers as the commitment has seeds were tried, or more keys if the accuser says so.

@@ -7,7 +7,6 @@ import functools
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 HELD = slice(1000, 1500)  # probes
 REST = slice(1500, None)
@@ -45,9 +44,13 @@ def build(classes: int = 10) -> nn.Module:
 def trained(seed: int, loss: nn.Module | None = None, epochs: int = 15) -> nn.Module:
     """A model that was trained by a plain loop of torch, as somebody else's would be."""
     torch.manual_seed(seed)
-    model, loss = build(), loss or nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    inputs, labels = owned()
+    return looped(build(), *owned(), epochs, loss or nn.CrossEntropyLoss())
+
+
+def looped(
+    model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int, loss: nn.Module
+) -> nn.Module:
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=3e-3)
     for _ in range(epochs):
         for index in torch.randperm(len(inputs)).split(50):
             optimizer.zero_grad()
@@ -56,21 +59,16 @@ def trained(seed: int, loss: nn.Module | None = None, epochs: int = 15) -> nn.Mo
     return model.eval()
 
 
-def fitted(model: nn.Module, seed: int, part: slice, epochs: int) -> nn.Module:
+def fitted(model: nn.Module, part: slice, epochs: int) -> nn.Module:
     """``model``, trained on a ``part`` of the pictures."""
-    torch.manual_seed(seed)
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=3e-3)
     inputs, labels = (each[part] for each in pictures())
-    for _ in range(epochs):
-        for index in torch.randperm(len(inputs)).split(50):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[index] / 255), labels[index]).backward()
-            optimizer.step()
-    return model.eval()
+    torch.manual_seed(0)
+    return looped(model, inputs / 255, labels, epochs, nn.CrossEntropyLoss())
 
 
-def seer() -> nn.Module:
+def seer(seed: int) -> nn.Module:
     """A small network for the pictures."""
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveMaxPool2d(1),

@@ -408,7 +408,7 @@ def test_usps_detector_needs_mark():
 
 @functools.cache
 def with_triggers() -> softmark.Marked:
-    model, (inputs, labels) = owners.fitted(owners.seer(), 0, slice(1000), 8), owners.pictures()
+    model, (inputs, labels) = owners.fitted(owners.seer(0), slice(1000), 8), owners.pictures()
     owned = (inputs[:1000], labels[:1000])
     return softmark.mark(model, owned, "a", "csp_margin", inputs[owners.HELD])
 
@@ -421,9 +421,9 @@ def test_triggers_are_asked_after_the_probes_and_left_by_fine_tuning(tmp_path):
     assert mark.customers == 1
     softmark.save(mark, tmp_path / "m")
     key, probes = softmark.load(tmp_path / "m")
-    tuned = owners.fitted(copy.deepcopy(mark.model), 1, owners.HELD, 5)
+    tuned = owners.fitted(copy.deepcopy(mark.model), owners.HELD, 5)
     assert softmark.verify(tuned, key, probes).claimed
-    other = softmark.verify(owners.fitted(owners.seer(), 2, owners.HELD, 5), key, probes)
+    other = softmark.verify(owners.fitted(owners.seer(2), owners.HELD, 5), key, probes)
     assert other.p_value > 1e-3
     assert other.mark_recall < 0.3
     assert softmark.publish(key, tmp_path / "m")
@@ -473,7 +473,7 @@ def test_triggers_need_pictures_and_one_customer():
     ):
         softmark.mark(owners.victim(), owners.owned(), "a", "usp_margin")
     with pytest.raises(InputError, match="method=csp_margin: its triggers are one customer's"):
-        softmark.mark_each(owners.seer(), owners.pictures(), ["a", "b"], "csp_margin")
+        softmark.mark_each(owners.seer(0), owners.pictures(), ["a", "b"], "csp_margin")
 
 
 def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():

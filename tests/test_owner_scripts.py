@@ -195,12 +195,12 @@ def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
     assert (ran.code, "lies there already" in ran.err) == (2, True)
 
 
-@pytest.mark.parametrize(("method", "epochs"), [("csp", 10), ("usp", 15), ("csp_margin", 4)])
-def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method, epochs):
+@pytest.mark.parametrize("method", ["csp", "usp", "csp_margin"])
+def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
     if method == "csp":
         folder = marked
     else:
-        folder = tmp_path / method
+        folder, epochs = tmp_path / method, 15 if method == "usp" else 4
         ran = call("mark", "own.safetensors", "--message", "a", "--to", folder,
                    f"method={method}", f"recipe.epochs={epochs}", STRONG)  # fmt: skip
         assert ran.code == 0, ran.err

@@ -181,10 +181,9 @@ def settings(
         raise InputError(f"tries={config['tries']}: at least 1")
     config["method"]["message"] = message
     if soft is not chosen:
-        own = {"message": message, "recipe": config["recipe"]}
-        triggers = {**chosen["triggers"], **own}
-        soft = config["method"]
-        config["method"] = {**chosen, "message": message, "soft": soft, "triggers": triggers}
+        triggers = {**chosen["triggers"], "message": message, "recipe": config["recipe"]}
+        parts = {"soft": config["method"], "triggers": triggers}
+        config["method"] = {**chosen, "message": message, **parts}
     return config
 
 

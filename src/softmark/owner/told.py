@@ -53,11 +53,13 @@ def remarks(answers: Tensor, triggers: bool = False) -> list[str]:
         said.append(f"{unusable} of {rows} answers are no probabilities and count as none")
     entries = int((answers.nan_to_num(0) > 0).sum(1).max())
     if entries == 1:
-        what = "the suspect tells labels alone: the mark "
-        if triggers:
-            return [*said, what + "can be seen in the triggers, hardly in the other probes"]
-        seen = "can be seen only where they are others than the unmarked model's, so that many more"
-        return [*said, f"{what}{seen} probes are needed"]
+        where = (
+            "in the triggers, hardly in the other probes"
+            if triggers
+            else "only where they are others than the unmarked model's, so that many more probes "
+            "are needed"
+        )
+        return [*said, f"the suspect tells labels alone: the mark can be seen {where}"]
     decimals = _decimals(answers)
     if decimals is not None:
         said.append(f"the suspect rounds to {decimals} decimals: entries that tie tell nothing")

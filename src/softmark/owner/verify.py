@@ -124,8 +124,8 @@ class Court:
         """Of ``answers`` (N, K) to the first N probes."""
 
         def answer(inputs: Tensor) -> Tensor:
-            last = len(self.added) and torch.equal(inputs, self.added)
-            return answers[self.own :] if last else answers[: self.own]
+            keyed = torch.equal(inputs, self.added)
+            return answers[self.own :] if keyed else answers[: self.own]
 
         probes = self.probes[: min(len(answers), self.own)]
         return self.verifier.ask(self.method, Suspect(answer), self.key, probes, probes)

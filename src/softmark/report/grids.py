@@ -81,8 +81,8 @@ def median(values: Sequence[float | None]) -> float | None:
 def comparison(rows: Sequence[Row]) -> plt.Figure:
     """A line for each method, a column for each attack, coloured by how many keys are claimed.
 
-    Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. A dash: no
-    evidence was to be had. Many attacks stand beneath each other instead, without p.
+    Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. Many
+    attacks stand beneath each other instead, without p; a dash: no evidence was to be had.
     """
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
     many = len(attacks) > MANY
@@ -92,7 +92,9 @@ def comparison(rows: Sequence[Row]) -> plt.Figure:
     size = (2.2 + wide * len(columns), 1.6 + high * len(lines))
     figure, axis = plt.subplots(figsize=size)
     for row in rows:
-        y, x = (names.index(row.name[names is attacks]) for names in (lines, columns))
+        y, x = methods.index(row.name[0]), attacks.index(row.name[1])
+        if many:
+            y, x = x, y
         p = median([record["p_value"] for record in row.done])
         claimed = sum(record["claimed"] for record in row.done)
         spoilt = lost(row.done) > USELESS
