@@ -62,6 +62,16 @@ def test_a_suspect_is_asked_the_same_probes_once():
     assert model.asked == [8, 3]
 
 
+def test_the_first_of_what_was_asked_isnt_asked_again():
+    model = Counted()
+    suspect, probes = Suspect.of(model), samples(8)
+    part = suspect.first(probes, 3)
+    assert part.fingerprint == probes[:3].fingerprint
+    assert torch.equal(suspect.answers(part), suspect.answers(probes)[:3])
+    assert torch.equal(suspect.answers(suspect.first(probes, 20)), suspect.answers(probes))
+    assert model.asked == [8]
+
+
 def test_two_suspects_share_no_answers():
     probes = samples(8)
     one, other = Suspect.of(Counted()), Suspect.of(Counted(4))
@@ -87,12 +97,14 @@ def test_a_method_that_needs_probabilities_sees_no_weights_and_asks_nothing_twic
 
 def test_a_method_that_needs_labels_sees_one_hot_rows_whatever_was_asked_before():
     probes = samples(8)
-    suspect = Suspect.of(Counted())
+    model = Counted()
+    suspect = Suspect.of(model)
     first = suspect.answers(probes)
     seen = suspect.seen_by("labels")
     hot = F.one_hot(first.argmax(1), 3).float()
     assert seen.network is None
     assert torch.equal(seen.answers(probes), hot)
+    assert model.asked == [8]
     assert torch.equal(seen.answer(probes.inputs), hot)
     assert not any(torch.equal(kept, first) for kept in seen._answers.values())
     assert torch.equal(suspect.answers(probes), first)

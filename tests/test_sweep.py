@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 
 from conftest import ROOT
 from softmark.report.sweep import Trouble, by_reason
+from softmark.sweep import cells
 from softmark.sweep.cells import spread
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
@@ -200,6 +202,20 @@ def test_each_cell_of_a_table_has_a_config(name):
         assert len({tuple(cell) for cell in cells}) == len(cells) >= 5
         for cell in (cells[0], cells[-1]):
             compose("config", cell)
+
+
+def test_many_configs_are_composed_beforehand_as_each_is_alone(monkeypatch):
+    monkeypatch.setattr(cells, "_configs", {})
+    monkeypatch.setattr(cells, "PARALLEL", 3)
+    wanted = spread(["method=usp,csp,adi,no_such", "attack=none,prune", "seed=3,4"])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cells.compose_all(wanted)
+        assert len(cells._configs) == 6  # one for both seeds; none of the wrong method
+        alone = [cells._config(group) for group in cells._configs]
+        assert list(cells._configs.values()) == alone
+        assert [cells.composed(cell)["seed"] for cell in wanted[:4]] == [3, 4, 3, 4]
+        with pytest.raises(MissingConfigException, match="no_such"):
+            cells.composed(wanted[-1])
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):

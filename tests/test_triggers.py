@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.experiment.judge import Court
 from softmark.methods.adi import Adi
 from softmark.methods.blackmarks import BlackMarks, Signing, clustered
 from softmark.methods.dawn import Dawn
@@ -29,6 +30,7 @@ from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, answers_of
 from softmark.models.networks import ConvNet
 from softmark.training import Batch, Classifier, predict
+from softmark.verification.judge import Verifier
 from test_training import fit, recipe
 
 CLASSES = 10
@@ -120,6 +122,29 @@ def test_of(name: str, suspect: Suspect, key: Key, **changed):
 
 
 test_of.__test__ = False
+
+
+@pytest.mark.parametrize("name", EXACT + REDRAWN)
+def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
+    made, key = method(name), key_of(name, 2)
+    asked, drawn, probes_of = [], [], made.probes
+
+    def answer(images):
+        asked.append(len(images))
+        return F.one_hot(images.sum((1, 2, 3)) % CLASSES, CLASSES).float()
+
+    def probes(*given):
+        drawn.append(given)
+        return probes_of(*given)
+
+    made.probes = probes
+    levels = {"exact": 1e-6, "sampled": 1e-3, "innocents": 0.05}
+    court = Court(made, Verifier(200, "samples", [], levels, 0.5, 0.01, 1), key, judge())
+    for suspect in (Suspect(answer), Suspect(answer)):
+        whole, part = court.ask(suspect), court.ask(suspect, 10)
+        assert torch.equal(part.scores, whole.scores[:10])
+    assert asked == [len(court.probes)] * 2
+    assert len(drawn) == 1
 
 
 # --- What follows from the key -----------------------------------------------------------------

@@ -36,8 +36,12 @@ class Court:
 
     def ask(self, suspect: Suspect, count: int | None = None) -> Evidence:
         """The evidence of ``suspect``, on the first ``count`` probes."""
-        asked = self.method.probes(self.key, self.pool, suspect.log)
-        return self.verifier.ask(self.method, suspect, self.key, asked[:count], self.pool)
+        asked = self.probes
+        if suspect.log is not None:
+            asked = self.method.probes(self.key, self.pool, suspect.log)
+        if count is not None:
+            asked = suspect.first(asked, count)
+        return self.verifier.ask(self.method, suspect, self.key, asked, self.pool)
 
     def messages(self, suspect: Suspect) -> dict[str, Any]:
         """The test of each registered message."""

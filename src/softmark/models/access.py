@@ -30,12 +30,12 @@ def classes_of(network: nn.Module, samples: Samples) -> int:
 
 def labels_only(answer: Answer) -> Answer:
     """The same interface, giving the likeliest class alone: one-hot rows."""
+    return lambda inputs: likeliest(answer(inputs))
 
-    def labels(inputs: Tensor) -> Tensor:
-        probabilities = answer(inputs)
-        return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 
-    return labels
+def likeliest(probabilities: Tensor) -> Tensor:
+    """One-hot rows (N, K) of the likeliest class of each row."""
+    return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,20 @@ class Suspect:
             self._answers[samples.fingerprint] = self.answer(samples.inputs)
         return self._answers[samples.fingerprint]
 
+    def first(self, samples: Samples, count: int) -> Samples:
+        """The first ``count`` of ``samples``; its answers are those among all, not asked again."""
+        part = samples[:count]
+        self._answers[part.fingerprint] = self.answers(samples)[:count]
+        return part
+
     def seen_by(self, needs: Access) -> Suspect:
         """No more of the suspect than a method needs: its weights, its answers, or its labels."""
         if needs == "weights":
             return self
         if needs == "probabilities":
             return Suspect(self.answer, None, self.log, self._answers)
-        return Suspect(labels_only(self.answer), None, self.log)
+        told = {samples: likeliest(answers) for samples, answers in self._answers.items()}
+        return Suspect(labels_only(self.answer), None, self.log, told)
 
 
 class Query:

@@ -22,7 +22,7 @@ from softmark.report.rows import Record, Row, filled
 from softmark.report.summary import ABOUT, summary_table
 from softmark.report.terminal import plain_table, sweep_table
 from softmark.report.wandb_sweep import log_sweep
-from softmark.sweep.cells import composed, spread
+from softmark.sweep.cells import compose_all, composed, spread
 
 
 class Trouble(NamedTuple):
@@ -58,6 +58,7 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Trouble]]
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
     older = functools.cache(_configs_of_records)
+    compose_all(cells)
     for cell, setting in zip(cells, settings, strict=True):
         name = [setting.get(key, MISSING) for key in varied]
         record: Record | None = None

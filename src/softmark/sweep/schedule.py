@@ -24,7 +24,7 @@ from softmark.experiment.plan import Plan, plan
 from softmark.experiment.record import read_record
 from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
-from softmark.sweep.cells import composed
+from softmark.sweep.cells import compose_all, composed
 
 Job = list[str]
 ROLES = ("victim", "control", "innocent", "watermarked", "key", "evidence", "suspect")
@@ -57,6 +57,7 @@ class Sweep:
         self.unplanned: list[Job] = []
         self.done = 0
         self.store: Store | None = None
+        compose_all(cells)
         for job in cells:
             try:
                 self._add(job, plan(composed(job)))
