@@ -59,11 +59,18 @@ def main() -> None:
         sys.exit(f"error: --to={given.to} is there already")
     if given.pictures < 6 * given.classes:
         sys.exit(f"error: --pictures={given.pictures}: at least six of each class are needed")
+    try:
+        write(given.to, given.classes, given.pictures)
+    except OSError as error:
+        sys.exit(f"error: --to={given.to}: {error.strerror}")
+
+
+def write(to: Path, classes: int, pictures: int) -> None:
     random = np.random.default_rng(0)
-    for number in range(given.pictures):
-        place = number % given.classes
+    for number in range(pictures):
+        place = number % classes
         # Upper and lower case are one name where the file system doesn't tell them apart.
-        folder = given.to / f"{place:02}-{CHARACTERS[place]}"
+        folder = to / f"{place:02}-{CHARACTERS[place]}"
         folder.mkdir(parents=True, exist_ok=True)
         letter(CHARACTERS[place], random).save(folder / f"{number:05}.png")
 

@@ -13,7 +13,8 @@ recipe.lr, method, method.marking.beta, verifier.probes, ...). With several --me
 gets a copy.
 
 --to DIR gets model.safetensors (model-1, model-2, ... for customers), key.safetensors (secret: keep
-it), softmark.commitment.json (publish it now) and probes.npz. The passphrase that locks the key is
+it), softmark.commitment.json (publish it now) and probes.npz (with method=csp_margin or usp_margin
+it ends with the triggers: keep it until you ask a suspect). The passphrase that locks the key is
 taken from SOFTMARK_PASSPHRASE, or asked for with --lock.
 
 Exit status: 0 where the mark can be claimed, 3 where it is too weak, 2 for unusable input.
@@ -51,7 +52,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> int:
     from softmark.owner.commitment import COMMITMENT
-    from softmark.owner.folder import KEY, check_new, save
+    from softmark.owner.folder import KEY, PROBES, check_new, save
     from softmark.owner.mark import mark_each, settings
     from softmark.owner.models import load_model
     from softmark.owner.pictures import training_and_probes
@@ -91,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"such a mark tells {customers:,} customers or more apart")
     print(f"publish now: {options.to / COMMITMENT}")
     print(f"keep secret: {options.to / KEY}")
+    if "triggers" in marked[0].key.method:
+        print(f"keep secret until you ask a suspect: {options.to / PROBES}, with the triggers")
     return 0
 
 

@@ -3,8 +3,10 @@
     python scripts/probes.py marked --to probes            # 00000.png, 00001.png, ...
     python scripts/probes.py marked --to probes.npz        # inputs, for what isn't a picture
 
-MARKED is the folder that mark.py wrote. Nothing secret is written. The answers are wanted in the
-same order, one row for each probe with a probability for each class; verify.py reads them.
+MARKED is the folder that mark.py wrote. The probes of csp and usp are no secret. Those of
+csp_margin and usp_margin end with the triggers: whoever has these can unlearn them, so write them
+when you ask a suspect, and not before. The answers are wanted in the same order, one row for each
+probe with a probability for each class; verify.py reads them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def main() -> None:
 
 
 def run(marked: Path, to: Path) -> None:
+    from softmark.console import report
     from softmark.errors import InputError
     from softmark.owner.commitment import COMMITMENT, check_same, read_publication, unlabelled
     from softmark.owner.folder import PROBES
@@ -40,6 +43,8 @@ def run(marked: Path, to: Path) -> None:
     check_same(unlabelled(probes), published["probes"], f"{marked / PROBES}")
     if to.exists():
         raise InputError(f"--to={to}: it is there already")
+    if published["method"].endswith("_margin"):
+        report("note: the last of these are the triggers: whoever has them can unlearn them")
     if to.suffix == ".npz":
         save_probes(probes, to)
         print(f"{len(probes)} probes: {to}")

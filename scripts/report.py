@@ -16,8 +16,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from hydra import compose
-
 from softmark.errors import InputError
 from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
@@ -63,10 +61,8 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     """One HTML page: of the sweep, or of all records where there is nothing but an output_dir."""
     from softmark.report import html as pages
 
-    check(["-m", *options.overrides])
     folders = [line for line in options.overrides if line.startswith("output_dir=")]
-    with configs():
-        output = Path(compose("config", folders).output_dir)
+    output = Path(check(["-m", *folders], writes=False)["output_dir"])
     if not options.name and folders == options.overrides:
         text, broken = pages.of_all(output)
         return [pages.write(text, options.to / "all.html")], broken
@@ -78,7 +74,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 def read(overrides: list[str]) -> tuple[Sheet, list[Trouble]]:
     """The sweep that run.py makes of ``overrides``, and its cells without result."""
-    check(["-m", *overrides])
+    check(["-m", *overrides], writes=False)
     with configs():
         table, _ = with_table(overrides)
         rows, varied, trouble = gather(spread(overrides))

@@ -122,6 +122,11 @@ def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
         return endpoint(options), None
     if file.suffix in FORMATS:
         return read_predictions(file), file
+    if ":" not in name and file.suffix != ".safetensors":
+        raise InputError(
+            f"{name}: a .safetensors file of softmark's, MODULE:FUNCTION, a server's address, or "
+            f"predictions ({', '.join(FORMATS)}) are needed"
+        )
     model = load_model(name, options.weights)
     return model, options.weights or (file if file.is_file() else None)
 
@@ -131,8 +136,8 @@ def endpoint(options: argparse.Namespace) -> Any:
     from softmark.owner.endpoint import Endpoint
 
     headers = dict(word.partition("=")[::2] for word in options.header)
-    if not all(headers.values()):
-        raise InputError(f"--header={options.header[0].partition('=')[0]}: NAME=VALUE is needed")
+    if wrong := [name for name, value in headers.items() if not value]:
+        raise InputError(f"--header={wrong[0]}: NAME=VALUE is needed")
     return Endpoint(
         options.suspect,
         protocol=options.protocol,

@@ -458,6 +458,15 @@ def test_the_first_step_needs_no_more_than_the_attacker_has(has, attack, needed,
         check(config)
 
 
+def test_a_cell_that_is_refused_leaves_no_record_where_another_has_its_own(cell):
+    weights, labels = (
+        plan(cell("attack=finetune")),
+        plan(cell("attack=finetune", "attacker.access=labels")),
+    )
+    assert weights.suspect.address == labels.suspect.address
+    assert weights.record != labels.record
+
+
 # --- Failures and caches -----------------------------------------------------------------------
 
 

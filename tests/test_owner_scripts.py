@@ -201,9 +201,14 @@ def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
         folder = marked
     else:
         folder, epochs = tmp_path / method, 15 if method == "usp" else 4
+        few = ["method.triggers.count=60"] if method == "csp_margin" else []
         ran = call("mark", "own.safetensors", "--message", "a", "--to", folder,
-                   f"method={method}", f"recipe.epochs={epochs}", STRONG)  # fmt: skip
+                   f"method={method}", f"recipe.epochs={epochs}", STRONG, *few)  # fmt: skip
         assert ran.code == 0, ran.err
+        assert ("with the triggers" in ran.out) == bool(few)
+        ran = call("probes", folder, "--to", tmp_path / "all.npz")
+        assert (ran.code, "are the triggers" in ran.err) == (0, bool(few))
+        assert len(np.load(tmp_path / "all.npz")["inputs"]) == 599 + 60 * bool(few)
     commitment = folder / "softmark.commitment.json"
     for status, suspect in ((0, folder / "model.safetensors"), (3, "own.safetensors")):
         evidence = tmp_path / f"e{status}"
@@ -364,7 +369,20 @@ def test_what_cannot_be_marked_is_named_and_nothing_is_left(call, tmp_path, word
         (("marked", "mine:nothing"), "gives a int"),
         (("marked", "answers.npy", "--weights", "x.pt"), "is no MODULE:FUNCTION"),
         (("marked", "http://127.0.0.1:9"), "--model NAME is needed"),
-        (("marked", "http://127.0.0.1:9", "--model", "m", "--header", "token"), "NAME=VALUE"),
+        (("marked", "answers.xlsx"), "answers.xlsx: a .safetensors file of softmark's, MODULE:"),
+        (
+            (
+                "marked",
+                "http://127.0.0.1:9",
+                "--model",
+                "m",
+                "--header",
+                "a=b",
+                "--header",
+                "token",
+            ),
+            "--header=token: NAME=VALUE",
+        ),
         (("marked", "http://127.0.0.1:9", "--model", "m", "--retries", "0"), "127.0.0.1:9"),
         (("marked", "own.safetensors", "--keys-tried", "0"), "keys_tried=0: at least 1"),
         (("marked", "own.safetensors", "--to", "mine.py"), "it can't be written"),
@@ -404,6 +422,12 @@ def test_a_probe_that_was_changed_is_seen(marked, call, tmp_path):
         ran = call(*words)
         assert (ran.code, "fingerprint" in ran.err) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_probes_that_cannot_be_written_are_said(marked, call):
+    for to in ("/proc/new", "/proc/new.npz"):
+        ran = call("probes", "marked", "--to", to)
+        assert (ran.code, "/proc/new" in ran.err, "Traceback" in ran.err) == (2, True, False)
 
 
 def test_evidence_never_writes_through_a_link(marked, call, tmp_path):

@@ -438,6 +438,7 @@ def test_letters_name_what_is_wrong(tmp_path):
         (["--to", tmp_path], f"--to={tmp_path} is there already"),
         (["--to", tmp_path / "new", "--classes", 63], "--classes=63: 2 to 62"),
         (["--to", tmp_path / "new", "--pictures", 3], "--pictures=3"),
+        (["--to", "/proc/new"], "--to=/proc/new: No such file"),
     ):
         result = letters(*options)
         assert result.returncode == 1

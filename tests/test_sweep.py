@@ -218,6 +218,27 @@ def test_many_configs_are_composed_beforehand_as_each_is_alone(monkeypatch):
             cells.composed(wanted[-1])
 
 
+def test_a_value_may_follow_from_the_seed_and_the_seed_from_a_value():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for seed in (0, 1):
+            config = cells.composed([f"seed={seed}", "data.roles.split_seed=${seed}"])
+            assert (config["seed"], config["data"]["roles"]["split_seed"]) == (seed, seed)
+        assert cells.composed(["attack=finetune", "seed=${attack.epochs}"])["seed"] == 5
+
+
+def test_a_cell_that_is_named_twice_is_one():
+    wanted = spread(["method=usp,csp", "seed=0,0,1"])
+    assert wanted == spread(["method=usp,csp", "seed=0,1"])
+    assert len(wanted) == 4
+
+
+def test_a_page_of_nothing_makes_no_folder(tmp_path):
+    result = report("--page", folder=tmp_path / "typo", into=tmp_path)
+    assert result.returncode == 1
+    assert "no record" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):
     folder, _ = swept
     sweep = ["-m", "method=csp", "attack=prune", "attack.sparsity=1.5,0.45", "scale=smoke"]

@@ -22,7 +22,8 @@ def console() -> Console:
 
 
 def conclude(run: Callable[[], int | None], kept: str) -> NoReturn:
-    """Ends a script with the exit status of ``run``: 2 for an ``InputError``, 0 for None.
+    """Ends a script with the exit status of ``run``: 2 for an ``InputError`` or a file that
+    can't be read or written, 0 for None.
 
     ``kept``: what is left if it is interrupted.
     """
@@ -30,6 +31,9 @@ def conclude(run: Callable[[], int | None], kept: str) -> NoReturn:
         sys.exit(run() or 0)
     except InputError as error:
         report(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        report(f"error: {error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(2)
     except KeyboardInterrupt:
         report(f"interrupted: {kept}")

@@ -107,6 +107,8 @@ def plan(config: Config) -> Plan:
             **judging,
             # Two cells may share every model and still be two cells: attack=none and method=none.
             "cell": [config["attack"]["name"], config["method"]["name"], config["seed"]],
+            # Changes no result; whether the attack can be made at all depends on it.
+            "access": config["attacker"]["access"],
             "attacks": [link.config["attack"] for link in links],
         },
         code=("softmark.experiment.judge:judge", *JUDGING),

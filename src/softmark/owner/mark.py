@@ -24,7 +24,7 @@ from softmark.nodes import make
 from softmark.owner.commitment import commit, customers_of, told_apart, unlabelled
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.verify import Verdict, verify
-from softmark.settings import CONF, composed
+from softmark.settings import CONF
 from softmark.sweep.line import checked
 from softmark.training import Fit, compute_on
 
@@ -165,8 +165,9 @@ def settings(
     """
     if not isinstance(recipe or {}, Mapping):
         raise InputError(f"recipe={recipe!r}: a mapping is needed, such as {{'epochs': 5}}")
-    path = CONF / "method" / f"{method}.yaml"
-    chosen = composed("config", [f"method={method}"])["method"] if path.is_file() else {}
+    path, overrides = CONF / "method" / f"{method}.yaml", _texts(overrides, "overrides")
+    own = [word for word in overrides if word.startswith("method.triggers.")]
+    chosen = checked("config", [f"method={method}", *own])["method"] if path.is_file() else {}
     soft = chosen.get("soft", chosen)
     # Of the others each has a way of its own to be asked, which needs an experiment.
     if chosen and "simulated_attacks" not in soft:
@@ -176,7 +177,8 @@ def settings(
         )
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
     named = f"method={soft.get('name', method)}"
-    config = checked("owner", [named, *numbers, *_texts(overrides, "overrides")])
+    rest = overrides if soft is chosen else [word for word in overrides if word not in own]
+    config = checked("owner", [named, *numbers, *rest])
     if not config["tries"] >= 1:
         raise InputError(f"tries={config['tries']}: at least 1")
     config["method"]["message"] = message

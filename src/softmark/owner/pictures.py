@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softmark.console import report
 from softmark.data.cache import open_data
-from softmark.data.roles import Samples, Shares
+from softmark.data.roles import Samples, Shares, name_of
 from softmark.errors import InputError
 from softmark.nodes import make
 
@@ -27,7 +27,7 @@ def training_and_probes(config: Mapping[str, Any], exactly: bool) -> tuple[Sampl
     them, or ``InputError`` where so many are wanted ``exactly``.
     """
     source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
-    report(f"reading data={config['data']['name']}; decoded pictures are kept in {CACHE}")
+    report(f"reading data={name_of(config['data'])}; decoded pictures are kept in {CACHE}")
     roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
     judge = roles.judge
     if exactly and count > len(judge):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import signal
 from typing import Any
 
@@ -20,11 +21,13 @@ PARALLEL = 32  # fewer configs are composed by one process, sooner than others w
 def spread(given: list[str]) -> list[list[str]]:
     """The cells that Hydra's basic sweeper makes of ``given``: the overrides of each, in order.
 
+    Each once: a seed that is named twice is no second key.
     Raises ``InputError`` for an override that can't be read, and for a table that isn't there.
     """
     _, lines = with_table(given)
     batches = BasicSweeper.split_arguments([parse(line) for line in lines], None)
-    return [cell for batch in batches for cell in batch]
+    cells = [tuple(cell) for batch in batches for cell in batch]
+    return [list(cell) for cell in dict.fromkeys(cells)]
 
 
 _configs: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -35,8 +38,8 @@ def composed(cell: list[str]) -> dict[str, Any]:
     group = _group(cell)
     if group not in _configs:
         _configs[group] = _config(group)
-    seeds = [line.removeprefix("seed=") for line in cell if line.startswith("seed=")]
-    return {**_configs[group], "seed": int(seeds[-1])} if seeds else _configs[group]
+    config, left_out = _configs[group], [line for line in cell if line not in group]
+    return {**config, "seed": int(left_out[-1].removeprefix("seed="))} if left_out else config
 
 
 def compose_all(cells: list[list[str]]) -> None:
@@ -56,8 +59,12 @@ def compose_all(cells: list[list[str]]) -> None:
 
 
 def _group(cell: list[str]) -> tuple[str, ...]:
-    """The overrides of ``cell`` but for its seed: one config serves all seeds."""
-    return tuple(line for line in cell if not line.startswith("seed="))
+    """The overrides of ``cell`` but for its seed: one config serves all seeds.
+
+    With the seed where anything else may follow from it, or it from anything else.
+    """
+    follows = any("${" in line for line in cell)
+    return tuple(line for line in cell if follows or not re.fullmatch(r"seed=\d+", line))
 
 
 def _config(group: tuple[str, ...]) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from softmark.sweep.line import check_group, check_writable, checked_line, parse
 MOST = 10_000  # values of one sweep
 
 
-def check(arguments: list[str]) -> dict[str, Any]:
+def check(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
     """The config of the command line's first cell, resolved; empty where only help is asked for.
 
     Raises ``InputError`` for an override that can't work: one to three lines. Each value of a sweep
     is tried by itself, with the first value of every other override: as many checks as there are
-    values, not their product.
+    values, not their product. What a table sweeps over by itself is taken as it stands.
+
+    ``writes``: whether output_dir is made where it isn't there.
     """
     given = get_args_parser().parse_known_args(arguments)[0]
     if given.help or given.hydra_help or given.shell_completion:
@@ -36,8 +38,10 @@ def check(arguments: list[str]) -> dict[str, Any]:
     first = [texts[0] for texts in values]
     with configs():
         config = _check_line(first)
-        check_writable("output_dir", config["output_dir"])
-        for place, texts in enumerate(values):
+        if writes:
+            check_writable("output_dir", config["output_dir"])
+        own = len(lines) - len(given.overrides)
+        for place, texts in enumerate(values[own:], own):
             for text in texts[1:]:
                 _check_line([*first[:place], text, *first[place + 1 :]])
     return config
