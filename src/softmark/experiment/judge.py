@@ -249,11 +249,13 @@ def _forgery(cell: Plan, now: Making, court: Court) -> dict[str, Any]:
         return {}
     key.commit(cell.key.config["method"], court.verifier.terms, court.pool)
     theirs = Court(court.method, court.verifier, key, court.pool)
-    pool = [each for each in cell.innocents if each.pool == "calibration"]
-    suspects = [now.suspect(each.stage) for each in pool]
+    found = theirs.ask(now.suspect(cell.suspect))
+    # Most nulls stand without innocents.
+    needed = any(test.kind == "innocents" for test in found.tests.values())
     calibration = [
-        Innocent(each.kind, theirs.ask(suspect))
-        for each, suspect in zip(pool, suspects, strict=True)
+        Innocent(each.kind, theirs.ask(now.suspect(each.stage)))
+        for each in cell.innocents
+        if needed and each.pool == "calibration"
     ]
-    claim = court.verifier.judge(theirs.ask(now.suspect(cell.suspect)), calibration, ())
+    claim = court.verifier.judge(found, calibration, ())
     return {"forged_p_value": claim.p_value, "forged_claimed": claim.claimed}
