@@ -124,6 +124,11 @@ def test_of(name: str, suspect: Suspect, key: Key, **changed):
 test_of.__test__ = False
 
 
+def the_court(made: Watermark, key: Key) -> Court:
+    levels = {"exact": 1e-6, "sampled": 1e-3, "innocents": 0.05}
+    return Court(made, Verifier(200, "samples", [], levels, 0.5, 0.01, 1), key, judge())
+
+
 @pytest.mark.parametrize("name", EXACT + REDRAWN)
 def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
     made, key = method(name), key_of(name, 2)
@@ -138,8 +143,7 @@ def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
         return probes_of(*given)
 
     made.probes = probes
-    levels = {"exact": 1e-6, "sampled": 1e-3, "innocents": 0.05}
-    court = Court(made, Verifier(200, "samples", [], levels, 0.5, 0.01, 1), key, judge())
+    court = the_court(made, key)
     for suspect in (Suspect(answer), Suspect(answer)):
         whole, part = court.ask(suspect), court.ask(suspect, 10)
         assert torch.equal(part.scores, whole.scores[:10])
@@ -570,6 +574,15 @@ def test_dawn_lies_on_a_share_of_inputs_and_always_alike():
     torch.testing.assert_close(told.sort(1).values, true.sort(1).values)
     other = made.serve(untrained().answer, key_of("dawn", 2))(images)
     assert not torch.equal(other, told)
+
+
+def test_dawn_has_no_evidence_where_the_thief_asked_too_little():
+    made, key = method("dawn"), key_of("dawn", 1)
+    images = pictures(200, 9).inputs
+    right = images[made.steps(key, images) == 0]
+    log = Samples(right, torch.zeros(len(right), dtype=torch.int64))
+    found = the_court(made, key).ask(Suspect(untrained().answer, None, log))
+    assert (found.tests, found.why) == ({}, "no evidence: no wrong answer was given")
 
 
 def test_dawn_finds_who_repeats_its_log():

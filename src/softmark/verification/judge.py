@@ -138,7 +138,7 @@ class Verifier:
         if raw.shape != (wanted := (len(samples), key.classes)):
             return Evidence.none(f"the suspect answers {tuple(raw.shape)}, not {wanted}")
         answers, unusable = usable(raw)
-        if (len(raw) - unusable) / len(raw) < self.usable:
+        if len(raw) - unusable < self.usable * len(raw):
             return Evidence.none(f"{unusable} of {len(raw)} answers are no probabilities", unusable)
         if method.needs == "weights" and suspect.network is None:
             return Evidence.none("this method needs the suspect's weights")
