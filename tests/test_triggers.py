@@ -151,6 +151,23 @@ def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
     assert len(drawn) == 1
 
 
+@pytest.mark.parametrize("name", REDRAWN)
+def test_other_keys_of_a_null_are_drawn_once_and_are_the_same_for_any_key(name, monkeypatch):
+    made, other = method(name), method(name)
+    own = made.probes(key_of(name, 2), judge(), None)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "draw", None)
+        again = made.probes(key_of(name, 3), judge(), None)
+    count = made.count
+    assert torch.equal(own.inputs[count:], again.inputs[count:])
+    assert not torch.equal(own.inputs[:count], again.inputs[:count])
+    fresh = other.probes(key_of(name, 3), judge(), None)
+    assert fresh.fingerprint == again.fingerprint
+    few = made.probes(key_of(name, 2), judge()[:50], None)
+    # Pictures of no class are made without the judge's.
+    assert (few.fingerprint == own.fingerprint) == (name == "unrelated")
+
+
 # --- What follows from the key -----------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ suspect answers as the owner wants. Each says how its triggers are made and whic
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class TriggerSet(Watermark):
         self.recipe = longer(recipe, length)
         self.count = count
         self.share = share
+        self.redrawn: dict[tuple[str, int, int], Samples] = {}
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         """``count`` triggers with the labels that the owner wants.
@@ -74,10 +76,7 @@ class TriggerSet(Watermark):
 def beside(data: Samples, triggers: Samples, share: float) -> Samples:
     """``data`` with so many copies of ``triggers`` that they are a ``share`` of the whole."""
     times = max(1, round(share / (1 - share) * len(data) / len(triggers)))
-    return Samples(
-        torch.cat([data.inputs, *[triggers.inputs] * times]),
-        torch.cat([data.labels, *[triggers.labels] * times]),
-    )
+    return joined([data, *[triggers] * times])
 
 
 def random_labels(key: Key, count: int) -> Tensor:
@@ -95,15 +94,22 @@ def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> S
     """The triggers of ``key``, and after them those of ``redraws`` keys that are drawn again.
 
     For triggers that share a label: a model that always answered it would match all of them, and
-    not binomially. All sets are made alike, from the same ``pool``.
+    not binomially. All sets are made alike, from the same ``pool``, and for any ``key`` the same
+    ones are drawn: they are made once.
     """
     draw = torch.Generator().manual_seed(0)
 
     def entropy(count: int) -> bytes:
         return bytes(torch.randint(256, (count,), dtype=torch.uint8, generator=draw).tolist())
 
-    keys = [key, *(method.draw(pool, key.classes, entropy) for _ in range(redraws))]
-    sets = [method.triggers(each, pool, method.count) for each in keys]
+    kept = method.redrawn
+    if (asked := (pool.fingerprint, key.classes, redraws)) not in kept:
+        keys = [method.draw(pool, key.classes, entropy) for _ in range(redraws)]
+        kept[asked] = joined([method.triggers(each, pool, method.count) for each in keys])
+    return joined([method.triggers(key, pool, method.count), kept[asked]])
+
+
+def joined(sets: Sequence[Samples]) -> Samples:
     return Samples(torch.cat([s.inputs for s in sets]), torch.cat([s.labels for s in sets]))
 
 
