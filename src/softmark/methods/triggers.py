@@ -41,7 +41,6 @@ class TriggerSet(Watermark):
         self.recipe = longer(recipe, length)
         self.count = count
         self.share = share
-        self.redrawn: dict[tuple[str, int, int], Samples] = {}
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         """``count`` triggers with the labels that the owner wants.
@@ -76,7 +75,10 @@ class TriggerSet(Watermark):
 def beside(data: Samples, triggers: Samples, share: float) -> Samples:
     """``data`` with so many copies of ``triggers`` that they are a ``share`` of the whole."""
     times = max(1, round(share / (1 - share) * len(data) / len(triggers)))
-    return joined([data, *[triggers] * times])
+    return Samples(
+        torch.cat([data.inputs, *[triggers.inputs] * times]),
+        torch.cat([data.labels, *[triggers.labels] * times]),
+    )
 
 
 def random_labels(key: Key, count: int) -> Tensor:
@@ -102,7 +104,8 @@ def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> S
     def entropy(count: int) -> bytes:
         return bytes(torch.randint(256, (count,), dtype=torch.uint8, generator=draw).tolist())
 
-    kept = method.redrawn
+    # Not in the constructor: by its code the models' addresses would change.
+    kept = vars(method).setdefault("_redrawn", {})
     if (asked := (pool.fingerprint, key.classes, redraws)) not in kept:
         keys = [method.draw(pool, key.classes, entropy) for _ in range(redraws)]
         kept[asked] = joined([method.triggers(each, pool, method.count) for each in keys])

@@ -30,12 +30,12 @@ def classes_of(network: nn.Module, samples: Samples) -> int:
 
 def labels_only(answer: Answer) -> Answer:
     """The same interface, giving the likeliest class alone: one-hot rows."""
-    return lambda inputs: likeliest(answer(inputs))
 
+    def labels(inputs: Tensor) -> Tensor:
+        probabilities = answer(inputs)
+        return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 
-def likeliest(probabilities: Tensor) -> Tensor:
-    """One-hot rows (N, K) of the likeliest class of each row."""
-    return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
+    return labels
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Suspect:
             return self
         if needs == "probabilities":
             return Suspect(self.answer, None, self.log, self._answers)
+        likeliest = labels_only(lambda answers: answers)
         told = {samples: likeliest(answers) for samples, answers in self._answers.items()}
         return Suspect(labels_only(self.answer), None, self.log, told)
 
