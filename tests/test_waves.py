@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from hydra import initialize_config_dir
 
-from conftest import ROOT
+from conftest import ROOT, _composed
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
-from softmark.experiment.run import make_only
+from softmark.experiment.run import make_only, run_cell
 from softmark.sweep.cells import spread
 from softmark.sweep.schedule import LiveLine, Sweep, SweepProgress, Task, launch, shares
 
@@ -200,6 +200,9 @@ LAUNCHERS = {
 def test_a_killed_worker_of_a_real_launcher_loses_nothing(name, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher")
     launcher, worker = LAUNCHERS[name]
+    # All but the suspects is there: each wave of a launcher starts Python anew.
+    lines = ("method=none", "attack=none", f"output_dir={tmp_path}")
+    run_cell(_composed(lines), list(lines), print)
     process = runs(launcher, tmp_path)
     killed = False
     while process.poll() is None and not killed:
