@@ -29,14 +29,8 @@ from softmark.sweep.overrides import check
 from softmark.tracking import loggers as tracking
 from softmark.tracking import mode as online
 
-SWEEP = [
-    "-m",
-    "method=csp",
-    "attack=finetune,prune",
-    "scale=smoke",
-    "model.width=8",
-    "logger=wandb",
-]
+SMALL = ["scale=smoke", "model.width=8", "innocents.calibration=1", "innocents.evaluation=1"]
+SWEEP = ["-m", "method=csp", "attack=finetune,prune", *SMALL, "logger=wandb"]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -181,7 +175,7 @@ def test_artefacts_link_victim_to_watermarked_to_suspect_to_verdict(tracked):
 def test_no_key_and_no_secret_is_in_any_run(tracked):
     folder, _, runs = tracked
     artefacts = [one for single in runs.values() for one in single.made if one["type"] == "model"]
-    assert len(artefacts) == 9
+    assert len(artefacts) == 7
     for one in artefacts:
         assert [content["path"] for content in one["manifest"]["contents"]] == ["model.safetensors"]
     found = [folder.glob(f"store/{role}/*/key.safetensors") for role in ("watermarked", "key")]
@@ -372,7 +366,7 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
         WANDB_SWEEP_PARAM_PATH=str(params),
     )
     for fresh in (True, False):
-        result = run([*command, "scale=smoke", "model.width=8", f"output_dir={folder}"], env)
+        result = run([*command, *SMALL, f"output_dir={folder}"], env)
         assert result.returncode == 0, result.stderr
         runs = read_all(folder)
         verdict = runs.pop("run1")
