@@ -26,7 +26,7 @@ from softmark.errors import InputError
 from softmark.experiment import front, stages
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
-from softmark.experiment.run import check, run_cell
+from softmark.experiment.run import check, run_cell, stronger
 from softmark.methods.key import Key
 from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
@@ -570,6 +570,13 @@ def test_a_victim_that_has_learnt_too_little_is_said_to_have(cell):
     record = run_cell(cell("method=csp", "attack=none", "recipe.epochs=1"), [], silent)
     assert record["victim_accuracy"] < 0.5
     assert "raise recipe.epochs" in record["warnings"][0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mark_that_is_too_weak_says_what_to_raise_of_what_its_method_has(method, cell):
+    config = cell(f"method={method}")
+    for key in stronger(config["method"]):
+        assert OmegaConf.select(OmegaConf.create(config), key) is not None
 
 
 def test_secrets_of_the_system_are_others_each_time(cell, tmp_path):

@@ -376,7 +376,8 @@ def test_the_server_says_how_long_to_wait(server, plain):
 )
 def test_a_fault_is_told_in_one_line(server, plain, fault, tries, message):
     server.faults = [fault] * 3
-    endpoint = plain(retries=2, timeout=0.2)
+    # A busy machine may take longer than a fifth of a second where that isn't what is tested.
+    endpoint = plain(retries=2, timeout=0.2 if "within 0.2 s" in message else 30)
     with pytest.raises(InputError, match=message) as caught:
         endpoint(pictures(5))
     assert "\n" not in str(caught.value)

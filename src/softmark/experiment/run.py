@@ -206,7 +206,17 @@ def warnings(record: dict[str, Any], cell: Plan) -> list[str]:
     p_value, levels = record["p_before_attack"], record["levels"]
     if p_value is not None and levels and p_value > max(levels.values()):
         found.append(
-            f"the mark isn't claimed even before an attack (p {p_value:.1g}): raise method.length, "
-            "recipe.epochs or method.marking.beta, or ask more probes (verifier.probes)"
+            f"the mark isn't claimed even before an attack (p {p_value:.1g}): raise "
+            f"{' or '.join(stronger(cell.config['method']))}"
         )
+    return found
+
+
+def stronger(method: Config) -> list[str]:
+    """The settings that make a mark of this method easier to see."""
+    found = ["recipe.epochs"]
+    found += [f"method.{key}" for key in ("length", "count", "strength", "weight") if key in method]
+    for node, inside in ((method, ""), (method.get("soft", {}), "soft.")):
+        if "marking" in node:
+            found += [f"method.{inside}marking.beta", "verifier.probes"]
     return found
