@@ -79,7 +79,7 @@ def median(values: Sequence[float | None]) -> float | None:
 
 
 def comparison(rows: Sequence[Row]) -> plt.Figure:
-    """A line for each method, a column for each attack, coloured by how many keys are claimed.
+    """A line for each method, a column for each attack, light where all keys are claimed.
 
     Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. Many
     attacks stand beneath each other instead, without p; a dash: no evidence was to be had.
@@ -106,9 +106,9 @@ def comparison(rows: Sequence[Row]) -> plt.Figure:
         else:
             shown = "no evidence" if p is None else f"p {number(p)}"
             text = f"{claimed} of {len(row.done)} {dagger}\n{shown}"
-        ink = "w" if table[y][x] > 0.5 else "k"
+        ink = "w" if table[y][x] < 0.5 else "k"
         axis.text(x, y, text, ha="center", va="center", fontsize=5.5, color=ink)
-    colours = plt.get_cmap("cividis_r").with_extremes(bad="0.88")
+    colours = plt.get_cmap("cividis").with_extremes(bad="0.88")
     axis.imshow(table, cmap=colours, vmin=0, vmax=1, aspect="auto")
     names = [name if many else name.replace("_", "\n") for name in columns]
     turned = {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
@@ -122,7 +122,7 @@ def comparison(rows: Sequence[Row]) -> plt.Figure:
         axis.grid(which="minor", color="w", linewidth=0.4)
     axis.tick_params(which="both", length=0)
     axis.set_xlabel(
-        f"keys claimed{'' if many else ' and median p'}; dark: claimed, light: not, "
+        f"keys claimed{'' if many else ' and median p'}; light: claimed, dark: not, "
         f"{'–: no evidence, ' if many else ''}grey †: more than 5 points of accuracy lost",
         fontsize=7,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ COST = (
     "trained on for as long and in the same way without a mark; vs victim is the victim's accuracy "
     "less the same"
 )
+P_VALUE = re.compile(r"(?<=\(p )[\d.e-]+(?=\))")
 
 
 def seeds(rows: Sequence[Row]) -> list[str]:
@@ -84,8 +86,17 @@ def made_with(records: Sequence[Record]) -> str:
 
 
 def _warnings(done: Sequence[Record]) -> list[str]:
-    counts = Counter(warning for record in done for warning in record["warnings"])
-    return [f"Warning ({n} of {len(done)} cells): {warning}" for warning, n in counts.items()]
+    """Each once, with the least and the largest p that it was given for."""
+    kinds: dict[str, list[str]] = {}
+    for warning in (warning for record in done for warning in record["warnings"]):
+        kinds.setdefault(P_VALUE.sub("{}", warning), []).append(warning)
+    found = []
+    for text, warnings in kinds.items():
+        ps = sorted(P_VALUE.findall(" ".join(warnings)), key=float)
+        span = " to ".join(dict.fromkeys([*ps[:1], *ps[-1:]]))
+        told = text.replace("{}", span)
+        found.append(f"Warning ({len(warnings)} of {len(done)} cells): {told}")
+    return found
 
 
 def _processors(done: Sequence[Record]) -> list[str]:
