@@ -27,6 +27,8 @@ hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
+# Minutes each: a worker that began one of them last would be waited for.
+LONG = ("contract", "sweep", "owner", "tracking", "soft_labels", "waves", "evidence")
 STAGES = ("victim", "control", "watermarked", "suspect")
 MADE_WITH = {
     "precision": "32-true",
@@ -36,6 +38,10 @@ MADE_WITH = {
     "machine": "2 cores of a test",
     "date": "2026-01-02T03:04:05+00:00",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 @functools.cache
