@@ -27,7 +27,7 @@ hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
-# Minutes each: a worker that began one of them last would be waited for.
+# The longest files: a worker that began one of them last would be waited for.
 LONG = ("contract", "sweep", "owner", "tracking", "soft_labels", "waves", "evidence")
 STAGES = ("victim", "control", "watermarked", "suspect")
 MADE_WITH = {

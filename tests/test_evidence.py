@@ -21,14 +21,13 @@ from softmark.tails import usual_of
 from softmark.training import Recipe
 
 METHODS = ("csp", "usp")
-# Half of the small protocol's epochs, and one each of four kinds of innocents.
+# Half of the small protocol's epochs, and one of each kind of innocent that needs no second mark.
 REAL = (
     "scale=small",
     "recipe.epochs=10",
     "verifier.probes=300",
-    "innocents.calibration=4",
-    "innocents.evaluation=4",
-    "scale.forged=200",
+    "innocents.calibration=6",
+    "innocents.evaluation=6",
     "~method.simulated_attacks.distill",
 )
 
@@ -107,7 +106,7 @@ def test_no_innocent_is_claimed(method, real):
     assert record["p_value"] > 1e-3
     assert record["innocent_suspect"]
     assert record["false_claims"] == 0
-    assert record["innocents"] == 4
+    assert record["innocents"] == 6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -153,7 +152,7 @@ def test_calibration_and_evaluation_are_other_models(method, real):
         {tuple(each.evidence.scores.tolist()) for each in pools[name]}
         for name in ("calibration", "evaluation")
     ]
-    assert len(scores[0]) == len(scores[1]) == 4
+    assert len(scores[0]) == len(scores[1]) == 6
     assert not scores[0] & scores[1]
 
 

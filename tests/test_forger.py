@@ -1,4 +1,4 @@
-"""A forger who may edit whatever isn't bound claims no innocent, in hundreds of tries a method.
+"""A forger who may edit whatever isn't bound claims no innocent, in a thousand tries a method.
 
 The forger knows the method, the judge's probes and the model's answers to them, draws keys, edits
 their files freely, and commits to the result before the judge asks.
@@ -22,7 +22,7 @@ from softmark.nodes import make
 from softmark.tails import tail_sums, usual_of
 from softmark.verification.evidence import Evidence
 
-TRIES = 400
+TRIES = 1000
 CLASSES = 10
 
 
@@ -104,7 +104,7 @@ EDITS = (
 
 
 @pytest.mark.parametrize("method", ["csp", "usp"])
-def test_hundreds_of_forged_keys_claim_nothing(method, cell, answers, pool, tmp_path):
+def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_path):
     config = cell(f"method={method}", "verifier.probes=300")
     node = {k: v for k, v in config["method"].items() if k != "control"}
     judged, verifier = make(node, "method"), make(config["verifier"], "verifier")
@@ -143,7 +143,7 @@ def test_hundreds_of_forged_keys_claim_nothing(method, cell, answers, pool, tmp_
     assert claims == 0
     # The best of so many honest p-values; none of the edits helped.
     assert least > 1e-5
-    assert 80 < refused < 360
+    assert 200 < refused < 900
 
 
 def test_the_forger_of_old_would_succeed(cell, answers, pool):

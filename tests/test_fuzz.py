@@ -136,7 +136,7 @@ REPEATABLE = settings(
 )
 
 
-@settings(REPEATABLE, max_examples=400)
+@settings(REPEATABLE, max_examples=800)
 @given(
     choices=st.sampled_from(CHOICES),
     line=st.lists(lines(), min_size=1, max_size=2),

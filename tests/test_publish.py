@@ -190,13 +190,17 @@ def test_a_cell_with_a_key_and_no_p_is_not_claimed(archived, tmp_path):
     assert cells(bare, ["claimed"]) == ["—"]
 
 
-def test_a_warning_of_several_p_is_told_once(archived, tmp_path):
-    for seed, told in enumerate(("(p 0.3): raise", "(p 5e-06): raise", "(p 0.02): raise", "so")):
+def test_a_warning_of_several_numbers_is_told_once(archived, tmp_path):
+    given = ("(p 0.3): raise 9", "(p 5e-06): raise 9", "(p 0.02): raise 10", "so")
+    for seed, told in enumerate(given):
         archived("method=usp", "attack=prune", seed=seed, warnings=[told])
     lines = ("method=usp", "attack=prune", "seed=0,1,2,3", "scale=smoke")
     sheet, _ = read(*lines, f"output_dir={tmp_path}")
     told = [note for note in notes(sheet.rows) if note.startswith("Warning")]
-    assert told == ["Warning (3 of 4 cells): (p 5e-06 to 0.3): raise", "Warning (1 of 4 cells): so"]
+    assert told == [
+        "Warning (3 of 4 cells): (p 5e-06 to 0.3): raise 9 to 10",
+        "Warning (1 of 4 cells): so",
+    ]
 
 
 def test_warnings_and_other_processors_are_told(archived, tmp_path):

@@ -312,22 +312,23 @@ def test_help_and_config_answer_without_torch(argument, tmp_path):
 
 
 def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
-    sweep = ["method=csp", "attack=none,finetune", "scale=smoke", f"output_dir={tmp_path}"]
+    sweep = ["method=none,csp", "attack=none,finetune", "scale=smoke", f"output_dir={tmp_path}"]
     counted = subprocess.run(
         [sys.executable, "scripts/work.py", *sweep],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     steps = {line.split()[0]: line.split()[1] for line in counted.stdout.splitlines()}
-    # 599 samples in batches of 64, two epochs; the control twice as long in batches of 32; one
-    # fine-tuning of five.
-    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "72", "45")
-    assert "2 cells: " in counted.stdout
+    # 599 samples in batches of 64, two epochs; the control twice as long in batches of 32; two
+    # fine-tunings of five.
+    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "72", "90")
+    assert "4 cells: " in counted.stdout
     assert list(tmp_path.glob("*")) == [tmp_path / "data"]
-    refused = subprocess.run(
-        [sys.executable, "scripts/work.py", "method=non"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: method=")
+    for wrong in ("method=none,", "method=non"):
+        refused = subprocess.run(
+            [sys.executable, "scripts/work.py", wrong], cwd=ROOT, capture_output=True, text=True
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: method=")
 
 
 def test_full_scale_says_what_it_needs():

@@ -24,7 +24,7 @@ COST = (
     "trained on for as long and in the same way without a mark; vs victim is the victim's accuracy "
     "less the same"
 )
-P_VALUE = re.compile(r"(?<=\(p )[\d.e-]+(?=\))")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 def seeds(rows: Sequence[Row]) -> list[str]:
@@ -86,16 +86,16 @@ def made_with(records: Sequence[Record]) -> str:
 
 
 def _warnings(done: Sequence[Record]) -> list[str]:
-    """Each once, with the least and the largest p that it was given for."""
-    kinds: dict[str, list[str]] = {}
-    for warning in (warning for record in done for warning in record["warnings"]):
-        kinds.setdefault(P_VALUE.sub("{}", warning), []).append(warning)
+    """Each once, with the least and the largest of each number in it."""
+    kinds: dict[str, list[list[str]]] = {}
+    for record in done:
+        for warning in record["warnings"]:
+            kinds.setdefault(NUMBER.sub("{}", warning), []).append(NUMBER.findall(warning))
     found = []
-    for text, warnings in kinds.items():
-        ps = sorted(P_VALUE.findall(" ".join(warnings)), key=float)
-        span = " to ".join(dict.fromkeys([*ps[:1], *ps[-1:]]))
-        told = text.replace("{}", span)
-        found.append(f"Warning ({len(warnings)} of {len(done)} cells): {told}")
+    for text, numbers in kinds.items():
+        ends = [(min(each, key=float), max(each, key=float)) for each in zip(*numbers, strict=True)]
+        told = text.format(*(" to ".join(dict.fromkeys(pair)) for pair in ends))
+        found.append(f"Warning ({len(numbers)} of {len(done)} cells): {told}")
     return found
 
 
