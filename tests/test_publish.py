@@ -261,6 +261,22 @@ def test_plots_take_cells_without_p_and_without_a_curve(archived, tmp_path):
     assert list(drawn["probes"].axes[0].lines[0].get_xdata()) == [50]
 
 
+def test_a_number_of_the_data_is_an_axis_for_p_and_cost(archived, tmp_path):
+    for classes, p in (("30", 1e-200), ("5", 0.5)):  # the axis is in order, the sweep needn't be
+        numbers = {"control_accuracy": 0.9, "watermarked_accuracy": 0.88}
+        archived("method=csp", "data=synthetic", f"data.classes={classes}", p_value=p, **numbers)
+    varied = ("method=csp", "data=synthetic", "data.classes=30,5", "scale=smoke")
+    sheet, _ = read(*varied, f"output_dir={tmp_path}")
+    drawn = plots(sheet.rows, sheet.varied)
+    assert "probes" not in drawn
+    upper, lower = drawn["curve"].axes
+    assert lower.get_xlabel() == "classes"
+    (line,) = (line for line in upper.lines if line.get_marker() == "o")
+    assert line.get_xydata().tolist() == [[5, 0.5], [30, 1e-200]]
+    assert lower.lines[0].get_ydata() == pytest.approx([2, 2])
+    assert upper.get_yticks().tolist() == [1e-200, 1e-150, 1e-100, 1e-50, 1]
+
+
 def test_the_papers_numbers_stand_beside_ours(swept):
     lines = ["table=robustness", "attack=prune", "seed=0,1,2", "scale=smoke"]
     sheet, _ = read(*lines, f"output_dir={swept}")

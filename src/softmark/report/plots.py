@@ -7,12 +7,14 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from matplotlib.ticker import MaxNLocator, NullLocator
+
 from softmark.report.columns import costs, error_variance, heading
 from softmark.report.grids import comparison, heatmap, median
 from softmark.report.intervals import interval
 from softmark.report.kinds import by_kind, names_of
 from softmark.report.rows import Record, Row
-from softmark.report.style import COLOURS, legend, plt, style_of
+from softmark.report.style import COLOURS, DASHES, legend, plt, style_of
 
 LINES = 30  # more can't be told apart in one plot
 FEW = 3  # methods; more are rows of their own beside the attacks
@@ -29,8 +31,10 @@ def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
     if not shown:
         return {}
     kinds = {"false_flags": false_flags(shown)} if by_kind(shown) else {}
-    if place := _numeric(shown, varied):
+    if place := _numeric(shown, varied, "attack."):
         return {"curve": curve(shown, varied, place), **kinds}
+    if place := _numeric(shown, varied, "data."):
+        return {"curve": p_and_cost(shown, varied, place), **kinds}
     found = {}
     legible = len({row.name[1:] for row in shown}) <= LINES
     if legible and any(_points(row) for row in shown):
@@ -57,10 +61,10 @@ def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def _numeric(rows: Sequence[Row], varied: Sequence[str]) -> int | None:
-    """The place of the first number of the attack that varies, as an axis of a curve."""
+def _numeric(rows: Sequence[Row], varied: Sequence[str], group: str) -> int | None:
+    """The place of the first number of the ``group`` that varies, as an axis of a curve."""
     for place, key in enumerate(varied):
-        if key.startswith("attack."):
+        if key.startswith(group):
             with contextlib.suppress(ValueError):
                 if len({float(row.name[place]) for row in rows}) > 1:
                     return place
@@ -72,13 +76,10 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
 
     One line for each other setting, with the 95 % interval over the seeds as a band.
     """
-    lines: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: float(row.name[place])):
-        lines.setdefault((*row.name[:place], *row.name[place + 1 :]), []).append(row)
     figure, panels = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
     panels[0].set_ylabel("watermark accuracy in %")
     panels[1].set_ylabel("accuracy in %")
-    for line, (name, own) in enumerate(lines.items()):
+    for line, (name, own) in enumerate(_lines(rows, place).items()):
         x = [float(row.name[place]) for row in own]
         style = style_of(line)
         for panel, field in zip(panels, ("watermark_accuracy", "suspect_accuracy"), strict=True):
@@ -86,14 +87,55 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
             panel.plot(x, [m for m, _, _ in known], label=" ".join(name), ms=4, lw=1.2, **style)
             low, high = ([ends[i] for ends in known] for i in (1, 2))
             panel.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
-    steps = sorted({float(row.name[place]) for row in rows})
-    if steps[0] > 0 and steps[-1] / steps[0] > 10:
-        panels[1].set_xscale("log")
-        panels[1].set_xticks(steps, [f"{step:g}" for step in steps])
-        panels[1].minorticks_off()
-    panels[1].set_xlabel(heading(varied[place]).replace("_", " "))
+    _name_steps(panels[1], rows, varied, place)
     legend(figure, panels[0])
     return figure
+
+
+def p_and_cost(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
+    """The median p-value over the seeds, and below it what the mark costs, over a number of data.
+
+    One line for each other setting above, one for each method below.
+    """
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(6.6, 5.2), sharex=True, height_ratios=(2, 1)
+    )
+    methods: dict[str, list[Row]] = {}
+    for line, (name, own) in enumerate(_lines(rows, place).items()):
+        x = [float(row.name[place]) for row in own]
+        found = [median([record["p_value"] for record in row.done]) for row in own]
+        p = [math.nan if value is None else value for value in found]
+        upper.plot(x, p, label=" ".join(name), ms=4, lw=1.2, **style_of(line))
+        methods.setdefault(name[0], own)
+    for line, (method, own) in enumerate(methods.items()):
+        x = [float(row.name[place]) for row in own]
+        style = {"color": "0.3", "ls": DASHES[line % len(DASHES)]}
+        lower.plot(x, list(map(_cost, own)), label=f"{method}, cost", lw=1.2, **style)
+    _p_axis(upper)
+    _mark_level(upper, [record for row in rows for record in row.done])
+    lower.axhline(0, color="0.7", lw=0.8, zorder=0)
+    lower.set_ylabel("cost in points")
+    _name_steps(lower, rows, varied, place)
+    legend(figure, upper, lower)
+    return figure
+
+
+def _lines(rows: Sequence[Row], place: int) -> dict[tuple[str, ...], list[Row]]:
+    """The rows by all that they are named after but ``place``, in the order of the number there."""
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: float(row.name[place])):
+        lines.setdefault((*row.name[:place], *row.name[place + 1 :]), []).append(row)
+    return lines
+
+
+def _name_steps(panel: plt.Axes, rows: Sequence[Row], varied: Sequence[str], place: int) -> None:
+    """The axis of a curve: logarithmic, with a tick for each step, where the steps need it."""
+    steps = sorted({float(row.name[place]) for row in rows})
+    if steps[0] > 0 and steps[-1] / steps[0] > 10:
+        panel.set_xscale("log")
+        panel.set_xticks(steps, [f"{step:g}" for step in steps])
+        panel.minorticks_off()
+    panel.set_xlabel(heading(varied[place]).replace("_", " "))
 
 
 def _interval(row: Row, field: str) -> tuple[float, float, float]:
@@ -122,11 +164,21 @@ def p_over_probes(methods: dict[str, list[Row]]) -> plt.Figure:
             style = style_of(names.index(row.name[1:]))
             panel.plot(x, y, label=" ".join(row.name[1:]), ms=4, lw=1.2, **style)
         _mark_level(panel, [record for row in own for record in row.done])
-        panel.set(xscale="log", yscale="log", xlabel="probes", title=method)
+        panel.set(xscale="log", xlabel="probes", title=method)
         panel.xaxis.set_major_formatter("{x:g}")
-    panels[0][0].set_ylabel("p-value (median over seeds)")
+    _p_axis(panels[0][0])
     legend(figure, *panels[0])
     return figure
+
+
+def _p_axis(panel: plt.Axes) -> None:
+    """A logarithmic axis of what is drawn, up to 1, with a tick at each round power of ten."""
+    panel.set(yscale="log", ylabel="p-value (median over seeds)")
+    low = math.log10(panel.get_ylim()[0])
+    exponents = MaxNLocator(7, steps=[1, 2, 5, 10], integer=True).tick_values(low, 0)
+    panel.set_ylim(10**low, 10 ** (-low / 40))
+    panel.set_yticks([10.0**power for power in exponents if low <= power <= 0])
+    panel.yaxis.set_minor_locator(NullLocator())
 
 
 def _mark_level(panel: plt.Axes, done: Sequence[Record]) -> None:
