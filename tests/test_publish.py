@@ -20,6 +20,7 @@ from softmark.report.notes import gaps, notes
 from softmark.report.plots import plots
 from softmark.report.rows import Row
 from softmark.report.summary import summary_table
+from softmark.report.tradeoff import tradeoff
 
 LINES = ["method=usp,csp", "attack=prune,distill", "seed=0,1,2", "scale=smoke"]
 
@@ -275,6 +276,31 @@ def test_a_number_of_the_data_is_an_axis_for_p_and_cost(archived, tmp_path):
     assert line.get_xydata().tolist() == [[5, 0.5], [30, 1e-200]]
     assert lower.lines[0].get_ydata() == pytest.approx([2, 2])
     assert upper.get_yticks().tolist() == [1e-200, 1e-150, 1e-100, 1e-50, 1]
+
+
+def test_a_tradeoff_is_drawn_against_control_and_victim(archived, tmp_path):
+    accuracies = {"victim_accuracy": 0.8, "watermarked_accuracy": 0.79}
+    for attack, found in (("none", 0.9), ("prune", 0.7)):
+        for beta, control in (("0.5", 0.82), ("1", 0.83)):
+            marking = f"method.marking.beta={beta}"
+            numbers = {**accuracies, "control_accuracy": control, "watermark_accuracy": found}
+            archived("method=csp", f"attack={attack}", marking, **numbers)
+    varied = ("method=csp", "attack=none,prune", "method.marking.beta=0.5,1", "scale=smoke")
+    sheet, _ = read(*varied, f"output_dir={tmp_path}")
+    control, victim = tradeoff(sheet.rows, sheet.varied).axes
+    assert [panel.get_xlabel().split()[-1] for panel in (control, victim)] == ["control", "victim"]
+    for panel, costs in ((control, [3, 4]), (victim, [1, 1])):
+        none, prune = panel.lines[:2]
+        assert (none.get_label(), prune.get_label()) == ("csp none", "csp prune")
+        assert none.get_xdata() == pytest.approx(costs)
+        assert prune.get_ydata() == pytest.approx([70, 70])
+    assert [text.get_text() for text in control.texts] == ["beta 0.5", "beta 1"]
+    rows = [
+        Row(row.name, tuple({**r, "control_accuracy": None} for r in row.records))
+        for row in sheet.rows
+    ]
+    (alone,) = tradeoff(rows, sheet.varied).axes
+    assert alone.get_xlabel().endswith("victim")
 
 
 def test_the_papers_numbers_stand_beside_ours(swept):

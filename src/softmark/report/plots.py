@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from softmark.report.columns import costs, error_variance, heading
+from softmark.report.columns import error_variance, heading
 from softmark.report.grids import comparison, heatmap, median
 from softmark.report.intervals import interval
 from softmark.report.kinds import by_kind, names_of
 from softmark.report.rows import Record, Row
 from softmark.report.style import COLOURS, DASHES, legend, plt, style_of
+from softmark.report.tradeoff import points_lost, tradeoff
 
 LINES = 30  # more can't be told apart in one plot
 FEW = 3  # methods; more are rows of their own beside the attacks
-ABSTRACT = (0.59, 98.68)  # the paper's cost and watermark accuracy
 
 
 def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
@@ -110,7 +109,7 @@ def p_and_cost(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Fi
     for line, (method, own) in enumerate(methods.items()):
         x = [float(row.name[place]) for row in own]
         style = {"color": "0.3", "ls": DASHES[line % len(DASHES)]}
-        lower.plot(x, list(map(_cost, own)), label=f"{method}, cost", lw=1.2, **style)
+        lower.plot(x, list(map(points_lost, own)), label=f"{method}, cost", lw=1.2, **style)
     _p_axis(upper)
     _mark_level(upper, [record for row in rows for record in row.done])
     lower.axhline(0, color="0.7", lw=0.8, zorder=0)
@@ -199,61 +198,6 @@ def _mark_level(panel: plt.Axes, done: Sequence[Record]) -> None:
         color="0.3",
         fontsize=8,
     )
-
-
-def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
-    """What a setting costs in accuracy against the watermark accuracy that each attack leaves.
-
-    One column of points for each setting, joined by a line from the best to the worst attack.
-    """
-    settings: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        settings.setdefault((row.name[0], *row.name[2:]), []).append(row)
-    attacks = list(dict.fromkeys(row.name[1] for row in rows))
-    figure, axis = plt.subplots(figsize=(6.8, 4.2))
-    top = max((a for a in map(_accuracy, rows) if not math.isnan(a)), default=math.nan)
-    labelled: list[float] = []
-    for name, own in settings.items():
-        x = statistics.fmean(map(_cost, own))
-        heights = [height for height in map(_accuracy, own) if not math.isnan(height)]
-        if not heights:
-            continue
-        axis.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
-        if len(settings) <= 6:  # more names would lie on each other
-            numbers = zip(map(heading, varied[2:]), name[1:], strict=True)
-            label = "\n".join([name[0], *(f"{key} {value}" for key, value in numbers)])
-            near = sum(abs(x - other) < 0.1 for other in labelled)
-            up = 6 + 9 * len(varied[1:]) * near
-            above = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
-            labelled.append(x)
-            axis.annotate(label, (x, top), fontsize=7, **above)
-    for place, attack in enumerate(attacks):
-        same = [row for row in rows if row.name[1] == attack and not math.isnan(_accuracy(row))]
-        if not same:
-            continue
-        style = style_of(place) | {"linestyle": "none", "ms": 5}
-        axis.plot(list(map(_cost, same)), list(map(_accuracy, same)), label=attack, **style)
-    star = f"abstract: {ABSTRACT[1]} %\n(defined otherwise, perhaps)"
-    axis.plot(*ABSTRACT, "*", color="0.3", ms=11, label=star)
-    controlled = all(r["control_accuracy"] is not None for row in rows for r in row.done)
-    against = "the control" if controlled else "the control, or the victim where there is none"
-    axis.set(xlabel=f"cost of the mark: points of accuracy against {against}")
-    axis.set(ylabel="watermark accuracy in %")
-    axis.margins(0.12)
-    legend(figure, axis)
-    return figure
-
-
-def _cost(row: Row) -> float:
-    """Points against the control, or the victim where some record has none."""
-    found = costs(row.done, "control")
-    if None in found:
-        found = costs(row.done, "victim")
-    return 100 * statistics.fmean(found)
-
-
-def _accuracy(row: Row) -> float:
-    return interval([record["watermark_accuracy"] for record in row.done])[0]
 
 
 def false_flags(rows: Sequence[Row]) -> plt.Figure:

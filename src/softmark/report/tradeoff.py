@@ -1,0 +1,89 @@
+"""What a mark costs against what attacks leave of it: a picture of several settings."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from matplotlib.ticker import MaxNLocator
+
+from softmark.report.columns import costs, heading
+from softmark.report.intervals import interval
+from softmark.report.rows import Row
+from softmark.report.style import legend, plt, style_of
+
+ABSTRACT = (0.59, 98.68)  # the paper's cost and watermark accuracy
+FILLS = ("full", "none", "left")  # of the markers of up to three methods
+
+
+def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
+    """What a setting costs in accuracy against the watermark accuracy that each attack leaves.
+
+    One column of points for each setting, joined by a line from the best to the worst attack; on
+    the left by its cost against the control, if each record has one, on the right against the
+    victim. Up to three methods are told apart by how their markers are filled.
+    """
+    rows = [row for row in rows if not math.isnan(_accuracy(row))]
+    controlled = all(r["control_accuracy"] is not None for row in rows for r in row.done)
+    against = ("control", "victim") if controlled else ("victim",)
+    series: dict[tuple[str, ...], list[Row]] = {}
+    settings: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        series.setdefault(row.name[:2], []).append(row)
+        settings.setdefault((row.name[0], *row.name[2:]), []).append(row)
+    methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    size = (3.4 * len(against) + 2.6, 4.2)
+    figure, panels = plt.subplots(1, len(against), figsize=size, squeeze=False, sharey=True)
+    for panel, model in zip(panels[0], against, strict=True):
+        for (method, attack), own in series.items():
+            style = style_of(attacks.index(attack)) | {"linestyle": "none", "ms": 5}
+            label = attack
+            if len(methods) <= len(FILLS):
+                label = f"{method} {attack}"
+                style["fillstyle"] = FILLS[methods.index(method)]
+            x = [points_lost(row, model) for row in own]
+            panel.plot(x, list(map(_accuracy, own)), label=label, **style)
+        for own in settings.values():
+            heights = list(map(_accuracy, own))
+            x = statistics.fmean(points_lost(row, model) for row in own)
+            panel.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
+        star = f"abstract: {ABSTRACT[1]} %\n(defined otherwise, perhaps)"
+        panel.plot(*ABSTRACT, "*", color="0.3", ms=11, label=star)
+        panel.xaxis.set_major_locator(MaxNLocator(6))
+        panel.set_xlabel(f"cost in points, against the {model}")
+        panel.margins(0.12)
+    if len(settings) <= 6:  # more names would lie on each other
+        _name_settings(panels[0][0], settings, varied, against[0])
+    panels[0][0].set_ylabel("watermark accuracy in %")
+    legend(figure, *panels[0])
+    return figure
+
+
+def _name_settings(
+    panel: plt.Axes, settings: dict[tuple[str, ...], list[Row]], varied: Sequence[str], model: str
+) -> None:
+    """A setting's numbers above its column, or its method where it has none."""
+    wide, high = (high - low for low, high in (panel.get_xlim(), panel.get_ylim()))
+    labelled: list[tuple[float, float]] = []
+    for name, own in settings.items():
+        x, top = statistics.fmean(points_lost(row, model) for row in own), max(map(_accuracy, own))
+        numbers = [f"{heading(k)} {v}" for k, v in zip(varied[2:], name[1:], strict=True)]
+        label = "\n".join(numbers or name[:1])
+        near = sum(abs(x - a) < wide / 8 and abs(top - b) < high / 10 for a, b in labelled)
+        up = 6 + 9 * max(1, len(numbers)) * near
+        above = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
+        labelled.append((x, top))
+        panel.annotate(label, (x, top), fontsize=7, **above)
+
+
+def points_lost(row: Row, against: str = "control") -> float:
+    """Points against that model, or the victim where some record has no such model."""
+    found = costs(row.done, against)
+    if None in found:
+        found = costs(row.done, "victim")
+    return 100 * statistics.fmean(found)
+
+
+def _accuracy(row: Row) -> float:
+    return interval([record["watermark_accuracy"] for record in row.done])[0]
