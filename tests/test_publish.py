@@ -270,7 +270,7 @@ def test_a_number_of_the_data_is_an_axis_for_p_and_cost(archived, tmp_path):
     sheet, _ = read(*varied, f"output_dir={tmp_path}")
     drawn = plots(sheet.rows, sheet.varied)
     assert "probes" not in drawn
-    upper, lower = drawn["curve"].axes
+    upper, lower = drawn["p_and_cost"].axes
     assert lower.get_xlabel() == "classes"
     (line,) = (line for line in upper.lines if line.get_marker() == "o")
     assert line.get_xydata().tolist() == [[5, 0.5], [30, 1e-200]]

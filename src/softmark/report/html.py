@@ -32,6 +32,7 @@ CAPTIONS = {
     "probes": "p-value over the number of probes",
     "tradeoff": "what the mark costs against what attacks leave of it",
     "heatmap": "claims and the median p-value under each attack",
+    "p_and_cost": "p-value, and what the mark costs, over a number of the data",
     "curve": "watermark accuracy and the suspect's accuracy over the attack's strength",
     "false_flags": "probes of innocents that are falsely flagged, by kind of innocent",
 }

@@ -33,7 +33,7 @@ def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
     if place := _numeric(shown, varied, "attack."):
         return {"curve": curve(shown, varied, place), **kinds}
     if place := _numeric(shown, varied, "data."):
-        return {"curve": p_and_cost(shown, varied, place), **kinds}
+        return {"p_and_cost": p_and_cost(shown, varied, place), **kinds}
     found = {}
     legible = len({row.name[1:] for row in shown}) <= LINES
     if legible and any(_points(row) for row in shown):
