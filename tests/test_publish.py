@@ -271,7 +271,7 @@ def test_a_number_of_the_data_is_an_axis_for_p_and_cost(archived, tmp_path):
     drawn = plots(sheet.rows, sheet.varied)
     assert "probes" not in drawn
     upper, lower = drawn["p_and_cost"].axes
-    assert lower.get_xlabel() == "classes"
+    assert (lower.get_xlabel(), lower.get_ylabel().split()[-1]) == ("classes", "control")
     (line,) = (line for line in upper.lines if line.get_marker() == "o")
     assert line.get_xydata().tolist() == [[5, 0.5], [30, 1e-200]]
     assert lower.lines[0].get_ydata() == pytest.approx([2, 2])

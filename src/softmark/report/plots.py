@@ -12,9 +12,9 @@ from softmark.report.columns import error_variance, heading
 from softmark.report.grids import comparison, heatmap, median
 from softmark.report.intervals import interval
 from softmark.report.kinds import by_kind, names_of
-from softmark.report.rows import Record, Row
+from softmark.report.rows import Row
 from softmark.report.style import COLOURS, DASHES, legend, plt, style_of
-from softmark.report.tradeoff import points_lost, tradeoff
+from softmark.report.tradeoff import points_lost, references, tradeoff
 
 LINES = 30  # more can't be told apart in one plot
 FEW = 3  # methods; more are rows of their own beside the attacks
@@ -99,21 +99,22 @@ def p_and_cost(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Fi
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(6.6, 5.2), sharex=True, height_ratios=(2, 1)
     )
-    methods: dict[str, list[Row]] = {}
+    against = references(rows)[0]
+    costs: dict[str, tuple[list[float], list[float]]] = {}
     for line, (name, own) in enumerate(_lines(rows, place).items()):
         x = [float(row.name[place]) for row in own]
         found = [median([record["p_value"] for record in row.done]) for row in own]
         p = [math.nan if value is None else value for value in found]
         upper.plot(x, p, label=" ".join(name), ms=4, lw=1.2, **style_of(line))
-        methods.setdefault(name[0], own)
-    for line, (method, own) in enumerate(methods.items()):
-        x = [float(row.name[place]) for row in own]
+        costs.setdefault(name[0], (x, [points_lost(row, against) for row in own]))
+    for line, (method, points) in enumerate(costs.items()):
         style = {"color": "0.3", "ls": DASHES[line % len(DASHES)]}
-        lower.plot(x, list(map(points_lost, own)), label=f"{method}, cost", lw=1.2, **style)
+        lower.plot(*points, label=f"{method}, cost", lw=1.2, **style)
     _p_axis(upper)
-    _mark_level(upper, [record for row in rows for record in row.done])
+    for level in dict.fromkeys(map(_level, _methods(rows).values())):
+        _mark_level(upper, level)
     lower.axhline(0, color="0.7", lw=0.8, zorder=0)
-    lower.set_ylabel("cost in points")
+    lower.set_ylabel(f"cost in points,\nagainst the {against}")
     _name_steps(lower, rows, varied, place)
     legend(figure, upper, lower)
     return figure
@@ -162,7 +163,7 @@ def p_over_probes(methods: dict[str, list[Row]]) -> plt.Figure:
             x, y = ([point[i] for point in points] for i in (0, 1))
             style = style_of(names.index(row.name[1:]))
             panel.plot(x, y, label=" ".join(row.name[1:]), ms=4, lw=1.2, **style)
-        _mark_level(panel, [record for row in own for record in row.done])
+        _mark_level(panel, _level(own))
         panel.set(xscale="log", xlabel="probes", title=method)
         panel.xaxis.set_major_formatter("{x:g}")
     _p_axis(panels[0][0])
@@ -180,12 +181,16 @@ def _p_axis(panel: plt.Axes) -> None:
     panel.yaxis.set_minor_locator(NullLocator())
 
 
-def _mark_level(panel: plt.Axes, done: Sequence[Record]) -> None:
-    """A line at the largest p-value with which a claim of this method can be made."""
-    tested = next((record for record in done if record["tests"]), None)
-    if tested is None:
+def _level(rows: Sequence[Row]) -> float | None:
+    """The largest p-value with which a claim of the one method of ``rows`` can be made."""
+    tested = next((record for row in rows for record in row.done if record["tests"]), None)
+    return None if tested is None else max(tested["levels"][name] for name in tested["tests"])
+
+
+def _mark_level(panel: plt.Axes, needed: float | None) -> None:
+    """A line at the p-value that a claim must reach, if there is one."""
+    if needed is None:
         return
-    needed = max(tested["levels"][name] for name in tested["tests"])
     panel.axhline(needed, color="0.3", lw=0.8)
     panel.annotate(
         f"claim ≤ {needed:.0e}",

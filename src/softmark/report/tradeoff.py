@@ -25,8 +25,7 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
     victim. Up to three methods are told apart by how their markers are filled.
     """
     rows = [row for row in rows if not math.isnan(_accuracy(row))]
-    controlled = all(r["control_accuracy"] is not None for row in rows for r in row.done)
-    against = ("control", "victim") if controlled else ("victim",)
+    against = references(rows)
     series: dict[tuple[str, ...], list[Row]] = {}
     settings: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -77,12 +76,15 @@ def _name_settings(
         panel.annotate(label, (x, top), fontsize=7, **above)
 
 
-def points_lost(row: Row, against: str = "control") -> float:
-    """Points against that model, or the victim where some record has no such model."""
-    found = costs(row.done, against)
-    if None in found:
-        found = costs(row.done, "victim")
-    return 100 * statistics.fmean(found)
+def references(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a cost can be told against: the control if each record has one, and the victim."""
+    controlled = all(r["control_accuracy"] is not None for row in rows for r in row.done)
+    return ("control", "victim") if controlled else ("victim",)
+
+
+def points_lost(row: Row, against: str) -> float:
+    """What the mark costs in points against one of ``references``, the mean over the seeds."""
+    return 100 * statistics.fmean(costs(row.done, against))
 
 
 def _accuracy(row: Row) -> float:
