@@ -303,6 +303,20 @@ def test_a_tradeoff_is_drawn_against_control_and_victim(archived, tmp_path):
     assert alone.get_xlabel().endswith("victim")
 
 
+def test_a_tradeoff_has_the_intervals_of_the_table(swept):
+    lines = ["method=usp", "attack=prune,distill", "seed=0,1,2", "scale=smoke"]
+    sheet, _ = read(*lines, f"output_dir={swept}")
+    _, panel = tradeoff(sheet.rows, sheet.varied).axes
+    # 90.10 ± 0.25 and 1.00 ± 0.87, as computed above.
+    for bars in panel.collections:
+        (bar,) = bars.get_segments()
+        assert bar[:, 0] == pytest.approx([1, 1])
+        assert bar[:, 1] == pytest.approx([89.85, 90.35], abs=0.005)
+    (cost,) = (line for line in panel.lines if len(set(line.get_xdata())) == 2)
+    assert cost.get_xdata() == pytest.approx([0.13, 1.87], abs=0.005)
+    assert cost.get_ydata() == pytest.approx([90.1, 90.1])
+
+
 def test_the_papers_numbers_stand_beside_ours(swept):
     lines = ["table=robustness", "attack=prune", "seed=0,1,2", "scale=smoke"]
     sheet, _ = read(*lines, f"output_dir={swept}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator
 
-from softmark.report.columns import costs, heading
+from softmark.report.columns import cost_variance, costs, heading
 from softmark.report.intervals import interval
 from softmark.report.rows import Row
 from softmark.report.style import legend, plt, style_of
@@ -22,7 +22,9 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
 
     One column of points for each setting, joined by a line from the best to the worst attack; on
     the left by its cost against the control, if each record has one, on the right against the
-    victim. Up to three methods are told apart by how their markers are filled.
+    victim. Lines in a point's colour are its 95 % interval, the grey bar at the head of a column is
+    that of the cost, as in the table. Up to three methods are told apart by how their markers are
+    filled.
     """
     rows = [row for row in rows if not math.isnan(_accuracy(row))]
     against = references(rows)
@@ -32,6 +34,7 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
         series.setdefault(row.name[:2], []).append(row)
         settings.setdefault((row.name[0], *row.name[2:]), []).append(row)
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
+    few = len(settings) <= 6  # more names, and broad lines, would lie on each other
     size = (3.4 * len(against) + 2.6, 4.2)
     figure, panels = plt.subplots(1, len(against), figsize=size, squeeze=False, sharey=True)
     for panel, model in zip(panels[0], against, strict=True):
@@ -43,16 +46,22 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
                 style["fillstyle"] = FILLS[methods.index(method)]
             x = [points_lost(row, model) for row in own]
             panel.plot(x, list(map(_accuracy, own)), label=label, **style)
+            ends = [_interval(row)[1:] for row in own]
+            faint = {"color": style["color"], "alpha": 0.4, "lw": 3 if few else 1}
+            panel.vlines(x, *zip(*ends, strict=True), **faint)
         for own in settings.values():
             heights = list(map(_accuracy, own))
             x = statistics.fmean(points_lost(row, model) for row in own)
             panel.plot([x, x], [min(heights), max(heights)], "0.7", lw=1, zorder=1)
+            best = max(own, key=_accuracy)
+            cost = interval(costs(best.done, model), cost_variance(best.done, model))[1:]
+            panel.plot(cost, [_accuracy(best)] * 2, "0.7", lw=1, zorder=1)
         star = f"abstract: {ABSTRACT[1]} %\n(defined otherwise, perhaps)"
         panel.plot(*ABSTRACT, "*", color="0.3", ms=11, label=star)
         panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.set_xlabel(f"cost in points, against the {model}")
-        panel.margins(0.12)
-    if len(settings) <= 6:  # more names would lie on each other
+        panel.margins(0.15, 0.12)
+    if few:
         _name_settings(panels[0][0], settings, varied, against[0])
     panels[0][0].set_ylabel("watermark accuracy in %")
     legend(figure, *panels[0])
@@ -87,5 +96,9 @@ def points_lost(row: Row, against: str) -> float:
     return 100 * statistics.fmean(costs(row.done, against))
 
 
+def _interval(row: Row) -> tuple[float, float, float]:
+    return interval([record["watermark_accuracy"] for record in row.done])
+
+
 def _accuracy(row: Row) -> float:
-    return interval([record["watermark_accuracy"] for record in row.done])[0]
+    return _interval(row)[0]
