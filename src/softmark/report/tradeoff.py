@@ -71,18 +71,25 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
 def _name_settings(
     panel: plt.Axes, settings: dict[tuple[str, ...], list[Row]], varied: Sequence[str], model: str
 ) -> None:
-    """A setting's numbers above its column, or its method where it has none."""
+    """A setting's numbers above its column, or its method where it has none.
+
+    Beside the columns nearby: to the right of those on its left.
+    """
     wide, high = (high - low for low, high in (panel.get_xlim(), panel.get_ylim()))
-    labelled: list[tuple[float, float]] = []
-    for name, own in settings.items():
-        x, top = statistics.fmean(points_lost(row, model) for row in own), max(map(_accuracy, own))
+    heads = [
+        (statistics.fmean(points_lost(row, model) for row in own), max(map(_accuracy, own)))
+        for own in settings.values()
+    ]
+    for place, (name, (x, top)) in enumerate(zip(settings, heads, strict=True)):
         numbers = [f"{heading(k)} {v}" for k, v in zip(varied[2:], name[1:], strict=True)]
         label = "\n".join(numbers or name[:1])
-        near = sum(abs(x - a) < wide / 8 and abs(top - b) < high / 10 for a, b in labelled)
-        up = 6 + 9 * max(1, len(numbers)) * near
-        above = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
-        labelled.append((x, top))
-        panel.annotate(label, (x, top), fontsize=7, **above)
+        nearby = [a for a, _ in heads if wide / 40 < abs(x - a) < wide / 6]
+        on_left = sum(a < x for a in nearby)
+        side = (2 * on_left > len(nearby)) - (2 * on_left < len(nearby))
+        same = [abs(x - a) < wide / 40 and abs(top - b) < high / 10 for a, b in heads[:place]]
+        up = 6 + 9 * max(1, len(numbers)) * sum(same)
+        where = {"textcoords": "offset points", "xytext": (3 * side, up)}
+        panel.annotate(label, (x, top), fontsize=7, ha=("center", "left", "right")[side], **where)
 
 
 def references(rows: Sequence[Row]) -> tuple[str, ...]:
