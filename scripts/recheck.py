@@ -126,6 +126,13 @@ def direction(seen, usual, symmetric):
     return density[nearer].sum() / density.sum(), len(space)
 
 
+def luck(hits):
+    """P(so many hits or more), each with chance 1 / K."""
+    n = len(hits)
+    odds = (comb(n, k) * (1 / K) ** k * (1 - 1 / K) ** (n - k) for k in range(hits.sum(), n + 1))
+    return min(1.0, max(sum(odds), 1e-300))
+
+
 def without(seen, known, least):
     """``seen`` without the part of each row along ``known``; what rounding leaves of it is 0."""
     rest = seen - np.maximum((seen * known).sum(1, keepdims=True), least) * known
@@ -151,11 +158,13 @@ enough = [(p, there) for p, size, there in found if size >= 18] or [found[0][::2
 found = [p for p, there in enough if there] or [1.0]
 if margin:
     # A trigger's class is the remainder of eight bytes.
-    n = len(triggers)
-    drawn = np.frombuffer(stream, ">u8")[:n] % np.uint64(K)
-    hits = int((triggers == drawn.astype(int)).sum())
-    luck = (comb(n, k) * (1 / K) ** k * (1 - 1 / K) ** (n - k) for k in range(hits, n + 1))
-    found += [min(1.0, sum(luck))]
+    drawn = np.frombuffer(stream, ">u8")[: len(triggers)] % np.uint64(K)
+    hits = triggers == drawn.astype(int)
+    # The tails, the triggers, and both: those triggers whose bytes no sign has.
+    tails_p = min(1.0, len(found) * max(min(found), 1e-300))
+    apart = -(-K * (K - 1) // 64) if test == "signs" else 0
+    product = max(tails_p * luck(hits[apart:]), 1e-300)
+    found = [tails_p, luck(hits), product * (1 - np.log(product))]
 # As many customers as the commitment has seeds were tried, or more keys if the accuser says so.
 p = min(1.0, len(found) * max(min(found), 1e-300) * tried)  # softmark stops there, too
 reached, alike = p <= level, abs(np.log(p / data["p"])) < 0.05

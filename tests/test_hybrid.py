@@ -1,10 +1,12 @@
-"""A mark in the soft labels and a trigger set in one model: two exact tests of one key."""
+"""A mark in the soft labels and a trigger set in one model: three exact tests of one key."""
 
 import functools
+import math
 from random import Random
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,7 +19,8 @@ from softmark.methods.key import Key
 from softmark.methods.usp import USP
 from softmark.models.access import Suspect
 from softmark.training import predict
-from softmark.verification.nulls import Binomial
+from softmark.verification.evidence import Evidence
+from softmark.verification.nulls import Binomial, Either, Signs
 from test_soft_labels import soft
 from test_training import recipe
 from test_triggers import CLASSES, embedded, judge, method, victim
@@ -59,23 +62,25 @@ def p_of(suspect: Suspect, key: Key, name: str = "csp") -> tuple[str, float]:
     return test, null.p_value()
 
 
-def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[list, Binomial]:
-    """What the soft labels show by each of their tests, and what the triggers do."""
+def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[Either, Binomial, Binomial]:
+    """What the soft labels show, what the triggers do, and what those that no sign decides do."""
     made = hybrid(name)
     (whole,) = made.soft.evidence(suspect, key, judge()).tests.values()
     triggers = made.triggers.triggers(key, judge(), made.triggers.count)
-    hits = int((suspect.answers(triggers).argmax(1) == triggers.labels).sum())
-    return list(whole.tests), Binomial(hits, len(triggers), 1 / CLASSES)
+    hits = (suspect.answers(triggers).argmax(1) == triggers.labels).int()
+    apart = hits[{"csp": math.ceil(CLASSES * (CLASSES - 1) / 64), "usp": 0}[name] :]
+    every, some = (Binomial(int(some.sum()), len(some), 1 / CLASSES) for some in (hits, apart))
+    return whole, every, some
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_both_marks_are_in_the_model_and_neither_in_the_victim(name):
     model, key = marked(name)
-    tests, triggers = parts_of(Suspect.of(model), key, name)
-    assert min(test.p_value() for test in tests) <= 1e-6
+    soft, triggers, _ = parts_of(Suspect.of(model), key, name)
+    assert soft.p_value() <= 1e-6
     assert triggers.p_value() <= 1e-6
-    tests, triggers = parts_of(Suspect.of(victim()), key, name)
-    assert min(test.p_value() for test in tests) > 1e-3
+    soft, triggers, _ = parts_of(Suspect.of(victim()), key, name)
+    assert soft.p_value() > 1e-3
     assert triggers.p_value() > 1e-3
 
 
@@ -83,10 +88,40 @@ def test_both_marks_are_in_the_model_and_neither_in_the_victim(name):
 def test_the_verdict_is_the_strongest_test_times_their_number(name):
     model, key = marked(name)
     suspect = Suspect.of(model)
-    tests, triggers = parts_of(suspect, key, name)
-    each = [test.p_value() for test in (*tests, triggers)]
-    assert p_of(suspect, key, name)[1] == pytest.approx(len(each) * min(each))
+    soft, triggers, apart = parts_of(suspect, key, name)
+    both = stats.combine_pvalues([soft.p_value(), apart.p_value()], method="fisher").pvalue
+    p = min(soft.p_value(), triggers.p_value(), both)
+    assert p_of(suspect, key, name)[1] == pytest.approx(3 * p)
     assert hybrid(name).evidence(suspect, key, judge()).mark_recall == triggers.score
+
+
+def test_what_an_attack_leaves_of_two_marks_is_enough_where_neither_is(monkeypatch):
+    model, key = marked("csp")
+    made = hybrid()
+    half = made.triggers.count // 2
+    # 48 of 60 signs are right.
+    signs = Signs(torch.ones(60), torch.cat([torch.ones(48), -torch.ones(12)]))
+    left = Evidence(torch.zeros(1), {"signs": signs})
+    monkeypatch.setattr(made.soft, "evidence", lambda *_: left)
+
+    def answer(inputs: torch.Tensor) -> torch.Tensor:
+        told = predict(model, inputs).argmax(1)
+        told[:half] = (told[:half] + 1) % CLASSES
+        return F.one_hot(told, CLASSES).float()
+
+    ((name, whole),) = made.evidence(Suspect(answer), key, judge()).tests.items()
+    soft, triggers, _ = whole.tests
+    assert 3 * min(soft.p_value(), triggers.p_value()) > 1e-6
+    assert (name, whole.p_value() <= 1e-6) == ("both", True)
+
+
+@pytest.mark.parametrize("classes", [3, 9, 10, 30])
+def test_the_labels_of_both_are_no_signs(classes):
+    key = drawn(1, classes=classes)
+    apart = hybrid().soft.overlapping(classes)
+    read = key.stream(classes**2)
+    other = read[: 8 * apart] + bytes(255 - byte for byte in read[8 * apart :])
+    assert torch.equal(csp.sign_matrix(read, classes), csp.sign_matrix(other, classes))
 
 
 def answering(model: nn.Module, flat: bool) -> Suspect:
@@ -113,11 +148,16 @@ def test_each_mark_is_claimed_without_the_other_and_named():
     assert (name, p <= 1e-6) == ("signs", True)
 
 
-def test_p_of_random_keys_is_no_smaller_than_it_should_be():
+@pytest.mark.parametrize("name", KINDS)
+def test_p_of_random_keys_is_no_smaller_than_it_should_be(name):
     suspect = Suspect.of(victim())
-    found = torch.tensor([p_of(suspect, drawn(seed))[1] for seed in range(200)])
-    assert (found <= 0.05).float().mean() <= 0.08
-    assert (found <= 0.2).float().mean() <= 0.25
+    found = []
+    for seed in range(300):
+        ((_, whole),) = hybrid(name).evidence(suspect, drawn(seed), judge()).tests.items()
+        found.append([whole.p_value(), whole.tests[2].p_value()])
+    for p in torch.tensor(found).T:
+        for level in (0.05, 0.2):
+            assert (p <= level).float().mean() <= level + 3 * (level / 300) ** 0.5
 
 
 def test_without_a_tail_the_triggers_stand_alone():

@@ -195,20 +195,17 @@ def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
     assert (ran.code, "lies there already" in ran.err) == (2, True)
 
 
-@pytest.mark.parametrize("method", ["csp", "usp", "csp_margin"])
+@pytest.mark.parametrize("method", ["csp", "usp_margin", "csp_margin"])
 def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
-    if method == "csp":
-        folder = marked
-    else:
-        folder, epochs = tmp_path / method, 15 if method == "usp" else 4
-        few = ["method.triggers.count=60"] if method == "csp_margin" else []
-        ran = call("mark", "own.safetensors", "--message", "a", "--to", folder,
-                   f"method={method}", f"recipe.epochs={epochs}", STRONG, *few)  # fmt: skip
+    folder = marked if method == "csp" else tmp_path / method
+    if method != "csp":
+        ran = call("mark", "own.safetensors", "--message", "a", "--to", folder, f"method={method}",
+                   "recipe.epochs=4", STRONG, "method.triggers.count=60")  # fmt: skip
         assert ran.code == 0, ran.err
-        assert ("with the triggers" in ran.out) == bool(few)
+        assert "with the triggers" in ran.out
         ran = call("probes", folder, "--to", tmp_path / "all.npz")
-        assert (ran.code, "are the triggers" in ran.err) == (0, bool(few))
-        assert len(np.load(tmp_path / "all.npz")["inputs"]) == 599 + 60 * bool(few)
+        assert (ran.code, "are the triggers" in ran.err) == (0, True)
+        assert len(np.load(tmp_path / "all.npz")["inputs"]) == 599 + 60
     commitment = folder / "softmark.commitment.json"
     for status, suspect in ((0, folder / "model.safetensors"), (3, "own.safetensors")):
         evidence = tmp_path / f"e{status}"

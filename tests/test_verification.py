@@ -24,6 +24,7 @@ from softmark.verification.judge import KINDS, Innocent, Verifier
 from softmark.verification.metrics import flag_rate, group_means, threshold
 from softmark.verification.nulls import (
     Binomial,
+    Both,
     Direction,
     Innocents,
     Measured,
@@ -180,6 +181,18 @@ def test_what_is_no_number_is_no_evidence():
     assert Innocents(1.0).p_value([nan] * 9) == 1.0
 
 
+@given(st.floats(1e-140, 1), st.floats(1e-140, 1))
+def test_two_tests_together_are_fishers(first, second):
+    both = Both(*(Measured("exact", 0.0, p) for p in (first, second)))
+    wanted = stats.combine_pvalues([first, second], method="fisher").pvalue
+    assert both.p_value() == pytest.approx(wanted)
+
+
+def test_two_tests_that_are_both_out_of_reach_have_a_p_value():
+    least = Measured("exact", 1.0, 1e-300)
+    assert 1e-300 < Both(least, least).p_value() < 1e-296
+
+
 def test_a_cosine_of_one_is_the_smallest_p_value_and_not_zero():
     assert Direction(1.0, 70).p_value() == Direction(1.0 - 1e-16, 7000).p_value() == 1e-300
     assert Binomial(5000, 5000, 0.01).p_value() == 1e-300
@@ -191,6 +204,7 @@ def test_a_cosine_of_one_is_the_smallest_p_value_and_not_zero():
         (Signs(torch.ones(20), torch.ones(20)), "exact", True),
         (Direction(0.5, 20), "exact", True),
         (Binomial(3, 5, 0.1), "exact", False),
+        (Both(Binomial(3, 5, 0.1), Direction(0.5, 20)), "exact", True),
         (Sampled(1.0, torch.arange(9.0)), "sampled", False),
         (Innocents(1.0), "innocents", False),
     ],

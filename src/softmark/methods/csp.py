@@ -79,6 +79,10 @@ class CSP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
         return sign_matrix(key.stream(math.ceil(key.classes * (key.classes - 1) / 8)), key.classes)
 
+    def overlapping(self, classes: int) -> int:
+        # A bit a sign, 64 bits a label.
+        return math.ceil(classes * (classes - 1) / 64)
+
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:

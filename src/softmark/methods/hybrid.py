@@ -25,7 +25,7 @@ from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
-from softmark.verification.nulls import Either, Null
+from softmark.verification.nulls import Both, Either, Null
 
 
 class Hybrid(Watermark):
@@ -35,9 +35,10 @@ class Hybrid(Watermark):
     first. The victim that knows them is then marked as without them, with the triggers beside the
     data.
 
-    The verdict stands on the stronger of both tests, whose p is multiplied by their number. Each is
-    exact: the pattern doesn't depend on the pool, and the triggers' labels are independent of the
-    suspect.
+    The verdict stands on the strongest of three exact tests, whose p is multiplied by their number:
+    of the soft labels, of the triggers, and of both together. What an attack leaves of two marks
+    can be enough where it is not enough of either. Chance decides pattern and labels independently,
+    but for the triggers that ``overlapping`` counts, which the third test leaves out.
     """
 
     expects = True
@@ -104,13 +105,17 @@ class Hybrid(Watermark):
         triggers = self.added(key, probes)
         told = suspect.answers(triggers).argmax(1)
         hits = told == triggers.labels[: len(told)]
-        last = self.triggers.null(key, hits)
+        last, rest = (
+            self.triggers.null(key, hits[first:])
+            for first in (0, self.soft.overlapping(key.classes))
+        )
         recall = float(hits.float().mean()) if len(hits) else None
         if not found.tests:
             return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
         ((name, soft),) = found.tests.items()
-        whole = Either((*(soft.tests if isinstance(soft, Either) else (soft,)), last))
-        name = "triggers" if whole.strongest is last else name
+        tests = {name: soft, "triggers": last, "both": Both(soft, rest)}
+        whole = Either(tuple(tests.values()))
+        name = next(name for name, test in tests.items() if test is whole.strongest)
         return replace(found, tests={name: whole}, mark_recall=recall)
 
     def identify(

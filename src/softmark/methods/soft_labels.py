@@ -91,6 +91,10 @@ class SoftLabels(Watermark):
         """The (K, K) pattern that follows from the key's secret, salt and message."""
         raise NotImplementedError
 
+    def overlapping(self, classes: int) -> int:
+        """How many of the labels that a key draws (``random_labels``) its pattern decides."""
+        raise NotImplementedError
+
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:

@@ -134,6 +134,10 @@ class USP(SoftLabels):
         stream = key.stream(8 * key.classes * (key.classes - 1))
         return directions(stream, key.classes)
 
+    def overlapping(self, classes: int) -> int:
+        # Given all labels, the remainders by K, each number is still uniform, in steps of K / 2^64.
+        return 0
+
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:

@@ -62,9 +62,9 @@ def verify(
     that were tried on this suspect; p is multiplied by it. ``logits``: the function or the array
     gives logits.
 
-    The exact tests alone decide: csp's ``signs``, usp's ``direction``, ``triggers``. A key of many
-    customers names which of them leaked (``Verdict.identified``). Raises ``InputError`` for answers
-    or probes that can't be used, and for a key that isn't what was committed to.
+    The exact tests alone decide: csp's ``signs``, usp's ``direction``, ``triggers``, ``both``. A
+    key of many customers names which of them leaked (``Verdict.identified``). Raises ``InputError``
+    for answers or probes that can't be used, and for a key that isn't what was committed to.
     """
     return examine(suspect, key, probes, keys_tried, logits).verdict
 

@@ -13,7 +13,7 @@ from softmark.store.names import Place, bindings, bound_by, counted, find
 
 # What judges a model must not decide where the model lies: these methods are left out of the
 # address of a stage that trains.
-JUDGING_METHODS = frozenset({"evidence", "probes", "exact", "identify"})
+JUDGING_METHODS = frozenset({"evidence", "probes", "exact", "identify", "overlapping"})
 # Parts of the syntax that say nothing of what is computed.
 UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple"}
 

@@ -151,7 +151,7 @@ class Either:
     ``tests``: of the same key; they may depend on each other.
     """
 
-    tests: tuple[Signs | Direction | Binomial, ...]
+    tests: tuple[Null, ...]
     kind: ClassVar[Kind] = "exact"
     independent_probes: ClassVar[bool] = True
 
@@ -164,7 +164,7 @@ class Either:
         return cls(tuple(test for test in tests if not test.idle) or tuple(tests[:1]))
 
     @property
-    def strongest(self) -> Signs | Direction | Binomial:
+    def strongest(self) -> Null:
         return min(self.tests, key=lambda test: test.p_value())
 
     @property
@@ -173,6 +173,30 @@ class Either:
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         return min(1.0, len(self.tests) * min(test.p_value() for test in self.tests))
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two exact tests together, where chance decides each independently of the other.
+
+    P(U V <= x) = x (1 - ln x) for two numbers that are uniform between 0 and 1, and x the product
+    of both p-values (Fisher 1932, "Statistical Methods for Research Workers").
+    """
+
+    first: Null
+    second: Null
+    kind: ClassVar[Kind] = "exact"
+    independent_probes: ClassVar[bool] = True
+
+    @property
+    def score(self) -> float:
+        """The mean of both."""
+        return (self.first.score + self.second.score) / 2
+
+    def p_value(self, innocents: Sequence[float] = ()) -> float:
+        # Below 1e-300 float64 runs out.
+        product = max(self.first.p_value() * self.second.p_value(), 1e-300)
+        return product * (1 - math.log(product))
 
 
 @dataclass(frozen=True)
