@@ -417,7 +417,7 @@ def test_triggers_are_asked_after_the_probes_and_left_by_fine_tuning(tmp_path):
     mark = with_triggers()
     assert (len(mark.probes), len(mark.key.expected)) == (600, 500)
     assert mark.verdict.mark_recall > 0.9
-    assert list(mark.verdict.tests) == ["triggers"]
+    assert list(mark.verdict.tests) == ["both"]
     assert mark.customers == 1
     softmark.save(mark, tmp_path / "m")
     key, probes = softmark.load(tmp_path / "m")
