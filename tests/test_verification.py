@@ -185,7 +185,7 @@ def test_what_is_no_number_is_no_evidence():
 def test_two_tests_together_are_fishers(first, second):
     both = Both(*(Measured("exact", 0.0, p) for p in (first, second)))
     wanted = stats.combine_pvalues([first, second], method="fisher").pvalue
-    assert both.p_value() == pytest.approx(wanted)
+    assert both.p_value() == pytest.approx(wanted, rel=1e-6, abs=0)
 
 
 def test_two_tests_that_are_both_out_of_reach_have_a_p_value():
