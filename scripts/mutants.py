@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant("the triggers don't count", "methods/hybrid.py",
            '"triggers": last, "both"', '"both"'),
     Mutant("triggers that signs decide count for both", "methods/hybrid.py",
-           "(0, self.soft.overlapping(key.classes))", "(0, 0)"),
+           "hits[self.soft.overlapping(key.classes) :]", "hits"),
     Mutant("the product of two p-values as if it were one", "verification/nulls.py",
            "return product * (1 - math.log(product))", "return product"),
     Mutant("weights that are moved in inference mode", "training.py",

@@ -69,8 +69,8 @@ def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[Either, Binomial, B
     triggers = made.triggers.triggers(key, judge(), made.triggers.count)
     hits = (suspect.answers(triggers).argmax(1) == triggers.labels).int()
     apart = hits[{"csp": math.ceil(CLASSES * (CLASSES - 1) / 64), "usp": 0}[name] :]
-    every, some = (Binomial(int(some.sum()), len(some), 1 / CLASSES) for some in (hits, apart))
-    return whole, every, some
+    every, free = (Binomial(int(h.sum()), len(h), 1 / CLASSES) for h in (hits, apart))
+    return whole, every, free
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -105,15 +105,13 @@ class Hybrid(Watermark):
         triggers = self.added(key, probes)
         told = suspect.answers(triggers).argmax(1)
         hits = told == triggers.labels[: len(told)]
-        last, rest = (
-            self.triggers.null(key, hits[first:])
-            for first in (0, self.soft.overlapping(key.classes))
-        )
+        last = self.triggers.null(key, hits)
         recall = float(hits.float().mean()) if len(hits) else None
         if not found.tests:
             return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
         ((name, soft),) = found.tests.items()
-        tests = {name: soft, "triggers": last, "both": Both(soft, rest)}
+        apart = self.triggers.null(key, hits[self.soft.overlapping(key.classes) :])
+        tests = {name: soft, "triggers": last, "both": Both(soft, apart)}
         whole = Either(tuple(tests.values()))
         name = next(name for name, test in tests.items() if test is whole.strongest)
         return replace(found, tests={name: whole}, mark_recall=recall)

@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from softmark.report.intervals import MISSING, number, spelled
+from softmark.report.intervals import MISSING, interval, number, spelled
 from softmark.report.rows import Record, Row
 
 USELESS = 0.05  # the loss of accuracy beyond which a suspect is no longer worth stealing
@@ -45,6 +45,12 @@ def costs(done: Sequence[Record], against: str) -> list[float | None]:
         None if record[name] is None else record[name] - record["watermarked_accuracy"]
         for record in done
     ]
+
+
+def interval_of(done: Sequence[Record], name: str) -> tuple[float, float, float]:
+    """``interval`` of the field ``name``, with the test set's error where it is a suspect's."""
+    tested = error_variance(done, name) if name == "suspect_accuracy" else 0.0
+    return interval([record[name] for record in done], tested)
 
 
 def loss(record: Record) -> float:

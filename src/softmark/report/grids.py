@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from softmark.report.columns import USELESS, lost
-from softmark.report.intervals import interval, number
+from softmark.report.columns import USELESS, interval_of, lost
+from softmark.report.intervals import number
 from softmark.report.rows import Row
 from softmark.report.style import plt
 
@@ -69,7 +69,7 @@ def _panel(
 
 
 def _small(row: Row) -> str:
-    accuracy = interval([record["watermark_accuracy"] for record in row.done])[0]
+    accuracy = interval_of(row.done, "watermark_accuracy")[0]
     return "" if math.isnan(accuracy) else f"mark acc. {accuracy:.1f} %"
 
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from softmark.report.columns import error_variance, heading
+from softmark.report.columns import heading, interval_of
 from softmark.report.grids import comparison, heatmap, median
-from softmark.report.intervals import interval
 from softmark.report.kinds import by_kind, names_of
 from softmark.report.rows import Row
 from softmark.report.style import COLOURS, DASHES, legend, plt, style_of
@@ -82,7 +81,7 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
         x = [float(row.name[place]) for row in own]
         style = style_of(line)
         for panel, field in zip(panels, ("watermark_accuracy", "suspect_accuracy"), strict=True):
-            known = [_interval(row, field) for row in own]
+            known = [interval_of(row.done, field) for row in own]
             panel.plot(x, [m for m, _, _ in known], label=" ".join(name), ms=4, lw=1.2, **style)
             low, high = ([ends[i] for ends in known] for i in (1, 2))
             panel.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
@@ -136,11 +135,6 @@ def _name_steps(panel: plt.Axes, rows: Sequence[Row], varied: Sequence[str], pla
         panel.set_xticks(steps, [f"{step:g}" for step in steps])
         panel.minorticks_off()
     panel.set_xlabel(heading(varied[place]).replace("_", " "))
-
-
-def _interval(row: Row, field: str) -> tuple[float, float, float]:
-    tested = error_variance(row.done, field) if field == "suspect_accuracy" else 0.0
-    return interval([record[field] for record in row.done], tested)
 
 
 def _points(row: Row) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator
 
-from softmark.report.columns import cost_variance, costs, heading
+from softmark.report.columns import cost_variance, costs, heading, interval_of
 from softmark.report.intervals import interval
 from softmark.report.rows import Row
 from softmark.report.style import legend, plt, style_of
@@ -46,7 +46,7 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
                 style["fillstyle"] = FILLS[methods.index(method)]
             x = [points_lost(row, model) for row in own]
             panel.plot(x, list(map(_accuracy, own)), label=label, **style)
-            ends = [_interval(row)[1:] for row in own]
+            ends = [interval_of(row.done, "watermark_accuracy")[1:] for row in own]
             faint = {"color": style["color"], "alpha": 0.4, "lw": 3 if few else 1}
             panel.vlines(x, *zip(*ends, strict=True), **faint)
         for own in settings.values():
@@ -103,9 +103,5 @@ def points_lost(row: Row, against: str) -> float:
     return 100 * statistics.fmean(costs(row.done, against))
 
 
-def _interval(row: Row) -> tuple[float, float, float]:
-    return interval([record["watermark_accuracy"] for record in row.done])
-
-
 def _accuracy(row: Row) -> float:
-    return _interval(row)[0]
+    return interval_of(row.done, "watermark_accuracy")[0]
