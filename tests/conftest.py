@@ -40,6 +40,11 @@ MADE_WITH = {
 }
 
 
+def nearly(p: Any, rel: float = 1e-6) -> Any:
+    """``p`` up to a part of itself; ``pytest.approx`` alone takes all below 1e-12 for equal."""
+    return pytest.approx(p, rel=rel, abs=0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods import csp, usp
@@ -91,7 +92,7 @@ def test_the_verdict_is_the_strongest_test_times_their_number(name):
     soft, triggers, apart = parts_of(suspect, key, name)
     both = stats.combine_pvalues([soft.p_value(), apart.p_value()], method="fisher").pvalue
     p = min(soft.p_value(), triggers.p_value(), both)
-    assert p_of(suspect, key, name)[1] == pytest.approx(3 * p, rel=1e-6, abs=0)
+    assert p_of(suspect, key, name)[1] == nearly(3 * p)
     assert hybrid(name).evidence(suspect, key, judge()).mark_recall == triggers.score
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import owners
 import softmark
-from conftest import ROOT
+from conftest import ROOT, nearly
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.methods.key import method_of
@@ -248,7 +248,7 @@ def test_answers_in_another_order_show_the_same():
     """No test of softmark looks at which probe was answered how, but for the class."""
     answers = predict(marked().model, owners.probes()).flip(0)
     verdict = softmark.verify(answers, marked().key, owners.probes())
-    assert verdict.p_value == pytest.approx(marked().verdict.p_value, rel=0.05, abs=0)
+    assert verdict.p_value == nearly(marked().verdict.p_value, rel=0.05)
 
 
 def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
@@ -270,7 +270,7 @@ def test_innocents_say_how_many_answers_are_flagged_and_move_no_p():
 
 def test_p_is_multiplied_by_the_keys_that_were_tried():
     verdict = softmark.verify(marked().model, marked().key, owners.probes(), keys_tried=1000)
-    assert verdict.p_value == pytest.approx(1000 * marked().verdict.p_value, rel=1e-6, abs=0)
+    assert verdict.p_value == nearly(1000 * marked().verdict.p_value)
 
 
 def test_fresh_keys_claim_no_innocent():

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, nearly
 from softmark.data.cache import open_data
 from softmark.data.roles import Shares
 from softmark.data.sources import Digits
@@ -212,7 +212,7 @@ def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
         call("verify", folder, suspect, "--to", evidence, "--disclose", "--keys-tried", 3)
         ran = call("recheck", evidence / "evidence.json", commitment)
         computed, said = both_p(ran.out)
-        assert computed == pytest.approx(said, rel=0.02, abs=0)
+        assert computed == nearly(said, rel=0.02)
         assert ran.code == status
     # An accuser who found a seed, or usual tails, that fit an innocent, and says nothing of it.
     made = json.loads((evidence / "evidence.json").read_text())
@@ -252,7 +252,7 @@ def test_numpy_alone_computes_the_same_p_for_any_number_of_classes(
 ):
     ran = call("recheck", *evidence_of(kind, classes, tmp_path, 0.5, told))
     computed, said = both_p(ran.out)
-    assert computed == pytest.approx(said, rel=0.05, abs=0)
+    assert computed == nearly(said, rel=0.05)
     assert ran.code == (0 if said <= 1e-6 else 3)
     assert classes < 9 or said < 1e-6
 
@@ -300,7 +300,7 @@ def test_a_module_of_the_owners_own_with_weights(home, call, tmp_path):
     assert (ran.code, ran.out.startswith("claimed, the copy of b")) == (0, True)
     commitment = tmp_path / "m/softmark.commitment.json"
     computed, said = both_p(call("recheck", tmp_path / "e/evidence.json", commitment).out)
-    assert computed == pytest.approx(said, rel=0.02, abs=0)
+    assert computed == nearly(said, rel=0.02)
 
 
 def test_a_locked_key_needs_its_passphrase(home, call, tmp_path, monkeypatch):

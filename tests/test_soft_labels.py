@@ -17,6 +17,7 @@ from scipy import special
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import nearly
 from softmark.attacks.distill import Distill, Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune, pruned
@@ -726,11 +727,11 @@ def test_the_messages_tests_are_those_of_their_own_keys(kind):
     key, probes, p = marked_for(kind, "customer")
     tests = soft(kind).identify(answering(p), key, probes, ["customer", "other"])
     (own,) = soft(kind).evidence(answering(p), key, probes).tests.values()
-    assert tests["customer"].p_value() == pytest.approx(own.p_value(), rel=1e-3, abs=0)
+    assert tests["customer"].p_value() == nearly(own.p_value(), rel=1e-3)
     assert tests["other"].p_value() > 1e-4
     theirs = Key(key.secret, key.salt, as_bytes("other"), 10)
     again = exact(kind, p, theirs)[1]
-    assert tests["other"].p_value() == pytest.approx(again.p_value(), rel=1e-3, abs=0)
+    assert tests["other"].p_value() == nearly(again.p_value(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
@@ -846,7 +847,7 @@ def test_the_order_of_the_probes_changes_no_test(kind):
     labels, order = torch.arange(300) % 10, torch.randperm(300)
     first = exact(kind, p, key, labels)[1].p_value()
     again = exact(kind, p[order], key, labels[order])[1].p_value()
-    assert again == pytest.approx(first, rel=1e-2, abs=0)
+    assert again == nearly(first, rel=1e-2)
 
 
 def skewed(count: int, classes: int, seed: int) -> torch.Tensor:

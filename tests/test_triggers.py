@@ -12,6 +12,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.judge import Court
@@ -282,9 +283,7 @@ def test_the_split_of_right_answers_is_counted():
         hits = [sum(pick) for pick in itertools.combinations(rights, chosen)]
         for most in range(max(hits) + 1):
             expected = sum(hit >= most for hit in hits) / len(hits)
-            assert Split(most, chosen, right, total).p_value() == pytest.approx(
-                expected, rel=1e-6, abs=0
-            )
+            assert Split(most, chosen, right, total).p_value() == nearly(expected)
     assert Split(0, 0, 0, 0).p_value() == Split(0, 0, 3, 5).p_value() == 1
     assert Split(5, 5, 5, 5).p_value() == 1
     assert Split(3, 4, 4, 8).score == pytest.approx(0.75 - 0.25)
@@ -611,7 +610,7 @@ def test_dawn_finds_who_repeats_its_log():
     thief = Suspect(lambda images: served(images), None, log)
     honest = Suspect(untrained().answer, None, log)
     wrong = int((made.steps(key, log.inputs) > 0).sum())
-    assert test_of("dawn", thief, key).p_value() == pytest.approx(9.0**-wrong, rel=1e-6, abs=0)
+    assert test_of("dawn", thief, key).p_value() == nearly(9.0**-wrong)
     assert test_of("dawn", honest, key).p_value() == 1
     assert "never asked" in made.evidence(untrained(), key, judge()).why
     nothing = Suspect(untrained().answer, None, log[made.steps(key, log.inputs) == 0])
@@ -630,7 +629,7 @@ def test_bits_that_were_written_are_read_back():
         carrier.weight += (wanted - mean_filter(carrier)).reshape(carrier.weight[0].shape)
     found = made.evidence(Suspect.of(net), key, judge())
     assert found.mark_recall == 1
-    assert found.tests["bits"].p_value() == pytest.approx(2.0**-24, rel=1e-6, abs=0)
+    assert found.tests["bits"].p_value() == nearly(2.0**-24)
     elsewhere = method("uchida", layer=0, bits=5).evidence(Suspect.of(net), key, judge())
     assert elsewhere.tests["bits"].p_value() > 0.01
 

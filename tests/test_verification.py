@@ -15,6 +15,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.watermark import Watermark
@@ -121,13 +122,11 @@ def test_direction_against_students_t():
         for cosine in (0.1, 0.5, 0.95):
             t = cosine * math.sqrt((dimensions - 1) / (1 - cosine**2))
             expected = stats.t.sf(t, dimensions - 1)
-            assert Direction(cosine, dimensions).p_value() == pytest.approx(
-                expected, rel=1e-9, abs=0
-            )
+            assert Direction(cosine, dimensions).p_value() == nearly(expected, rel=1e-9)
 
 
 def test_direction_in_nine_dimensions_is_coarse():
-    assert Direction(0.95, 9).p_value() == pytest.approx(1.3e-5, rel=0.05, abs=0)
+    assert Direction(0.95, 9).p_value() == nearly(1.3e-5, rel=0.05)
 
 
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(0.01, 0.99))
@@ -136,7 +135,7 @@ def test_binomial_is_the_sum_of_its_terms(hits, trials, rate):
         math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(hits, trials + 1)
     ]
     expected = max(sum(terms), 1e-300)
-    assert Binomial(hits, trials, rate).p_value() == pytest.approx(expected, rel=1e-6, abs=0)
+    assert Binomial(hits, trials, rate).p_value() == nearly(expected)
 
 
 def test_upper_bound_is_the_papers_rule_of_three():
@@ -188,7 +187,7 @@ def test_what_is_no_number_is_no_evidence():
 def test_two_tests_together_are_fishers(first, second):
     both = Both(*(Measured("exact", 0.0, p) for p in (first, second)))
     wanted = stats.combine_pvalues([first, second], method="fisher").pvalue
-    assert both.p_value() == pytest.approx(wanted, rel=1e-6, abs=0)
+    assert both.p_value() == nearly(wanted)
 
 
 def test_two_tests_that_are_both_out_of_reach_have_a_p_value():
@@ -371,7 +370,7 @@ def test_p_is_multiplied_by_the_keys_that_were_tried():
     signs = Evidence(torch.zeros(10), {"signs": Signs(torch.ones(20), torch.ones(20))})
     one = verifier().judge(signs, [], [])
     many = verifier(keys_tried=8).judge(signs, [], [])
-    assert many.p_value == pytest.approx(8 * one.p_value, rel=1e-6, abs=0)
+    assert many.p_value == nearly(8 * one.p_value)
     assert verifier(keys_tried=10**9).judge(signs, [], []).p_value == 1.0
     huge = verifier(keys_tried=10**400).judge(signs, plain(signs), plain(signs))
     assert (huge.p_value, huge.claimed, huge.false_claims) == (1.0, False, 0)
@@ -382,7 +381,7 @@ def test_the_keys_that_were_tried_count_for_innocents_and_messages_too():
     assert verifier().judge(just, [], plain(just)).false_claims == 1
     assert verifier(keys_tried=2).judge(just, [], plain(just)).false_claims == 0
     named = verifier(keys_tried=3).identify({"a": signs(80), "b": signs(45)})
-    assert named.p_value == pytest.approx(6 * signs(80).p_value(), rel=1e-6, abs=0)
+    assert named.p_value == nearly(6 * signs(80).p_value())
 
 
 def test_no_mark_is_no_verdict():
@@ -539,9 +538,9 @@ def signs(agreeing: int) -> Signs:
 def test_a_message_is_named_with_p_corrected_for_their_number():
     named = verifier().identify({"a": signs(50), "b": signs(85), "c": signs(44)})
     assert named.name == "b"
-    assert named.p_value == pytest.approx(3 * signs(85).p_value(), rel=1e-6, abs=0)
-    assert named.p_values == pytest.approx(
-        {"a": min(1, 3 * signs(50).p_value()), "b": named.p_value, "c": 1.0}, rel=1e-6, abs=0
+    assert named.p_value == nearly(3 * signs(85).p_value())
+    assert named.p_values == nearly(
+        {"a": min(1, 3 * signs(50).p_value()), "b": named.p_value, "c": 1.0}
     )
 
 
@@ -564,7 +563,7 @@ def test_each_message_is_held_to_the_level_of_its_tests_kind():
     for kind, p in just.items():
         named = verifier().identify({"a": Measured(kind, 0.0, p), "b": Measured(kind, 0.0, 1.0)})
         assert named.name == ("a" if kind == "sampled" else None)
-        assert named.p_value == pytest.approx(2 * p, rel=1e-6, abs=0)
+        assert named.p_value == nearly(2 * p)
 
 
 # --- what a method is shown -------------------------------------------------------------------
