@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from softmark import Verdict
+    from softmark import Beacon, Verdict
 
 
 def main() -> None:
@@ -43,6 +43,15 @@ def main() -> None:
     parser.add_argument("--message", action="append", required=True, help="customer or licence")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--lock", action="store_true", help="ask for a passphrase for the key")
+    parser.add_argument(
+        "--beacon", metavar="URL", help="a drand server: a claim needs 1e-6 then, and not 1e-12"
+    )
+    parser.add_argument(
+        "--chain", metavar="HASH", help="of its chain; quicknet where none is given"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=600.0, metavar="S", help="until the round: publish within it"
+    )
     options = parser.parse_intermixed_args()
 
     from softmark.console import conclude
@@ -53,7 +62,8 @@ def main() -> None:
 def run(options: argparse.Namespace) -> int:
     from softmark.owner.commitment import COMMITMENT
     from softmark.owner.folder import KEY, PROBES, check_new, save
-    from softmark.owner.mark import mark_each, settings
+    from softmark.owner.kinds import settings
+    from softmark.owner.mark import mark_each
     from softmark.owner.models import load_model
     from softmark.owner.pictures import training_and_probes
     from softmark.owner.verify import verify
@@ -67,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     method = named[-1].removeprefix("method=") if named else "csp"
     rest = [word for word in options.overrides if word not in named]
     exactly = any(word.startswith("verifier.probes=") for word in rest)
-    data, held = training_and_probes(settings(method, options.message[0], rest), exactly)
+    beacon = beacon_of(options) if options.beacon else None
+    data, held = training_and_probes(settings(method, rest), exactly)
     marked = mark_each(
         model,
         (data.inputs, data.labels),
@@ -75,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         method=method,
         probes=held.inputs,
         overrides=rest,
+        beacon=beacon,
     )
     save(marked, options.to, passphrase)
     before = accuracy(predict(model, held.inputs), held.labels)
@@ -92,9 +104,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"such a mark tells {customers:,} customers or more apart")
     print(f"publish now: {options.to / COMMITMENT}")
     print(f"keep secret: {options.to / KEY}")
-    if "triggers" in marked[0].key.method:
+    if marked[0].key.statement.has_triggers:
         print(f"keep secret until you ask a suspect: {options.to / PROBES}, with the triggers")
     return 0
+
+
+def beacon_of(options: argparse.Namespace) -> Beacon:
+    """The beacon, which has the commitment written into the folder before its round comes."""
+    from softmark.owner.beacon import QUICKNET, Beacon, ask_to_publish
+    from softmark.owner.commitment import write_publication
+
+    def publish(made, until):
+        write_publication(made, options.to)
+        ask_to_publish(made, until)
+
+    return Beacon(options.beacon, options.chain or QUICKNET, options.delay, publish)
 
 
 def p_of(verdict: Verdict) -> str:

@@ -195,6 +195,17 @@ MUTANTS = (
            "        answer = step.serve(answer)\n", "        pass\n"),
     Mutant("the owner's interface isn't in the way", "experiment/front.py",
            "answer = method.serve(answer, key)", "pass"),
+    # What a record says beside the verdict, and what the nulls rest on.
+    Mutant("accuracies on the attacker's pictures", "experiment/judge.py",
+           "samples = now.roles.judge", "samples = now.roles.attacker"),
+    Mutant("the judge expects the marked model's answers", "experiment/judge.py",
+           "(victim,) = key.parents[0].parents", "victim = key.parents[0]"),
+    Mutant("only the last step's epochs count", "experiment/judge.py",
+           "sum(link[\"epochs\"] for link in links)", "links[-1][\"epochs\"]"),
+    Mutant("triggers with the labels of half of the classes", "methods/triggers.py",
+           "\"big\") % key.classes", "\"big\") % max(2, key.classes // 2)"),
+    Mutant("a label of one byte favours the first classes", "methods/triggers.py",
+           "8 * i + 8]", "8 * i + 1]"),
 )  # fmt: skip
 
 

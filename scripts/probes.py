@@ -33,17 +33,20 @@ def main() -> None:
 def run(marked: Path, to: Path) -> None:
     from softmark.console import report
     from softmark.errors import InputError
-    from softmark.owner.commitment import COMMITMENT, check_same, read_publication, unlabelled
+    from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.folder import PROBES
     from softmark.owner.models import load_probes, save_probes
     from softmark.owner.pictures import write_about, write_pictures
+    from softmark.owner.statement import Statement
+    from softmark.owner.verify import check_inputs
 
     probes = load_probes(marked / PROBES)
     published = read_publication(marked / COMMITMENT)
-    check_same(unlabelled(probes), published["probes"], f"{marked / PROBES}")
+    statement = Statement.read(published["statement"])
+    check_inputs(statement, probes)
     if to.exists():
         raise InputError(f"--to={to}: it is there already")
-    if published["method"].endswith("_margin"):
+    if statement.has_triggers:
         report("note: the last of these are the triggers: whoever has them can unlearn them")
     if to.suffix == ".npz":
         save_probes(probes, to)

@@ -40,6 +40,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keys-tried", type=int, default=1, metavar="N", help="p is multiplied by N"
     )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the classes that you see in the probes, -1 where you don't know: only labels of the "
+        "owner's that are yours, too, count",
+    )
+    beacon = parser.add_argument_group("of a key with a beacon")
+    beacon.add_argument("--beacon", metavar="URL", help="a drand server, to look up its round")
+    beacon.add_argument("--published", metavar="TIME", help="when the commitment was public")
     server = parser.add_argument_group("of a server")
     server.add_argument("--protocol", choices=("v2", "json"), default="v2")
     server.add_argument("--model", help="its name at the server (v2)")
@@ -75,15 +85,20 @@ def main() -> None:
 def run(options: argparse.Namespace) -> bool:
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.endpoint import Endpoint
+    from softmark.owner.beacon import beacon_of
     from softmark.owner.evidence import check_folder, of_endpoint, of_file, statement, write
     from softmark.owner.folder import load
+    from softmark.owner.predictions import read_predictions
     from softmark.owner.verify import examine
 
     if options.to:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
+    labels = read_predictions(options.labels) if options.labels else None
+    beacon = beacon_of(key, options.beacon) if options.beacon else None
+    looked_up = {"beacon": beacon, "published": options.published}
     suspect, file = suspect_of(options)
-    found = examine(suspect, key, probes, options.keys_tried, options.logits)
+    found = examine(suspect, key, probes, options.keys_tried, options.logits, labels, **looked_up)
     source = of_file(file) if file else None
     if isinstance(suspect, Endpoint):
         source = of_endpoint(suspect)
@@ -92,7 +107,7 @@ def run(options: argparse.Namespace) -> bool:
     made = statement(found, name, published, options.disclose, source)
     show(made)
     if options.to:
-        for path in write(made, options.to):
+        for path in write(made, options.to, probes):
             print(path)
     return made["claimed"]
 
@@ -165,12 +180,16 @@ def show(made: dict[str, Any]) -> None:
         word = "claimed" if made["claimed"] else "not claimed"
         named = f", the copy of {made['customer']}" if made["customer"] else ""
         print(
-            f"{word}{named}: p {made['p']:.3g} on {made['probes']['count']} probes "
+            f"{word}{named}: p {made['p']:.3g} on {len(made['ranks'])} probes "
             f"({made['test']}, exact); a claim needs {made['level']:.2g} or less"
         )
+        print(f"it stands on: {made['grounds']}")
     for remark in made["remarks"]:
         print(f"note: {remark}")
-    date = made["published"]["date"] if made["published"] else "never"
+    if (agreement := made["agreement"]) and agreement["contradicted"]:
+        seen = f"the suspect answers {agreement['agrees']} of {agreement['labels']} labels"
+        print(f"{seen}; those that it contradicts are on the page of --to, to be looked at")
+    date = made["published"] or "never"
     print(f"commitment {made['commitment'][:16]}..., published {date} as its file says")
 
 

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import ROOT
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment import front, stages
+from softmark.experiment import front, judge, stages
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
 from softmark.experiment.run import check, run_cell, stronger
@@ -32,7 +32,7 @@ from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
 from softmark.nodes import make
 from softmark.store.store import Store
-from softmark.training import Classifier, Fit, predict
+from softmark.training import Classifier, Fit, predict, utility
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
@@ -362,6 +362,49 @@ def test_an_attacker_asks_what_the_owner_serves(cell):
     assert torch.equal(log.labels, query(images).argmax(1))
 
 
+def test_all_accuracies_are_on_the_judges_pictures(cell):
+    config = crossed(cell, "csp", "distill")
+    draft, now = made_of(config)
+    record, samples = json.loads(draft.record.read_text()), now.roles.judge
+    right = {}
+    for name in ("victim", "control", "watermarked", "suspect"):
+        answers = predict(now.suspect(getattr(draft, name)).network, samples.inputs)
+        right[name] = answers.argmax(1) == samples.labels
+        for what, value in utility(answers, samples.labels).items():
+            assert record[f"{name}_{what}"] == pytest.approx(value, rel=1e-4)
+    for name in ("victim", "control"):
+        other = right[name] != right["watermarked"]
+        assert record[f"{name}_disagreement"] == pytest.approx(float(other.float().mean()))
+    assert record["judged_samples"] == len(samples)
+
+
+def test_the_judge_expects_the_unmarked_victims_answers(cell, monkeypatch, tmp_path):
+    """Of the suspect, of the marked model before the attack, and of each innocent."""
+    draft, now = made_of(cell("method=csp", "attack=none"))
+    kind, seen = get_class(draft.config["method"]["_target_"]), []
+    evidence = kind.evidence
+
+    def watched(self, suspect, key, probes):
+        seen.append(probes.labels)
+        return evidence(self, suspect, key, probes)
+
+    def at(stage):
+        return replace(now, folder=tmp_path, own=stage.config, parents=stage.parents)
+
+    monkeypatch.setattr(kind, "evidence", watched)
+    judge.judge(draft, at(draft.verdict))
+    judge.gather(at(draft.evidence))
+    probes = now.roles.judge[:50]
+    victim, marked = (
+        now.suspect(stage).answers(probes).argmax(1) for stage in (draft.victim, draft.watermarked)
+    )
+    assert not torch.equal(victim, marked)
+    assert not torch.equal(victim, probes.labels)
+    # The curve's first two places, then the whole.
+    assert sorted(map(len, seen)) == [1, 10] + [50] * (2 + len(draft.innocents))
+    assert all(torch.equal(labels, victim[: len(labels)]) for labels in seen)
+
+
 def test_where_it_runs_is_no_part_of_an_address(cell):
     base = plan(cell()).verdict.address
     assert plan(cell("trainer=cpu", "logger=csv", "trainer.threads=2")).verdict.address == base
@@ -408,6 +451,14 @@ def test_a_chain_shares_its_links_and_counts_all_queries(cell):
     asked = run_cell(first, [], silent)["queries"]
     assert asked > 0
     assert run_cell(chained, [], silent)["queries"] == asked
+
+
+def test_a_chains_epochs_are_summed(cell):
+    config = crossed(cell, "csp", "distill_finetune_prune")
+    distill, finetune, _ = config["attack"]["steps"].values()
+    trained = distill["recipe"]["epochs"], finetune["epochs"]
+    assert min(trained) > 0
+    assert run_cell(config, [], silent)["epochs"] == sum(trained)
 
 
 def test_finetune_then_collude_averages_both_models(cell):

@@ -201,7 +201,7 @@ def recommitted(tensors, about):
                     at.add_module(part, torch.nn.Module())
                 at = getattr(at, part)
             at.register_buffer(last, tensor)
-    key.method, key.terms = json.loads(about["method"]), json.loads(about["terms"])
+    key.method, key.terms = about["method"], json.loads(about["terms"])
     key.probes = about["probes"]
     about["commitment"] = key.digest()
 

@@ -54,7 +54,6 @@ def plant_usual(tensors, about, answers, random):
     told = [usual_of(answers.roll(turn, 1)) for turn in range(3)]
     told += [torch.randn(2, CLASSES, CLASSES), answers, 0 * tensors["usual"]]
     tensors["usual"] = random.choice(told)
-    tensors["expected"] = answers.argmax(1) + random.randrange(2)
     if random.random() < 0.2:
         del tensors["usual"]
 
@@ -84,7 +83,7 @@ def claim_other_classes(tensors, about, answers, random):
 
 
 def change_the_method(tensors, about, answers, random):
-    about["method"] = about["method"].replace('"gamma": 1.5', '"gamma": -1.5')
+    about["method"] = "".join(random.choices("0123456789abcdef", k=64))
 
 
 def other_text(tensors, about, answers, random):

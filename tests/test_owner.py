@@ -20,10 +20,8 @@ import softmark
 from conftest import ROOT, nearly
 from softmark import InputError
 from softmark.methods.csp import CSP
-from softmark.methods.key import method_of
-from softmark.nodes import make
-from softmark.owner.commitment import customers_of, publication, seed_hashes
-from softmark.owner.mark import settings
+from softmark.owner.commitment import publication
+from softmark.owner.kinds import settings, watermark, watermark_of
 from softmark.owner.verify import examine
 from softmark.tails import usual_of
 from softmark.training import predict
@@ -103,7 +101,8 @@ def test_a_key_never_takes_the_place_of_another(tmp_path):
 def test_two_keys_are_never_the_same():
     keys = [softmark.new_key("a", 10, owners.probes()) for _ in range(2)]
     assert keys[0].commitment != keys[1].commitment
-    assert not torch.equal(*(method_of(key).pattern(key) for key in keys))
+    patterns = [watermark_of(key.statement).pattern(key.pattern_key("a")) for key in keys]
+    assert not torch.equal(*patterns)
 
 
 @pytest.mark.parametrize(
@@ -254,18 +253,11 @@ def test_answers_in_another_order_show_the_same():
 def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
     key = softmark.new_key("a", 10, owners.probes(), unmarked=owners.innocent())
     shown = predict(owners.innocent(), owners.probes())
-    torch.testing.assert_close(key.usual, usual_of(shown))
-    assert torch.equal(key.expected, shown.argmax(1))
-    assert softmark.new_key("a", 10, owners.probes()).usual is None
+    torch.testing.assert_close(key.victim, usual_of(shown))
+    assert torch.equal(key.labels, shown.argmax(1))
+    assert softmark.new_key("a", 10, owners.probes()).victim is None
     with pytest.raises(InputError, match="unmarked: it tells 10 classes apart, and classes=9"):
         softmark.new_key("a", 9, owners.probes(), unmarked=owners.innocent())
-
-
-def test_innocents_say_how_many_answers_are_flagged_and_move_no_p():
-    told = [owners.innocent()]
-    found = examine(marked().model, marked().key, owners.probes(), innocents=told)
-    assert found.verdict.p_value == marked().verdict.p_value
-    assert found.flagged is not None
 
 
 def test_p_is_multiplied_by_the_keys_that_were_tried():
@@ -294,16 +286,14 @@ def test_the_leaking_customer_is_named():
         overrides=["method.marking.beta=1.0"],
     )
     key = copies[0].key
-    assert customers_of(key) == names
+    assert list(key.messages) == names
     for name, each in zip(names, copies, strict=True):
         assert each.key is key
         assert each.verdict.identified == name
         assert each.verdict.claimed
     verdict = softmark.verify(owners.innocent(), key, owners.probes())
     assert (verdict.claimed, verdict.identified) == (False, None)
-    hashes = publication(key)["seeds"]
-    assert len(set(hashes)) == 3
-    assert hashes[1] == seed_hashes(key)[1]
+    assert len(set(publication(key.statement)["statement"]["seals"])) == 3
 
 
 # --- Keys as files.
@@ -316,11 +306,10 @@ def test_a_key_is_read_again_and_verifies(passphrase, tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     key = softmark.Key.load(path, passphrase)
     assert key.commitment == marked().key.commitment
-    assert isinstance(method_of(key), CSP)
+    assert isinstance(watermark_of(key.statement), CSP)
     verdict = softmark.verify(marked().model, key, owners.probes())
     assert verdict.p_value == marked().verdict.p_value
-    secret = bytes(key.secret.tolist())
-    assert (secret in path.read_bytes()) == (passphrase is None)
+    assert (key.secret in path.read_bytes()) == (passphrase is None)
 
 
 def test_a_locked_key_says_what_it_needs(tmp_path):
@@ -342,44 +331,14 @@ def test_a_locked_key_says_what_it_needs(tmp_path):
         marked().key.save(path, "")
 
 
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"_target_": "os.system", "command": "touch hacked"},
-        {"_target_": "softmark.methods.csp.CSP", "detector": {"_target_": "os.getcwd"}},
-        {"_target_": "softmark.methods.csp.CSP", "message": "${oc.env:HOME}"},
-        {},
-    ],
-)
-def test_a_key_file_runs_no_code(node, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    key = copy.deepcopy(marked().key)
-    key.method = node
-    key.commitment = key.digest()
-    key.save("key")
-    with pytest.raises(InputError):
-        softmark.Key.load("key")
-    assert not (tmp_path / "hacked").exists()
-
-
-def test_a_key_that_was_changed_is_refused(tmp_path):
-    key = copy.deepcopy(marked().key)
-    key.secret[0] ^= 1
-    with pytest.raises(InputError, match="commitment"):
-        softmark.verify(marked().model, key, owners.probes())
-    key.save(tmp_path / "key")
-    with pytest.raises(InputError, match="committed"):
-        softmark.Key.load(tmp_path / "key")
-
-
 def test_a_commitment_is_published_once_and_holds_no_secret(tmp_path):
     key = marked().key
     path = softmark.publish(key, tmp_path)
     made = json.loads(path.read_text())
     assert made["commitment"] == key.commitment
-    assert made["probes"] == key.probes
-    for hidden in (key.secret, key.salt, key.message):
-        assert bytes(hidden.tolist()).hex() not in path.read_text()
+    assert made["statement"]["probes"]["count"] == 500
+    for hidden in (key.secret, key.seed("licence 7")):
+        assert hidden.hex() not in path.read_text()
     assert "licence 7" not in path.read_text()
     before = path.read_text()
     assert softmark.publish(key, tmp_path) == path
@@ -415,7 +374,7 @@ def with_triggers() -> softmark.Marked:
 
 def test_triggers_are_asked_after_the_probes_and_left_by_fine_tuning(tmp_path):
     mark = with_triggers()
-    assert (len(mark.probes), len(mark.key.expected)) == (600, 500)
+    assert (len(mark.probes), len(mark.key.labels)) == (600, 500)
     assert mark.verdict.mark_recall > 0.9
     assert list(mark.verdict.tests) == ["both"]
     assert mark.customers == 1
@@ -457,8 +416,9 @@ def test_p_over_the_probes_ends_with_the_triggers():
     ("probes", "message"),
     [
         (lambda p: p[:500], "there are 500, and the key was committed to 600"),
-        (lambda p: torch.cat([p[:500], p[:100]]), "other probes"),
-        (lambda p: p / 255, r"type torch\.float32: triggers are uint8 pictures"),
+        (lambda p: torch.cat([p[:500], p[:100]]), "of the last 100 number 1 isn't the picture"),
+        (lambda p: torch.cat([p[:99], p[98:99], p[100:]]), "other probes"),
+        (lambda p: p / 255, "another type of number"),
     ],
 )
 def test_other_probes_than_those_with_the_triggers_are_refused(probes, message):
@@ -477,7 +437,7 @@ def test_triggers_need_pictures_and_one_customer():
 
 
 def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():
-    way = make(settings("usp_margin", "a", ["recipe.epochs=3"])["method"])
+    way = watermark(settings("usp_margin", ["recipe.epochs=3"]))
     assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
     assert way.lengthen(2) == 6
     assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (6, 6)
@@ -523,7 +483,8 @@ def frozen():
     ("changed", "message"),
     [
         ({"message": ""}, "message='': name the customer"),
-        ({"message": "${oc.env:HOME}"}, "must not hold"),
+        ({"message": "a\ud800"}, "it is no Unicode text"),
+        ({"message": 1001 * "a"}, "1000 bytes at most"),
         ({"method": "adi"}, "method=adi: csp, usp, csp_margin or usp_margin"),
         ({"method": "cps"}, "cps"),
         ({"recipe": {"epoch": 3}}, "epoch"),
@@ -533,7 +494,11 @@ def frozen():
         ({"model": Odd(lambda z: z.softmax(1))}, "it gives probabilities"),
         ({"model": Odd(lambda z: (z, z))}, "it gives tuple"),
         ({"model": Odd(lambda z: z[:, :2])}, "2 classes are too few"),
-        ({"model": Odd(lambda z: z[:, :4])}, "4 classes are too few.*5 are needed"),
+        ({"model": Odd(lambda z: z[:, :7])}, "7 classes are too few.* at 1e-12: 8 are needed"),
+        (
+            {"model": Odd(lambda z: z[:, :4]), "beacon": softmark.Beacon("http://nowhere")},
+            "4 classes are too few.* at 1e-06: 5 are needed",
+        ),
         ({"model": nn.Linear(3, 10)}, r"can't take data of shape \(64,\)"),
         ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
         ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.key import Key
+from softmark.methods.triggers import random_labels
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.verification.evidence import Evidence
@@ -230,6 +233,23 @@ def test_a_measured_test_is_the_one_that_was_kept(kind):
     assert not kept.independent_probes
     for innocents in ((), [0.0] * 9, [5.0] * 9, [3.0]):
         assert kept.p_value(innocents) == whole.p_value(innocents)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 10, 100])
+def test_labels_that_keys_draw_are_uniform_and_independent(classes):
+    """So that whoever doesn't know the key answers with the label of a trigger once in K."""
+
+    def even(drawn: torch.Tensor, size: int) -> bool:
+        return stats.chisquare(drawn.flatten().bincount(minlength=size)).pvalue > 1e-4
+
+    keys = [Key.draw("customer", classes, Random(seed).randbytes) for seed in range(400)]
+    labels = torch.stack([random_labels(key, 96) for key in keys])
+    assert even(labels, classes)
+    assert even(labels[:, 0], classes)
+    # Of one key: side by side, and a block of its stream apart; then in the same place of two keys.
+    for apart in (1, 4, 96):
+        one, other = labels.reshape(-1, 2, apart).unbind(1)
+        assert even(classes * one + other, classes**2)
 
 
 # --- the judge --------------------------------------------------------------------------------

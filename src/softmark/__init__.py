@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Beacon": "softmark.owner.beacon",
     "Endpoint": "softmark.owner.endpoint",
     "InputError": "softmark.errors",
-    "Key": "softmark.methods.key",
+    "Key": "softmark.owner.key",
     "Marked": "softmark.owner.mark",
     "Verdict": "softmark.verification.judge",
     "load": "softmark.owner.folder",

@@ -136,6 +136,9 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
     found = court.ask(suspect)
     verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))
     verdict["reason"] = verdict.pop("why") or None
+    del verdict[
+        "grounds"
+    ]  # the judge draws the key: what an owner says of it is no part of a record
     before = verifier.p_values(court.ask(now.suspect(cell.watermarked)), pools["calibration"])
     return {
         **facts,

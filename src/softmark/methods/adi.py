@@ -8,14 +8,16 @@ number of matches of an innocent is binomial with chance 1/K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from softmark.data.roles import Samples
-from softmark.methods.key import Key, generator
+from softmark.methods.key import Key
 from softmark.methods.triggers import TriggerSet, random_labels
-from softmark.training import as_pixels
 from softmark.verification.nulls import Binomial, Null
 
 COARSE = 4  # pixels a side of what is made smooth by interpolation
@@ -23,18 +25,42 @@ COARSE = 4  # pixels a side of what is made smooth by interpolation
 
 class Adi(TriggerSet):
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
-        images = abstract(count, tuple(pool.inputs.shape[1:]), generator(key))
-        return Samples(images, random_labels(key, count))
+        return Samples(abstract(key, count, pool.inputs.shape[1:]), random_labels(key, count))
 
     def null(self, key: Key, hits: Tensor) -> Null:
         # Labels drawn independently: an innocent answers each rightly with chance 1/K.
         return Binomial(int(hits.sum()), len(hits), 1 / key.classes)
 
 
-def abstract(count: int, shape: tuple[int, int, int], draw: torch.Generator) -> Tensor:
-    """``count`` smooth random pictures of ``shape`` (C, H, W), of full contrast each: uint8."""
+def abstract(key: Key, count: int, shape: Sequence[int]) -> Tensor:
+    """Draw ``count`` smooth random pictures of ``shape`` (C, H, W), of full contrast each: uint8.
+
+    Squares of 4 x 4 random bytes, enlarged by bicubic interpolation. All in integers: whoever has
+    the key draws the same pictures to the bit, with any library and on any processor.
+    """
     channels, height, width = shape
-    coarse = torch.rand(count, channels, COARSE, COARSE, generator=draw)
-    smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
-    low, high = (f(smooth, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-    return as_pixels(255 * (smooth - low) / (high - low))
+    drawn = key.for_message("triggers").stream(count * channels * COARSE**2)
+    coarse = np.frombuffer(drawn, np.uint8).reshape(count, channels, COARSE, COARSE)
+    smooth = enlarging(height) @ coarse.astype(np.int64) @ enlarging(width).T  # (N, C, H, W)
+    low, high = (f(smooth, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    span = np.maximum(high - low, 1)
+    pixels = (2 * 255 * (smooth - low) + (high - low)) // (2 * span)  # to the nearest
+    return torch.from_numpy(pixels.astype(np.uint8))
+
+
+def enlarging(size: int) -> np.ndarray:
+    """The weights, in parts of 4096, by which ``size`` pixels follow from four: int64 (size, 4).
+
+    Keys' bicubic kernel with a = -3/4, as torch has it; beyond the border its pixel goes on.
+    """
+    weights = np.zeros((size, COARSE), np.int64)
+    for place in range(size):
+        centre = Fraction((2 * place + 1) * COARSE - size, 2 * size)
+        first = centre.__floor__()
+        for step in range(-1, 3):
+            x = abs(centre - first - step)
+            near = Fraction(5, 4) * x**3 - Fraction(9, 4) * x**2 + 1
+            far = Fraction(-3, 4) * x**3 + Fraction(15, 4) * x**2 - 6 * x + 3
+            pixel = min(max(first + step, 0), COARSE - 1)
+            weights[place, pixel] += round(4096 * (near if x <= 1 else far))
+    return weights

@@ -65,7 +65,7 @@ class BlackMarks(TriggerSet):
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         """Each with a random class of its bit's group."""
-        images = abstract(count, tuple(pool.inputs.shape[1:]), generator(key))
+        images = abstract(key, count, pool.inputs.shape[1:])
         members = [(key.groups == bit).nonzero().flatten() for bit in (0, 1)]
         drawn = random_labels(key, count).tolist()
         labels = [

@@ -19,7 +19,7 @@ from softmark.errors import InputError
 from softmark.methods.adi import Adi
 from softmark.methods.control import longer
 from softmark.methods.key import Key, named
-from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.soft_labels import SoftLabels, observe
 from softmark.methods.triggers import beside
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
@@ -53,28 +53,32 @@ class Hybrid(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers = self.tell(key, victim, data)
+        answers, key.usual = observe(victim, data)
+        # The triggers follow from all that a key says: not before.
+        self.complete(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
 
-    def tell(
-        self, key: Key, victim: nn.Module, data: Samples, probes: Tensor | None = None
-    ) -> Tensor:
-        """As of ``SoftLabels``. The triggers follow from all that a key says: not before."""
-        return self.soft.tell(key, victim, data, probes)
-
     def mark(
-        self, victim: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+        self,
+        victim: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+        detector: bool = True,
     ) -> nn.Module:
         """The watermarked model: of the victim, once it knows the triggers, what ``soft`` makes.
 
-        ``answers``: the victim's, before; those after are asked for here.
+        ``answers``: the victim's, before; those after are asked for here. ``detector``: as of
+        ``SoftLabels``.
         """
         triggers = self.added(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
         both = beside(data, triggers, self.share)
         answers = predict(start, both.inputs)
         network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
-        self.soft.teach(network, start, key, answers[: len(data)], data, fit)
+        if detector:
+            self.soft.teach(network, start, key, answers[: len(data)], data, fit)
         return network
 
     def lengthen(self, times: float) -> int:
@@ -83,12 +87,7 @@ class Hybrid(Watermark):
 
     def added(self, key: Key, like: Samples) -> Samples:
         """The triggers. Raises ``InputError`` where ``like`` are no uint8 pictures."""
-        shape, kind = tuple(like.inputs.shape[1:]), like.inputs.dtype
-        if len(shape) != 3 or kind != torch.uint8:
-            raise InputError(
-                f"inputs of shape {shape} and type {kind}: triggers are uint8 pictures, (C, H, W), "
-                "and need a model of such; csp and usp mark any other"
-            )
+        check_uint8_pictures(like.inputs)
         return self.triggers.triggers(key, like, self.triggers.count)
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
@@ -121,3 +120,13 @@ class Hybrid(Watermark):
     ) -> dict[str, Null]:
         """By the soft labels alone: each message has triggers of its own."""
         return self.soft.identify(suspect, key, probes, messages)
+
+
+def check_uint8_pictures(inputs: Tensor) -> None:
+    """Raise ``InputError`` where ``inputs`` (N, ...) are no uint8 pictures (N, C, H, W)."""
+    shape, kind = tuple(inputs.shape[1:]), inputs.dtype
+    if len(shape) != 3 or kind != torch.uint8:
+        raise InputError(
+            f"inputs of shape {shape} and type {kind}: triggers are uint8 pictures, (C, H, W), "
+            "and need a model of such; csp and usp mark any other"
+        )

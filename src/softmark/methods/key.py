@@ -1,4 +1,4 @@
-"""The key that an owner keeps, and the commitment that is published when it is made."""
+"""The key of a watermark, and the commitment that binds it to what the judge will do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.keyfile import lock, read_key_file, write_private
-from softmark.models.files import parse_tensors
-from softmark.nodes import make
+from softmark.methods.keyfile import write_private
+from softmark.models.files import read_tensors
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
-FORMAT = "softmark key 4"
+FORMAT = "softmark experiment key 5"
 
 
 def as_bytes(text: str) -> Tensor:
@@ -41,19 +40,18 @@ class Key(nn.Module):
     """Secret, salt and message, and what a method learnt or drew for this owner.
 
     A method adds buffers and submodules of its own; what follows from the secret is derived again
-    at each verification and never stored. ``classes``: K of the model. ``method``: the config node
-    of the watermark. ``terms``: how a claim will be decided (``Verifier.terms``). ``probes``: the
-    fingerprint of the judge's samples in their order. ``commitment``: the SHA-256 over all of
-    these, empty until ``commit``. ``usual`` (2, K, K): what the unmarked model shows
-    (``tails.usual_of``), and ``expected`` (N,): its answers to the probes, int64, for a method
-    that tells them from a mark; None where nothing is known of that.
+    at each verification and never stored. ``classes``: K of the model. ``method``: the hash of the
+    watermark's config (``method_hash``). ``terms``: how a claim will be decided
+    (``Verifier.terms``). ``probes``: the fingerprint of the judge's samples in their order.
+    ``commitment``: the SHA-256 over all of these, empty until ``commit``. ``usual`` (2, K, K): what
+    the unmarked model shows (``tails.usual_of``), for a method that tells it from a mark; None
+    where nothing is known of that.
     """
 
     secret: Tensor
     salt: Tensor
     message: Tensor
     usual: Tensor | None
-    expected: Tensor | None
 
     def __init__(
         self,
@@ -62,15 +60,13 @@ class Key(nn.Module):
         message: Tensor,
         classes: int,
         usual: Tensor | None = None,
-        expected: Tensor | None = None,
     ):
         super().__init__()
         for name, tensor in (("secret", secret), ("salt", salt), ("message", message)):
             self.register_buffer(name, tensor)
         self.register_buffer("usual", usual)
-        self.register_buffer("expected", expected)
         self.classes = classes
-        self.method: dict[str, Any] = {}
+        self.method = ""
         self.terms: dict[str, Any] = {}
         self.probes = ""
         self.commitment = ""
@@ -109,22 +105,12 @@ class Key(nn.Module):
         return b"".join(blocks)[:size]
 
     def known(self) -> bytes:
-        """What the key says of the unmarked model: ``usual`` as float32, ``expected`` as int32.
-
-        Little-endian, row by row; nothing where it says nothing.
-        """
-        numbers = ((self.usual, "<f4"), (self.expected, "<i4"))
-        return b"".join(
-            tensor.cpu().numpy().astype(kind).tobytes()
-            for tensor, kind in numbers
-            if tensor is not None
-        )
+        """``usual`` as float32, little-endian, row by row; nothing where it isn't known."""
+        return b"" if self.usual is None else self.usual.cpu().numpy().astype("<f4").tobytes()
 
     def for_message(self, message: str) -> Key:
         """The key of another registered message: the same secret and salt, nothing learnt."""
-        return Key(
-            self.secret, self.salt, as_bytes(message), self.classes, self.usual, self.expected
-        )
+        return Key(self.secret, self.salt, as_bytes(message), self.classes, self.usual)
 
     def digest(self, tensors: Mapping[str, Tensor] | None = None) -> str:
         """SHA-256 (hex) over every tensor, the classes, the method, the terms and the probes.
@@ -134,7 +120,7 @@ class Key(nn.Module):
         facts = {
             "format": FORMAT,
             "classes": self.classes,
-            "method": _without_paths(self.method),
+            "method": self.method,
             "terms": self.terms,
             "probes": self.probes,
         }
@@ -148,7 +134,7 @@ class Key(nn.Module):
 
     def commit(self, method: Mapping[str, Any], terms: Mapping[str, Any], probes: Samples) -> str:
         """Binds the key to method, terms and probes, and returns the commitment in hex."""
-        self.method, self.terms = dict(method), dict(terms)
+        self.method, self.terms = method_hash(method), dict(terms)
         self.probes = probes.fingerprint
         self.commitment = self.digest()
         return self.commitment
@@ -164,7 +150,7 @@ class Key(nn.Module):
         wrong = [
             name
             for name, bound, used in (
-                ("method", _without_paths(self.method), _without_paths(method)),
+                ("method", self.method, method_hash(method)),
                 ("terms of a claim", self.terms, dict(terms)),
                 ("probes", self.probes, probes.fingerprint),
                 ("content", self.commitment, self.digest()),
@@ -178,43 +164,36 @@ class Key(nn.Module):
             )
         return self.commitment
 
-    def save(self, path: str | Path, passphrase: str | None = None) -> None:
+    def save(self, path: str | Path) -> None:
         """As safetensors, never as a pickle, readable for its owner alone (mode 600).
 
-        The file holds the secret: keep it. ``passphrase``: locks it (``keyfile.lock``).
+        The file holds the secret: keep it.
         """
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         about = {
             "format": FORMAT,
             "classes": str(self.classes),
-            "method": json.dumps(self.method),
+            "method": self.method,
             "terms": json.dumps(self.terms),
             "probes": self.probes,
             "commitment": self.commitment,
         }
-        content = safetensors.torch.save(tensors, about)
-        write_private(Path(path), content if passphrase is None else lock(content, passphrase))
+        write_private(Path(path), safetensors.torch.save(tensors, about))
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        passphrase: str | None = None,
-        complete: Callable[[Key], None] | None = None,
-    ) -> Key:
+    def load(cls, path: str | Path, complete: Callable[[Key], None]) -> Key:
         """Reads a key. ``complete(key)`` adds the method's own modules, whose weights follow.
 
-        Where it is None, the method that the file names does: one of softmark's own, never other
-        code. Raises ``InputError`` where the file is cut short, no key, another method's, or
-        locked by another passphrase.
+        Nothing that the file says is called. Raises ``InputError`` where the file is cut short, no
+        key, or another method's.
         """
-        tensors, about = parse_tensors(read_key_file(Path(path), passphrase), path)
+        tensors, about = read_tensors(Path(path))
         if about.get("format") != FORMAT:
             raise InputError(f"{path}: not a key of this version of softmark")
         try:
             named = (tensors[name] for name in ("secret", "salt", "message"))
-            key = cls(*named, _count(about), tensors.get("usual"), tensors.get("expected"))
-            key.method, key.terms = (json.loads(about[name]) for name in ("method", "terms"))
+            key = cls(*named, _count(about), tensors.get("usual"))
+            key.method, key.terms = about["method"], json.loads(about["terms"])
             key.probes, key.commitment = about["probes"], about["commitment"]
             # Before anything is built from it: a file may claim a million classes.
             if key.commitment and key.commitment != key.digest(tensors):
@@ -222,7 +201,7 @@ class Key(nn.Module):
             for name, tensor in tensors.items():
                 if "." not in name and name not in dict(key.named_buffers()):
                     key.register_buffer(name, tensor)
-            (complete or method_of(key).complete)(key)
+            complete(key)
             key.load_state_dict(tensors)
         except InputError:
             raise
@@ -232,33 +211,9 @@ class Key(nn.Module):
         return key.eval()
 
 
-def method_of(key: Key) -> Any:
-    """The watermark that ``key`` names. A file is data: only softmark's own classes are made.
-
-    Raises ``InputError`` for a key that names none, or other code.
-    """
-    for name, value in _plain(key.method):
-        if name == "_target_" and not str(value).startswith("softmark."):
-            raise InputError(
-                f"the key names {value}, which isn't softmark's: nothing is made of it"
-            )
-        if "${" in str(value):
-            raise InputError(f"the key's method has {name}={value}: an interpolation isn't data")
-    if not key.method:
-        raise InputError("the key names no method: it was never committed to")
-    return make(key.method, "method")
-
-
-def _plain(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value of ``node`` with the name of its key."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _plain(value, str(key))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _plain(value, name)
-    else:
-        yield name, node
+def method_hash(node: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a watermark's config node, whose classes may move to other modules."""
+    return hashlib.sha256(json.dumps(_without_paths(node), sort_keys=True).encode()).hexdigest()
 
 
 def generator(key: Key) -> torch.Generator:

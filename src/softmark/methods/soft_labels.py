@@ -41,6 +41,18 @@ def pairs(classes: int) -> Tensor:
     return torch.ones(classes, classes, dtype=torch.bool).triu(1)
 
 
+def observe(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
+    """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and ``usual_of`` them.
+
+    Raises ``InputError`` for an answer that isn't finite.
+    """
+    answers = predict(victim, data.inputs)
+    if not answers.isfinite().all():
+        bad = int((~answers.isfinite().all(1)).nonzero()[0])
+        raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
+    return answers, usual_of(answers)
+
+
 def answers_under_attack(
     network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
 ) -> list[Tensor]:
@@ -113,36 +125,27 @@ class SoftLabels(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers = self.tell(key, victim, data)
+        answers, key.usual = observe(victim, data)
+        self.complete(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
 
-    def tell(
-        self, key: Key, victim: nn.Module, data: Samples, probes: Tensor | None = None
-    ) -> Tensor:
-        """Tells ``key``, before anything is marked by it, what the unmarked ``victim`` shows.
-
-        ``probes``: inputs (N, ...), where an owner has chosen them by then. The answers (N, K) of
-        the victim to ``data``.
-        """
-        answers = predict(victim, data.inputs)
-        if not answers.isfinite().all():
-            bad = int((~answers.isfinite().all(1)).nonzero()[0])
-            raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
-        key.usual = usual_of(answers)
-        if probes is not None:
-            key.expected = predict(victim, probes).argmax(1)
-        self.complete(key)
-        return answers
-
     def mark(
-        self, victim: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+        self,
+        victim: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+        detector: bool = True,
     ) -> nn.Module:
-        """The watermarked model of ``victim`` for ``key``, whose detector learns to tell it.
+        """Return the watermarked model of ``victim`` for ``key``.
 
-        ``answers`` (N, K): the victim's, to the same ``data``.
+        ``answers`` (N, K): the victim's, to the same ``data``. ``detector``: fit the key's detector
+        to it as well, which no exact test needs.
         """
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
-        self.teach(network, victim, key, answers, data, fit)
+        if detector:
+            self.teach(network, victim, key, answers, data, fit)
         return network
 
     def teach(
@@ -184,18 +187,15 @@ class SoftLabels(Watermark):
             if not is_usual(key.usual, key.classes):
                 raise InputError("the key's usual tails can't be those of any model")
             usual = key.usual[0]
-        if (labels := key.expected) is not None:
-            whole = labels.ndim == 1 and labels.dtype == torch.int64
-            if not (whole and ((labels >= 0) & (labels < key.classes)).all()):
-                raise InputError("the key's expected answers aren't all classes of its model")
         key.detector = self.detector(pattern=self.pattern(key), usual=usual)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:
             return Evidence.none("two classes have a tail of one entry: no mark")
-        answers = suspect.answers(probes)
-        with torch.inference_mode():
-            scores = key.detector(log_of(answers))
+        answers, scores = suspect.answers(probes), torch.empty(0)
+        if hasattr(key, "detector"):
+            with torch.inference_mode():
+                scores = key.detector(log_of(answers))
         name, test, remark = self.exact(answers, probes.labels, key)
         return Evidence(scores, {name: test}, remark)
 

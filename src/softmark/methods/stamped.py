@@ -60,7 +60,7 @@ class Stamped(TriggerSet):
         shape = tuple(pool.inputs.shape[1:])
         labels = torch.full((count,), target)
         if self.kind == "unrelated":
-            return Samples(abstract(count, shape, draw), labels)
+            return Samples(abstract(key, count, shape), labels)
         bases = of_class(pool, source, count)
         if self.kind == "content":
             return Samples(self.stamp(bases, draw), labels)

@@ -171,10 +171,11 @@ class USP(SoftLabels):
             tests.append(Direction(cosine(*both), fewer))
         found = centred(surprises(mistakes(answers, labels), key.usual))
         tests.append(Direction(cosine(found, pattern), most))
-        # In few dimensions a test can hardly reach a claim, and costs the others a factor.
-        enough = [test for test in tests if test.dimensions >= ENOUGH]
+        # In few dimensions a test can hardly reach a claim, and costs the others a factor. With few
+        # classes those of the most dimensions are left: of all tails, and of the labels alone.
+        enough = [test for test in tests if test.dimensions >= min(ENOUGH, most)]
         few = f"{key.classes} classes leave {most} dimensions: hardly enough for a claim"
-        return "direction", Either.of(enough or tests[:1]), few if most < ENOUGH else ""
+        return "direction", Either.of(enough), few if most < ENOUGH else ""
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

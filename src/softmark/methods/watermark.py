@@ -57,7 +57,7 @@ class Watermark:
 
     def load_key(self, path: Path) -> Key | None:
         """The key that ``Key.save`` wrote. Raises ``InputError`` for another's."""
-        return Key.load(path, complete=self.complete)
+        return Key.load(path, self.complete)
 
     def serve(self, answer: Answer, key: Key) -> Answer:
         """What the owner's interface makes of the watermarked model's answers."""

@@ -1,8 +1,7 @@
-"""The commitment: what is bound, and what is published, before any suspect is seen."""
+"""The file that is published of a key, before any suspect is seen."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,54 +10,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.nodes import make
+from softmark.owner.key import Key
+from softmark.owner.statement import Statement
 from softmark.verification.judge import Verdict
 
 COMMITMENT = "softmark.commitment.json"
-FORMAT = "softmark commitment 2"
+FORMAT = "softmark commitment 3"
+LARGEST = 2**23  # bytes of a commitment file: ten thousand customers take 700 kB
 
 
-def commit(key: Key, probes: Tensor, config: Mapping[str, Any]) -> None:
-    """Binds ``key`` to its method, to ``probes`` and to the levels of a claim."""
-    terms = make({**config["verifier"], "probes": len(probes)}, "verifier").terms
-    node = {name: value for name, value in config["method"].items() if name != "control"}
-    key.commit(node, terms, unlabelled(probes))
-
-
-def unlabelled(probes: Tensor) -> Samples:
-    """``probes`` as samples whose labels nobody knows."""
-    return Samples(probes, torch.full((len(probes),), -1))
-
-
-def check_same(probes: Samples, committed: str, where: str) -> None:
-    """Raises ``InputError`` where ``probes`` haven't the fingerprint ``committed``."""
-    if probes.fingerprint != committed:
-        raise InputError(
-            f"{where}: their fingerprint is {probes.fingerprint[:16]}..., not {committed[:16]}... "
-            "to which the key was committed: other probes, another order, or another type of number"
-        )
-
-
-def publication(key: Key) -> dict[str, Any]:
-    """What to publish before any suspect is seen; nothing in it is secret.
-
-    ``seeds``: hashes, so that what a claim rests on can be checked later without the secret; one
-    for each customer, in the order in which they were named.
-    """
+def publication(statement: Statement) -> dict[str, Any]:
+    """What to publish before any suspect is seen; nothing in it is secret."""
     return {
         "format": FORMAT,
-        "commitment": key.commitment,
-        "seeds": seed_hashes(key),
-        "method": key.method["name"],
-        "classes": key.classes,
-        "probes": key.probes,
-        "terms": key.terms,
+        "commitment": statement.commitment,
+        "statement": statement.as_dict(),
         "softmark": version("softmark"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -69,29 +36,49 @@ def publish(key: Key, folder: str | Path = ".") -> Path:
 
     Raises ``InputError`` where another key's lies there.
     """
-    path = Path(folder) / COMMITMENT
+    return write_publication(publication(key.statement), Path(folder))
+
+
+def write_publication(made: Mapping[str, Any], folder: Path) -> Path:
+    """As ``publish``, of what ``publication`` gave."""
+    path = folder / COMMITMENT
     if path.exists():
         there = read_publication(path)["commitment"]
-        if there == key.commitment:
+        if there == made["commitment"]:
             return path
-        raise InputError(f"{path}: the commitment of another key, {str(there)[:16]}..., lies there")
+        raise InputError(f"{path}: the commitment of another key, {there[:16]}..., lies there")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(publication(key), indent=2) + "\n")
+        path.write_text(json.dumps(made, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{path}: it can't be written ({error.strerror})") from error
     return path
 
 
 def read_publication(path: Path) -> dict[str, Any]:
-    """What ``publish`` wrote. Raises ``InputError`` where it isn't there, or something else is."""
+    """What ``publish`` wrote; its ``commitment`` fits its ``statement``.
+
+    Raises ``InputError`` where it isn't there, or something else is.
+    """
     try:
-        made = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: it can't be read as a commitment ({error})") from error
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path}: more than {LARGEST} bytes are no commitment")
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: it can't be read as a commitment ({reason})") from error
     if not isinstance(made, dict) or made.get("format") != FORMAT:
         raise InputError(f"{path}: not a commitment of this version of softmark")
-    return made
+    try:
+        statement = Statement.read(made.get("statement"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if made.get("commitment") != statement.commitment:
+        raise InputError(
+            f"{path}: its commitment isn't that of its statement, {statement.commitment[:16]}...: "
+            "no verdict can stand on it"
+        )
+    return {**made, **{name: str(made.get(name))[:100] for name in ("date", "softmark")}}
 
 
 def check_published(published: Mapping[str, Any], key: Key) -> None:
@@ -102,22 +89,6 @@ def check_published(published: Mapping[str, Any], key: Key) -> None:
             f"the published commitment {there[:16]}... isn't the key's, {key.commitment[:16]}...: "
             "no verdict can stand on it"
         )
-
-
-def seed_hashes(key: Key) -> list[str]:
-    """SHA-256 of method, classes, sizes, each customer's seed, or the only one, ``key.known``."""
-    messages = customers_of(key)
-    named = [key.for_message(message) for message in messages] if messages else [key]
-    sizes = [0 if part is None else part.numel() for part in (key.usual, key.expected)]
-    head = json.dumps([key.method["name"], key.classes, *sizes]).encode()
-    return [hashlib.sha256(head + each.seed() + key.known()).hexdigest() for each in named]
-
-
-def customers_of(key: Key) -> list[str]:
-    """The customers of a key that marked a copy for each; empty for a key of one message."""
-    if not hasattr(key, "customers"):
-        return []
-    return json.loads(bytes(key.customers.tolist()))
 
 
 def told_apart(verdict: Verdict, tried: int) -> int:

@@ -12,18 +12,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
+from scipy import stats
+from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.owner.commitment import check_published, customers_of
+from softmark.owner.commitment import check_published
 from softmark.owner.endpoint import Endpoint
+from softmark.owner.key import Key
+from softmark.owner.pictures import is_picture
 from softmark.owner.verify import Examination
-from softmark.tails import is_clear, ranks
+from softmark.tails import is_clear
 from softmark.verification.evidence import usable
 
 TEMPLATE = Path(__file__).with_name("evidence.html")
+FORMAT = "softmark evidence 4"
+MOST_SHOWN = 60  # pictures on the page
 # What the test of each part of a method assumes, for somebody who has never heard of it.
 NULLS = {
     "csp": (
@@ -69,33 +76,55 @@ def statement(
     test = next(iter(verdict.tests), None)
     exact = found.evidence.tests.get(test)
     answers = usable(found.answers)[0]
-    (ranked, answered), clear = ranks(answers), is_clear(answers)
     return {
-        "format": "softmark evidence 3",
+        "format": FORMAT,
         "suspect": suspect,
         "source": dict(source) if source else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "softmark": version("softmark"),
         "commitment": key.commitment,
-        "published": dict(published) if published else None,
-        "method": key.method["name"],
-        "classes": key.classes,
-        "tests": len(getattr(exact, "tests", (exact,))),
-        "probes": {"count": len(court.probes), "fingerprint": key.probes},
-        "triggers": len(court.added),
+        "statement": key.statement.as_dict(),
+        "randomness": key.randomness.hex() or None,
+        "published": published["date"] if published else None,
         "claimed": verdict.claimed,
         "customer": verdict.identified,
         "p": verdict.p_value,
         "level": verdict.levels.get(test),
+        "grounds": verdict.grounds,
         "test": test,
+        "tests": len(getattr(exact, "tests", (exact,))),
         "score": verdict.score,
-        "tried": court.verifier.keys_tried * max(1, len(court.customers)),
+        "tried": court.verifier.keys_tried,
         "remarks": [part for part in verdict.why.split("; ") if part],
         "curve": {str(count): p for count, p in found.curve().items()},
-        "answered": answered.tolist(),
-        "undecided": (~clear).nonzero().flatten().tolist(),
-        "ranks": ranked.tolist(),
+        "ranks": stats.rankdata(answers.numpy(), axis=1).tolist(),
+        "labels": None if key.labels is None else key.labels.tolist(),
+        "checked": None if court.checked is None else court.checked.tolist(),
+        "agreement": _agreement(found, answers[: court.count]),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
+    }
+
+
+def _agreement(found: Examination, answers: Tensor) -> dict[str, Any] | None:
+    """How far the committed labels are the suspect's answers (N, K), and those of whoever verifies.
+
+    ``contradicted``: the probes, their labels and the answers where a suspect says otherwise.
+    ``sure``: its mean confidence, which an honest labelling lets expect; None of labels alone.
+    """
+    labels, checked = found.court.key.labels, found.court.checked
+    if labels is None:
+        return None
+    told = answers.argmax(1)
+    clear = is_clear(answers)
+    other = (clear & (told != labels)).nonzero().flatten()
+    sure = float(answers[clear].amax(1).mean()) if clear.any() else None
+    return {
+        "labels": len(labels),
+        "agrees": int((clear & (told == labels)).sum()),
+        "sure": sure if sure is not None and sure < 1 else None,
+        "checked": None if checked is None else int((checked >= 0).sum()),
+        "right": None if checked is None else int((checked == labels).sum()),
+        "contradicted": torch.stack([other, labels[other], told[other]], 1).tolist(),
     }
 
 
@@ -114,14 +143,10 @@ def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
     """What the pattern follows from; None of a key of customers of whom none is named."""
-    if customers_of(key) and customer is None:
+    if len(key.messages) > 1 and customer is None:
         return None
-    named = key if customer is None else key.for_message(customer)
-    known = {
-        name: None if numbers is None else numbers.tolist()
-        for name, numbers in (("usual", key.usual), ("expected", key.expected))
-    }
-    return {"seed": named.seed().hex(), **known}
+    victim = None if key.victim is None else key.victim.tolist()
+    return {"seed": key.seed(customer or key.messages[0]).hex(), "victim": victim}
 
 
 def check_folder(folder: Path) -> None:
@@ -134,13 +159,16 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
 
 
-def write(made: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes ``evidence.json`` and ``evidence.html`` of a ``statement``, each whole or not."""
+def write(made: Mapping[str, Any], folder: Path, inputs: Tensor | None = None) -> list[Path]:
+    """Writes ``evidence.json`` and ``evidence.html`` of a ``statement``, each whole or not.
+
+    ``inputs`` (N, ...): the probes; the page shows those that a label and the suspect disagree on.
+    """
     data = json.dumps(made, separators=(",", ":"))
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("evidence.json", data + "\n"), ("evidence.html", page(made))):
+        for name, text in (("evidence.json", data + "\n"), ("evidence.html", page(made, inputs))):
             partial = folder / f".{name}.partial"
             partial.write_text(text, encoding="utf-8")
             paths.append(partial.replace(folder / name))
@@ -149,17 +177,36 @@ def write(made: Mapping[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def page(made: Mapping[str, Any]) -> str:
+def page(made: Mapping[str, Any], inputs: Tensor | None = None) -> str:
     """One self-contained HTML page of a ``statement``: it loads nothing and holds the JSON."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    nulls = [NULLS[part] for part in made["method"].split("_")] if made["test"] else []
+    environment.filters["percent"] = lambda part: f"{100 * part:.1f} %"
+    method = made["statement"]["method"]
+    nulls = [NULLS[part] for part in method.split("_")] if made["test"] else []
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
+    agreement = made["agreement"]
+    other = sorted(agreement["contradicted"], key=lambda row: row[1:]) if agreement else []
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        made=made, nulls=nulls, curve=Markup(_curve(made)), data=Markup(data)
+        made=made,
+        bound=made["statement"],
+        nulls=nulls,
+        curve=Markup(_curve(made)),
+        data=Markup(data),
+        other=[(*row, _picture(inputs, row[0])) for row in other[:MOST_SHOWN]],
+        left_out=max(0, len(other) - MOST_SHOWN),
     )
+
+
+def _picture(inputs: Tensor | None, place: int) -> str | None:
+    """Probe number ``place`` as the address of an image that needs no file; None of no picture."""
+    if inputs is None or not is_picture(inputs):
+        return None
+    made = io.BytesIO()
+    Image.fromarray(inputs[place].permute(1, 2, 0).squeeze().numpy()).save(made, "png")
+    return f"data:image/png;base64,{base64.b64encode(made.getvalue()).decode()}"
 
 
 def _curve(made: Mapping[str, Any]) -> str:

@@ -14,18 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from softmark.errors import InputError
-from softmark.methods.key import Key
-from softmark.owner.commitment import (
-    COMMITMENT,
-    check_published,
-    check_same,
-    publish,
-    read_publication,
-    unlabelled,
-)
+from softmark.owner.commitment import COMMITMENT, check_published, publish, read_publication
+from softmark.owner.key import Key
 from softmark.owner.mark import Marked
 from softmark.owner.models import load_probes, save_model, save_probes
 from softmark.owner.samples import as_inputs
+from softmark.owner.verify import check_inputs
 
 KEY = "key.safetensors"
 PROBES = "probes.npz"
@@ -73,9 +67,9 @@ def save(
 def _parts(made: Any) -> tuple[dict[str, nn.Module], Key, Tensor]:
     """The models by their files' names, their key, and the probes."""
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Key):
-        key, samples = made[0], unlabelled(as_inputs(made[1]))
-        check_same(samples, key.probes, "probes")
-        return {}, key, samples.inputs
+        key, inputs = made[0], as_inputs(made[1])
+        check_inputs(key.statement, inputs)
+        return {}, key, inputs
     marked = made if isinstance(made, list | tuple) else [made]
     if not marked or not all(isinstance(each, Marked) for each in marked):
         raise InputError("what mark or mark_each gave is needed, or a pair (key, probes)")

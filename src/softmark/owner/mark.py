@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.csp import CSP
-from softmark.methods.key import Key, as_bytes, method_of
+from softmark.methods.hybrid import check_uint8_pictures
+from softmark.methods.key import SECRET_BYTES
 from softmark.methods.marking import MarkingLoss
-from softmark.nodes import make
-from softmark.owner.commitment import commit, customers_of, told_apart, unlabelled
+from softmark.methods.soft_labels import observe
+from softmark.owner.beacon import Beacon
+from softmark.owner.commitment import publication, told_apart
+from softmark.owner.key import Key, check_messages, seals
+from softmark.owner.kinds import numbers_of, settings, triggers_of, watermark, watermark_of
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
+from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
 from softmark.owner.verify import Verdict, verify
-from softmark.settings import CONF
-from softmark.sweep.line import checked
-from softmark.training import Fit, compute_on
+from softmark.training import Fit, compute_on, predict
 
-LEAST = 5  # classes: fewer can't reach a claim's level
+# Classes of which fewer can't reach a claim's level: with a beacon or triggers, and without both.
+LEAST, LEAST_ALONE = 5, 8
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class Marked:
 
     @property
     def customers(self) -> int:
-        if "triggers" in self.key.method:
+        if self.key.statement.has_triggers:
             return int(self.verdict.claimed)  # they are the same for all of a key's customers
-        return told_apart(self.verdict, max(1, len(customers_of(self.key))))
+        return told_apart(self.verdict, len(self.key.messages))
 
 
 def mark(
@@ -62,10 +65,12 @@ def mark(
     recipe: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     accelerator: str = "auto",
+    beacon: Beacon | None = None,
 ) -> Marked:
     """A watermarked copy of ``model``, and the key that proves it.
 
-    ``model`` maps a batch to logits (N, K), K at least 5, and is left as it is. ``data``: what it
+    ``model`` maps a batch to logits (N, K), K at least 8 (5 with a beacon or
+    triggers), and is left as it is. ``data``: what it
     was trained on or the like, see ``as_samples``; uint8 pictures reach the model as floats in
     [0, 1], anything else as it is. ``message``: the customer or the licence. ``method``: csp, usp,
     or csp_margin, usp_margin: these have triggers besides, which fine-tuning leaves where it
@@ -77,9 +82,16 @@ def mark(
     Where the mark is too weak for a claim it is trained anew, with twice as many epochs, up to
     ``tries`` times in all (conf/owner.yaml); ``Marked.verdict`` says how it ended.
 
+    First all that you chose is fixed: probes, their labels (the model's own answers), method,
+    numbers. Then the pattern follows from that and from the secret. ``beacon``: takes a later round
+    of a public beacon as well, so that a claim needs 1e-6 instead of 1e-12; it is waited for, and
+    within this time the commitment must become public (``Beacon.publish``).
+
     Secret and salt come from the system's entropy. Raises ``InputError`` for what can't be marked.
     """
-    return mark_each(model, data, [message], method, probes, recipe, overrides, accelerator)[0]
+    return mark_each(
+        model, data, [message], method, probes, recipe, overrides, accelerator, beacon
+    )[0]
 
 
 def mark_each(
@@ -91,102 +103,110 @@ def mark_each(
     recipe: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     accelerator: str = "auto",
+    beacon: Beacon | None = None,
 ) -> list[Marked]:
     """A watermarked copy for each of ``messages``, all under one key: ``verify`` names who leaked.
 
     The others as for ``mark``; the triggers of csp_margin and usp_margin are one customer's.
     """
-    _check_messages(messages)
+    check_messages(messages)
     compute_on(accelerator, None, "accelerator")
-    config = settings(method, messages[0], overrides, recipe)
+    config = settings(method, overrides, recipe)
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("model: none of its weights can be trained (requires_grad)")
-    check_classes(classes)
+    if triggers_of(config) and len(messages) > 1:
+        raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
+    check_classes(method, classes, beacon)
     check_labels(samples.labels, classes)
     if probes is None:
         asked = _drawn(samples.inputs, config["verifier"]["probes"])
     else:
         asked = as_inputs(probes)
         check_model(model, asked, "probes")
+    check_pictures(config, samples.inputs, asked)
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
-    key, way = Key.draw(messages[0], classes, secrets.token_bytes), make(config["method"], "method")
-    answers = way.tell(key, model, samples, asked)
-    added = way.added(key, unlabelled(asked)).inputs
-    if len(added) and len(messages) > 1:
-        raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
+    answers, victim = observe(model, samples)
+    labels = predict(model, asked).argmax(1)
+    now = datetime.now(UTC)
+    key = committed(method, config, messages, classes, asked, victim, labels, beacon)
+    first = key.pattern_keys()[messages[0]]
+    added = watermark(config).added(first, Samples(asked, labels)).inputs
     asked = torch.cat([asked, added])
-    if len(messages) == 1:
-        return [_marked(model, key, key, answers, samples, asked, config, fit)]
-    key.register_buffer("customers", as_bytes(json.dumps(list(messages))))
-    own = map(key.for_message, messages)
-    return [_marked(model, each, key, answers, samples, asked, config, fit) for each in own]
+    looked_up = {} if beacon is None else {"beacon": beacon, "published": now}
+    work = Work(model, samples, answers, asked, config, fit, looked_up)
+    return [work.marked(key, message) for message in messages]
 
 
-def _marked(
-    model: nn.Module,
-    own: Key,
-    key: Key,
-    answers: Tensor,
-    samples: Samples,
-    probes: Tensor,
-    config: Mapping[str, Any],
-    fit: Fit,
-) -> Marked:
-    """A copy of ``model`` with the mark of ``own``, that of a customer of ``key``, or ``key``.
-
-    ``answers`` (N, K): the model's, to ``samples``.
-    """
-    way, tries = make(config["method"], "method"), 0
-    while True:
-        way.complete(own)
-        each = way.mark(copy.deepcopy(model).to("cpu"), own, answers, samples, fit)
-        commit(key, probes, config)
-        verdict = verify(each, key.eval(), probes)
-        tries += 1
-        if verdict.claimed or tries == config["tries"]:
-            return Marked(each, key, probes, verdict)
-        epochs = way.lengthen(2)
-        name = bytes(own.message.tolist()).decode()
-        p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
-        report(f"{name!r}: p {p}, too weak; marking anew for {epochs} epochs")
-
-
-def settings(
+def committed(
     method: str,
-    message: str,
-    overrides: Sequence[str],
-    recipe: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """``conf/owner.yaml`` for ``method`` and ``message``, what differs in ``overrides``.
+    config: Mapping[str, Any],
+    messages: Sequence[str],
+    classes: int,
+    probes: Tensor,
+    victim: Tensor | None,
+    labels: Tensor | None,
+    beacon: Beacon | None,
+) -> Key:
+    """A new key: first all that its owner chose is fixed, then its pattern follows.
 
-    Raises ``InputError`` for what can't be marked with.
+    ``victim`` (2, K, K), ``labels`` (N,): what the unmarked model shows, and its answers to the
+    ``probes``. With a ``beacon`` it waits for the round that it has named.
     """
-    if not isinstance(recipe or {}, Mapping):
-        raise InputError(f"recipe={recipe!r}: a mapping is needed, such as {{'epochs': 5}}")
-    path, overrides = CONF / "method" / f"{method}.yaml", _texts(overrides, "overrides")
-    own = [word for word in overrides if word.startswith("method.triggers.")]
-    chosen = checked("config", [f"method={method}", *own])["method"] if path.is_file() else {}
-    soft = chosen.get("soft", chosen)
-    # Of the others each has a way of its own to be asked, which needs an experiment.
-    if chosen and "simulated_attacks" not in soft:
-        raise InputError(
-            f"method={method}: csp, usp, csp_margin or usp_margin mark a model outside of "
-            "experiments"
-        )
-    numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    named = f"method={soft.get('name', method)}"
-    rest = overrides if soft is chosen else [word for word in overrides if word not in own]
-    config = checked("owner", [named, *numbers, *rest])
-    if not config["tries"] >= 1:
-        raise InputError(f"tries={config['tries']}: at least 1")
-    config["method"]["message"] = message
-    if soft is not chosen:
-        triggers = {**chosen["triggers"], "message": message, "recipe": config["recipe"]}
-        parts = {"soft": config["method"], "triggers": triggers}
-        config["method"] = {**chosen, "message": message, **parts}
-    return config
+    secret = secrets.token_bytes(SECRET_BYTES)
+    statement = Statement(
+        method=method,
+        numbers=numbers_of(config),
+        classes=classes,
+        probes=Probes.of(probes),
+        labels=hash_of(labels, "<i4"),
+        victim=hash_of(victim, "<f4"),
+        triggers=triggers_of(config),
+        seals=seals(secret, messages),
+        level=config["verifier"]["level"],
+        beacon=None if beacon is None else beacon.coming(),
+    )
+    key = Key(secret, tuple(messages), statement, victim, labels)
+    if beacon is None:
+        return key
+    beacon.publish(publication(statement), datetime.fromtimestamp(statement.beacon.time, UTC))
+    return replace(key, randomness=beacon.value(statement.beacon, wait=True))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all copies of a model are marked with.
+
+    ``answers``: the unmarked model's, to the samples. ``looked_up``: the beacon, and when its round
+    was committed to, for ``verify``.
+    """
+
+    model: nn.Module
+    samples: Samples
+    answers: Tensor
+    probes: Tensor
+    config: Mapping[str, Any]
+    fit: Fit
+    looked_up: Mapping[str, Any]
+
+    def marked(self, key: Key, message: str) -> Marked:
+        """A copy of the model with the mark of the customer ``message``.
+
+        A mark that is too weak for a claim is trained anew, twice as long, by the same key.
+        """
+        way, pattern, tries = watermark(self.config), key.pattern_key(message), 0
+        while True:
+            way.complete(pattern)
+            start = copy.deepcopy(self.model).to("cpu")
+            network = way.mark(start, pattern, self.answers, self.samples, self.fit, detector=False)
+            verdict = verify(network, key, self.probes, **self.looked_up)
+            tries += 1
+            if verdict.claimed or tries == self.config["tries"]:
+                return Marked(network, key, self.probes, verdict)
+            epochs = way.lengthen(2)
+            p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
+            report(f"{message!r}: p {p}, too weak; marking anew for {epochs} epochs")
 
 
 def new_key(
@@ -195,28 +215,27 @@ def new_key(
     probes: Any,
     overrides: Sequence[str] = (),
     unmarked: nn.Module | None = None,
+    beacon: Beacon | None = None,
 ) -> Key:
     """A committed key of csp for a model that is yet to be trained, with ``marking_loss``.
 
     ``probes``: what a suspect will be asked, inputs (N, ...). ``unmarked``: the model before it is
     marked, or another for the same task, if there is one: what it shows without a mark isn't taken
-    for one then, and p is much smaller. Raises ``InputError`` as ``mark``.
+    for one then, and p is much smaller. ``beacon``: as for ``mark``. Raises ``InputError`` as
+    ``mark``.
     """
-    _check_messages([message])
+    check_messages([message])
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
-    config = settings("csp", message, overrides)
-    check_classes(classes)
-    key, asked = Key.draw(message, classes, secrets.token_bytes), as_inputs(probes)
-    way = make(config["method"], "method")
-    if unmarked is None:
-        way.complete(key)
-    elif (found := check_model(unmarked, asked, "probes")) != classes:
-        raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
-    else:
-        way.tell(key, unmarked, unlabelled(asked), asked)
-    commit(key, asked, config)
-    return key.eval()
+    config = settings("csp", overrides)
+    check_classes("csp", classes, beacon)
+    asked, victim, labels = as_inputs(probes), None, None
+    if unmarked is not None:
+        if (found := check_model(unmarked, asked, "probes")) != classes:
+            raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
+        answers, victim = observe(unmarked, Samples(asked, torch.full((len(asked),), -1)))
+        labels = answers.argmax(1)
+    return committed("csp", config, [message], classes, asked, victim, labels, beacon)
 
 
 def marking_loss(key: Key) -> MarkingLoss:
@@ -226,43 +245,29 @@ def marking_loss(key: Key) -> MarkingLoss:
     ``loss(logits, labels, features)``, what the last layer is given (N, D), a new last layer
     doesn't remove the mark. Move it to the device of the model, as any module.
     """
-    way = method_of(key)
-    if not isinstance(way, CSP):
+    if key.statement.method != "csp":
         raise InputError(
-            f"the key is of {key.method['name']}, which one loss can't train: softmark.mark does; "
+            f"the key is of {key.statement.method}, which one loss can't train: softmark.mark does; "
             "marking_loss takes csp's keys"
         )
-    numbers = {name: n for name, n in way.marking.keywords.items() if "teacher" not in name}
-    return MarkingLoss(way.pattern(key), **numbers)
+    pattern = watermark_of(key.statement).pattern(key.pattern_key(key.messages[0]))
+    return MarkingLoss(pattern, **key.statement.numbers)
 
 
-def check_classes(classes: int) -> None:
+def check_classes(method: str, classes: int, beacon: Beacon | None) -> None:
     """Raises ``InputError`` for fewer classes than a claim needs."""
-    if classes < LEAST:
+    least = LEAST if beacon or method.endswith("_margin") else LEAST_ALONE
+    if classes < least:
         raise InputError(
-            f"model: {classes} classes are too few for a claim at 1e-6: {LEAST} are needed"
+            f"model: {classes} classes are too few for a claim at "
+            f"{LEVEL_WITH_BEACON if beacon else LEVEL:g}: {least} are needed"
         )
 
 
-def _texts(texts: Sequence[str], name: str) -> list[str]:
-    """``texts`` as a list. Raises ``InputError`` for one text, whose letters nobody means."""
-    if isinstance(texts, str):
-        raise InputError(f"{name}={texts!r}: a list of texts is needed, [{texts!r}]")
-    return list(texts)
-
-
-def _check_messages(messages: Sequence[str]) -> None:
-    messages = _texts(messages, "messages")
-    if not messages:
-        raise InputError("messages: there is none; name at least one customer")
-    for message in messages:
-        if not isinstance(message, str) or not message:
-            raise InputError(f"message={message!r}: name the customer or the licence")
-        if "${" in message:
-            raise InputError(f"message={message!r}: it must not hold ${{")
-    if len(set(messages)) < len(messages):
-        twice = next(each for each in messages if messages.count(each) > 1)
-        raise InputError(f"messages: {twice!r} is there twice")
+def check_pictures(config: Mapping[str, Any], *inputs: Tensor) -> None:
+    """Raises ``InputError`` where there are triggers and ``inputs`` are no uint8 pictures."""
+    for each in inputs if triggers_of(config) else ():
+        check_uint8_pictures(each)
 
 
 def _drawn(inputs: Tensor, count: int) -> Tensor:

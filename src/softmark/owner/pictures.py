@@ -35,12 +35,17 @@ def training_and_probes(config: Mapping[str, Any], exactly: bool) -> tuple[Sampl
     return roles.training, judge[:count]
 
 
+def is_picture(inputs: Tensor) -> bool:
+    """Whether ``inputs`` are uint8 pictures (N, C, H, W) that a PNG can hold."""
+    return inputs.dtype == torch.uint8 and inputs.ndim == 4 and inputs.shape[1] in (1, 3)
+
+
 def write_pictures(probes: Tensor, folder: Path) -> None:
     """Each of uint8 ``probes`` (N, C, H, W) as 00000.png, 00001.png, ... in a new ``folder``.
 
     Raises ``InputError`` for what isn't a picture.
     """
-    if probes.dtype != torch.uint8 or probes.ndim != 4 or probes.shape[1] not in (1, 3):
+    if not is_picture(probes):
         raise InputError(
             f"probes of shape {tuple(probes.shape[1:])} and type {probes.dtype} are no pictures: "
             "write them as .npz"
@@ -52,10 +57,11 @@ def write_pictures(probes: Tensor, folder: Path) -> None:
 
 def write_about(probes: Tensor, published: Mapping[str, Any], path: Path) -> None:
     """What whoever asks the suspect must know of the probes."""
-    classes = published["classes"]
+    statement = published["statement"]
+    classes = statement["classes"]
     about = {
         "probes": len(probes),
-        "fingerprint": published["probes"],
+        "fingerprint of the first": [statement["probes"]["count"], statement["probes"]["sha256"]],
         "shape": list(probes.shape[1:]),
         "shape means": "channels, height, width",
         "type": str(probes.dtype).removeprefix("torch."),

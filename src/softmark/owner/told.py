@@ -39,10 +39,11 @@ def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
     return answers
 
 
-def remarks(answers: Tensor, triggers: bool = False) -> list[str]:
+def remarks(answers: Tensor, triggers: bool, checked: bool) -> list[str]:
     """What ``answers`` (N, K) lack, in sentences; none for whole probabilities.
 
-    ``triggers``: whether there are some besides, which labels show.
+    ``triggers``: whether there are some besides, which labels show. ``checked``: whether whoever
+    verifies gave labels of their own.
     """
     clean, unusable = usable(answers)
     rows, classes = answers.shape
@@ -59,6 +60,8 @@ def remarks(answers: Tensor, triggers: bool = False) -> list[str]:
             else "only where they are others than the unmarked model's, so that many more probes "
             "are needed"
         )
+        if not (triggers or checked):
+            where += ", and whoever verifies must give the labels that they see in the probes"
         return [*said, f"the suspect tells labels alone: the mark can be seen {where}"]
     decimals = _decimals(answers)
     if decimals is not None:

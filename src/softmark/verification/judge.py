@@ -44,7 +44,8 @@ class Verdict:
     ``tests``: the p-value of each test, corrected for the number of keys that were tried, and
     ``levels``: what it must reach. ``identified``: which registered customer the mark names.
     ``by_kind``: of each kind of evaluation innocent their number, the part of their probes that is
-    flagged, and the claims. ``skipped``: innocents that this method can't ask.
+    flagged, and the claims. ``skipped``: innocents that this method can't ask. ``grounds``: what
+    keeps an owner from drawing keys until one fits, where the judge didn't draw them.
     """
 
     score: float | None
@@ -64,6 +65,7 @@ class Verdict:
     levels: dict[str, float] = field(default_factory=dict)
     identified: str | None = None
     why: str = ""
+    grounds: str = ""
 
 
 @dataclass(frozen=True)
