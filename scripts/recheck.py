@@ -33,7 +33,8 @@ import numpy as np
 
 LARGEST = 2**28  # bytes of a file, packed or not
 METHODS = ("csp", "usp", "csp_margin", "usp_margin")
-KEYS = "beacon classes format labels level method numbers probes seals triggers victim".split()
+KEYS = {"beacon", "classes", "format", "labels", "level", "method"}
+KEYS |= {"numbers", "probes", "seals", "triggers", "victim"}
 
 
 class Unusable(Exception):
@@ -109,6 +110,7 @@ def recheck(options):
     if mine is not None and mine.shape != (N,):
         raise Unusable(f"--labels: {len(mine)} numbers; one for each of {N} probes is needed")
     seen = answers(options.answers, ranks) if options.answers else None
+    check_order(labels if mine is None else mine, ranks[:N], K)
     p = p_of(bound, victim, labels, mine, ranks, root, triggers)
     p = min(1.0, p * max(1, int(data["tried"])) * len(bound["seals"]))
     return told(data, bound, p, level, seal, mine, seen)
@@ -139,7 +141,7 @@ def check_formats(data, published):
         raise Unusable("the commitment isn't the hash of its statement")
     probes, seals, level = bound["probes"], bound["seals"], bound["level"]
     margin = str(bound["method"]).endswith("_margin")
-    fine = sorted(bound) == sorted(KEYS) and bound["method"] in METHODS
+    fine = bound.keys() == KEYS and bound["method"] in METHODS
     fine = fine and whole(bound["classes"], 3, 100_000) and whole(probes["count"], 1, 10**9)
     fine = fine and whole(bound["triggers"], margin, 100_000 * margin)
     fine = fine and all(whole(size, 1, 10**6) for size in probes["shape"])
@@ -290,6 +292,18 @@ def answers(name, ranks):
     return True
 
 
+def check_order(labels, ranks, K):
+    """Refuse where labels and answers fit much better with two classes exchanged."""
+    top, counts = ranks.argmax(1), np.zeros((K, K))
+    used = (ranks.max(1) == K) & (labels >= 0)
+    np.add.at(counts, (labels[used], top[used]), 1)
+    right, asked = counts.diagonal(), counts.sum(1)
+    gain = counts + counts.T - right - right[:, None]
+    wrong = (gain >= 5) & (4 * gain >= asked + asked[:, None])
+    pair = np.argwhere(wrong)[0] if wrong.any() else []
+    need(not wrong.any(), f"classes {pair} are exchanged in the answers, as the labels say")
+
+
 def p_of(bound, victim, labels, mine, ranks, root, triggers):
     """p of all tests together, for one key that was tried."""
     K, N, kind = bound["classes"], bound["probes"]["count"], bound["method"][:3]
@@ -393,7 +407,8 @@ def direction(seen, pattern, usual, symmetric):
     a, b = space @ seen.ravel(), space @ pattern.ravel()
     if len(space) < 2 or not a @ b > 0:
         return 1.0, len(space)
-    angles = np.linspace(0, np.pi, 1_000_001)
+    # The density falls as fast as there are dimensions: the grid is as fine.
+    angles = np.linspace(0, np.pi, 100_001 + 400 * len(space))
     density = np.sin(angles) ** (len(space) - 2)
     nearer = angles <= np.arccos(min(1.0, a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
     return max(density[nearer].sum() / density.sum(), 1e-300), len(space)
@@ -418,7 +433,8 @@ def told(data, bound, p, level, seal, mine, seen):
     theirs = data["checked"]
     alike = mine is None and theirs is None
     alike = alike or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
-    right = not alike or abs(np.log(p / data["p"])) < 0.05
+    # What rounding does on the grid can move p where few signs count.
+    right = not alike or abs(np.log2(p / data["p"])) < 1
     print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {level:.3g}")
     if not alike:
         print("the file's p counts other labels than yours: they aren't compared")
@@ -426,6 +442,8 @@ def told(data, bound, p, level, seal, mine, seen):
     print(f"the seed is number {seals.index(seal) + 1} of {len(seals)} that were published")
     if not seen:
         print("not checked: that the answers are the suspect's (--answers; ask it yourself)")
+    if not bound["labels"] and mine is None:
+        print("not checked: the order of the classes (no labels: --labels, of your own)")
     if bound["labels"] and mine is None:
         print("not counted: what the suspect mistakes for what (--labels, of your own)")
     if bound["beacon"] and level < 1e-6:

@@ -83,9 +83,9 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
+    from softmark.owner.beacon import beacon_of
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.endpoint import Endpoint
-    from softmark.owner.beacon import beacon_of
     from softmark.owner.evidence import check_folder, of_endpoint, of_file, statement, write
     from softmark.owner.folder import load
     from softmark.owner.predictions import read_predictions

@@ -786,6 +786,17 @@ def test_whoever_chooses_what_is_usual_chooses_another_pattern(kind):
         assert abs(float(F.cosine_similarity(first, second, dim=0))) < 0.5
 
 
+def test_tails_that_cancel_show_nothing():
+    """What rounding leaves of them isn't the direction of any model."""
+    first = torch.tensor([[0.9, 0.01, 0.02, 0.03, 0.04], [0.9, 0.04, 0.03, 0.02, 0.01]])
+    usual = usual_of(torch.cat([first, answers(200, 5)]))
+    assert is_usual(usual, 5)
+    assert not usual_of(first)[0].any()
+    shown = torch.tensor([[0.9, 0.01, 0.02, 0.03, 0.04]] * 7 + [[0.9, 0.04, 0.03, 0.02, 0.01]] * 7)
+    assert is_usual(usual_of(shown), 5)
+    assert not usual_of(shown)[0].any()
+
+
 def test_csp_leaves_out_what_the_unmarked_model_shows():
     p, key = answers(300, 5, 1), told(CSP, drawn(CSP, 5), answers(500, 5))
     name, test, _ = exact(CSP, p, key)

@@ -115,13 +115,16 @@ def usual_of(answers: Tensor) -> Tensor:
 
     First its mean ranks, ``class_tails`` at unit norm; then how its doubt is shared out: the mean
     probabilities of the other classes, each row's sum 1. Rows of 0 for a class that is never
-    answered, or without any doubt.
+    answered, whose tails cancel, or without any doubt.
     """
     top, classes = answers.argmax(1), answers.shape[1]
     doubt = torch.zeros(classes, classes).index_add(0, top, answers.float()).fill_diagonal_(0)
     total = doubt.sum(1, keepdim=True)
     shared = torch.where(total > FLOOR, doubt / total.clamp_min(FLOOR), 0.0)
-    return torch.stack([F.normalize(class_tails(answers), dim=1), shared])
+    mean = class_tails(answers)
+    # Tails that cancel leave what rounding does: no direction.
+    mean = torch.where(mean.norm(dim=1, keepdim=True) < 1e-5, 0.0, mean)
+    return torch.stack([F.normalize(mean, dim=1), shared])
 
 
 def is_usual(usual: Tensor, classes: int) -> bool:

@@ -123,7 +123,7 @@ def check_round(
 
 
 def beacon_of(key: Key, url: str) -> Beacon:
-    """The server ``url`` for the chain that ``key`` names. Raises ``InputError`` if it names none."""
+    """The server ``url`` for the chain of ``key``. Raises ``InputError`` if it names none."""
     if key.statement.beacon is None:
         raise InputError(f"--beacon={url}: the key names no beacon's round")
     return Beacon(url, key.statement.beacon.chain)

@@ -96,7 +96,7 @@ def statement(
         "score": verdict.score,
         "tried": court.verifier.keys_tried,
         "remarks": [part for part in verdict.why.split("; ") if part],
-        "curve": {str(count): p for count, p in found.curve().items()},
+        "curve": {str(n): p for n, p in found.curve().items()} if test else {},
         "ranks": stats.rankdata(answers.numpy(), axis=1).tolist(),
         "labels": None if key.labels is None else key.labels.tolist(),
         "checked": None if court.checked is None else court.checked.tolist(),

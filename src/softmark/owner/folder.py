@@ -39,11 +39,15 @@ def save(
     """
     folder, (models, key, probes) = Path(folder), _parts(made)
     check_new(folder)
+    # With a beacon the commitment was written when the round was still to come.
+    published = (folder / COMMITMENT).exists()
+    if published:
+        check_published(read_publication(folder / COMMITMENT), key)
     new = not folder.exists()
     writing = [
         *((name, functools.partial(save_model, model)) for name, model in models.items()),
         (KEY, lambda path: key.save(path, passphrase)),
-        (COMMITMENT, lambda path: publish(key, path.parent)),
+        *([] if published else [(COMMITMENT, lambda path: publish(key, path.parent))]),
         (PROBES, lambda path: save_probes(probes, path)),
     ]
     partial = folder / ".partial"
@@ -95,10 +99,11 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
 
 
 def check_new(folder: Path) -> None:
-    """Raises ``InputError`` where ``folder`` can't be written, or isn't empty."""
+    """Raises ``InputError`` where ``folder`` can't be written, or holds more than a commitment."""
     try:
         new = not folder.exists()
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        there = folder.is_dir() and {path.name for path in folder.iterdir()} - {COMMITMENT}
+        if folder.exists() and (there or not folder.is_dir()):
             raise InputError(f"{folder}: it is there already; a new folder is needed")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

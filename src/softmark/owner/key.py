@@ -31,7 +31,7 @@ from softmark.tails import is_usual
 
 FORMAT = "softmark owner key 5"
 SEAL, PATTERN = b"softmark seal 1\n", b"softmark pattern 1\n"
-# Between a secret and its pattern: 64 MiB and a tenth of a second or two for each key that is tried.
+# Between a secret and its pattern: 64 MiB and a tenth of a second or two for each key.
 PRICE = {"n": 2**16, "r": 8, "p": 1, "maxmem": 2**27, "dklen": 32}
 MOST_BYTES = 1000  # of a customer's name
 
@@ -225,9 +225,9 @@ def _check_format(said: Any, path: str | Path) -> None:
         return
     if str(said) in [f"softmark key {number}" for number in range(1, 5)]:
         raise InputError(
-            f"{path}: a key of an earlier softmark ({said}), whose probes could be chosen after its "
-            "pattern: no verdict can stand on it. Mark the model anew; the old commitment still "
-            "proves its date"
+            f"{path}: a key of an earlier softmark ({said}), whose probes could be chosen after "
+            "its pattern: no verdict can stand on it. Mark the model anew; the old commitment "
+            "still proves its date"
         )
     raise InputError(f"{path}: not a key of this version of softmark")
 

@@ -1,4 +1,4 @@
-"""The watermarks that an owner can use, built from softmark's own YAML and checked numbers alone."""
+"""The watermarks that an owner can use, of softmark's own YAML and checked numbers alone."""
 
 from __future__ import annotations
 

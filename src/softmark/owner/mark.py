@@ -27,11 +27,12 @@ from softmark.owner.key import Key, check_messages, seals
 from softmark.owner.kinds import numbers_of, settings, triggers_of, watermark, watermark_of
 from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
-from softmark.owner.verify import Verdict, verify
+from softmark.owner.verify import Verdict, unlabelled, verify
 from softmark.training import Fit, compute_on, predict
 
 # Classes of which fewer can't reach a claim's level: with a beacon or triggers, and without both.
 LEAST, LEAST_ALONE = 5, 8
+TRAINED = 0.5  # accuracy from which a model's answers to the probes are taken for their labels
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,13 @@ def mark_each(
     check_pictures(config, samples.inputs, asked)
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     answers, victim = observe(model, samples)
-    labels = predict(model, asked).argmax(1)
+    # A model that isn't trained yet knows no labels.
+    trained = (answers.argmax(1) == samples.labels).float().mean() >= TRAINED
+    labels = predict(model, asked).argmax(1) if trained else None
     now = datetime.now(UTC)
     key = committed(method, config, messages, classes, asked, victim, labels, beacon)
     first = key.pattern_keys()[messages[0]]
-    added = watermark(config).added(first, Samples(asked, labels)).inputs
+    added = watermark(config).added(first, unlabelled(asked)).inputs
     asked = torch.cat([asked, added])
     looked_up = {} if beacon is None else {"beacon": beacon, "published": now}
     work = Work(model, samples, answers, asked, config, fit, looked_up)
@@ -233,7 +236,7 @@ def new_key(
     if unmarked is not None:
         if (found := check_model(unmarked, asked, "probes")) != classes:
             raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
-        answers, victim = observe(unmarked, Samples(asked, torch.full((len(asked),), -1)))
+        answers, victim = observe(unmarked, unlabelled(asked))
         labels = answers.argmax(1)
     return committed("csp", config, [message], classes, asked, victim, labels, beacon)
 
@@ -247,8 +250,8 @@ def marking_loss(key: Key) -> MarkingLoss:
     """
     if key.statement.method != "csp":
         raise InputError(
-            f"the key is of {key.statement.method}, which one loss can't train: softmark.mark does; "
-            "marking_loss takes csp's keys"
+            f"the key is of {key.statement.method}, which one loss can't train: softmark.mark "
+            "does; marking_loss takes csp's keys"
         )
     pattern = watermark_of(key.statement).pattern(key.pattern_key(key.messages[0]))
     return MarkingLoss(pattern, **key.statement.numbers)

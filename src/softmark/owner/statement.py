@@ -44,7 +44,7 @@ class Probes:
 
     @classmethod
     def of(cls, inputs: Tensor) -> Probes:
-        """Describe ``inputs`` (N, ...). Raises ``InputError`` for a type that has no fixed bytes."""
+        """Describe ``inputs`` (N, ...). Raises ``InputError`` for a type without fixed bytes."""
         array = inputs.cpu().numpy()
         if array.dtype.name not in TYPES:
             raise InputError(f"probes of type {array.dtype}: {', '.join(TYPES)} can be bound")

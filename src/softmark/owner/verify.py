@@ -21,12 +21,13 @@ from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement
 from softmark.owner.told import remarks
 from softmark.settings import CONF
+from softmark.tails import is_clear, mistakes
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.judge import Verdict, Verifier
 
 PRICE = (
-    "nobody but the owner drew the secret: each key that is tried costs scrypt's tenth of a second, "
-    f"and the level is {LEVEL:g}"
+    "nobody but the owner drew the secret: each key that is tried costs scrypt's tenth of a "
+    f"second, and the level is {LEVEL:g}"
 )
 NOT_LOOKED_UP = (
     f"the key names a beacon's round, which nobody looked up here: the level is {LEVEL:g}, as "
@@ -102,8 +103,7 @@ def examine(
     level, grounds = grounds_of(key, beacon, published)
     inputs = as_inputs(probes)
     court = Court(key, inputs, level, keys_tried, labels)
-    unlabelled = Samples(inputs, torch.full((len(inputs),), -1))
-    answers, said = ask(suspect, unlabelled, key.classes, logits)
+    answers, said = ask(suspect, unlabelled(inputs), key.classes, logits)
     evidence = court.evidence(answers)
     verdict = court.judge(evidence, answers)
     said += remarks(answers[: court.count], key.statement.has_triggers, court.checked is not None)
@@ -161,6 +161,12 @@ class Court:
 
     def evidence(self, answers: Tensor) -> Evidence:
         """Of ``answers`` (N + T, K), or to the first of the inputs alone."""
+        labels = self.key.labels if self.checked is None else self.checked
+        if pair := exchanged(answers[: self.count], labels):
+            return Evidence.none(
+                f"the answers fit the labels better with the classes {pair[0]} and {pair[1]} "
+                "exchanged: the columns have another order, or the labels are wrong"
+            )
         probes = self.probes[: min(len(answers), self.count)]
         return self.verifier.ask(self.method, self._suspect(answers), self.first, probes, probes)
 
@@ -208,6 +214,11 @@ def verifier(probes: int, level: float, keys_tried: int) -> Verifier:
     return Verifier(**{**numbers, "probes": probes, "keys_tried": keys_tried})
 
 
+def unlabelled(inputs: Tensor) -> Samples:
+    """``inputs`` as samples whose labels nobody knows."""
+    return Samples(inputs, torch.full((len(inputs),), -1))
+
+
 def check_inputs(statement: Statement, inputs: Tensor) -> None:
     """Raises ``InputError`` where ``inputs`` aren't the probes that were committed to."""
     wanted, triggers = statement.probes, statement.triggers
@@ -225,15 +236,33 @@ def check_inputs(statement: Statement, inputs: Tensor) -> None:
 
 def check_triggers(method: Any, key: Any, inputs: Tensor) -> None:
     """Raises ``InputError`` where ``inputs`` (T, ...) aren't the pictures that ``key`` draws."""
-    unlabelled = Samples(inputs, torch.full((len(inputs),), -1))
-    drawn = method.added(key, unlabelled)
+    drawn = method.added(key, unlabelled(inputs))
     if not len(drawn) or torch.equal(drawn.inputs, inputs):
         return
     other = int((drawn.inputs != inputs).flatten(1).any(1).nonzero()[0])
     raise InputError(
-        f"probes: of the last {len(inputs)} number {other + 1} isn't the picture that the key draws "
-        "there: no verdict can stand on it"
+        f"probes: of the last {len(inputs)} number {other + 1} isn't the picture that the key "
+        "draws there: no verdict can stand on it"
     )
+
+
+def exchanged(answers: Tensor, labels: Tensor | None) -> tuple[int, int] | None:
+    """Two classes that seem to be exchanged in ``answers`` (N, K), or None.
+
+    Whoever could choose the order of the classes could choose one that fits the pattern. ``labels``
+    (N,): those of whoever verifies, or the committed ones, -1 where nobody knows. Two classes are
+    exchanged if that would make five more answers right, and a quarter of what was asked of both.
+    """
+    if labels is None:
+        return None
+    clean, labels = usable(answers)[0], labels[: len(answers)]
+    other = mistakes(clean, labels)
+    known = is_clear(clean) & (labels >= 0)
+    asked = labels[known].bincount(minlength=len(other)).float()
+    right = asked - other.sum(1)
+    gain = (other + other.T - right - right[:, None]).fill_diagonal_(-1)
+    wrong = ((gain >= 5) & (4 * gain >= asked + asked[:, None])).nonzero()
+    return tuple(wrong[0].tolist()) if len(wrong) else None
 
 
 def checked_labels(labels: Any, count: int) -> Tensor:
@@ -242,7 +271,7 @@ def checked_labels(labels: Any, count: int) -> Tensor:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels: they are no numbers ({error})") from error
-    if given.shape != (count,) or given.is_floating_point() and (given != given.round()).any():
+    if given.shape != (count,) or (given.is_floating_point() and (given != given.round()).any()):
         raise InputError(
             f"labels of shape {tuple(given.shape)} and type {given.dtype}: one whole number for "
             f"each of {count} probes is needed, -1 where you don't know"
