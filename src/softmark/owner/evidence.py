@@ -183,7 +183,7 @@ def page(made: Mapping[str, Any], inputs: Tensor | None = None) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    environment.filters["percent"] = lambda part: f"{100 * part:.1f} %"
+    environment.filters["percent"] = lambda part: f"{100 * part:.1f}\N{NO-BREAK SPACE}%"
     method = made["statement"]["method"]
     nulls = [NULLS[part] for part in method.split("_")] if made["test"] else []
     data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
@@ -220,8 +220,8 @@ def _curve(made: Mapping[str, Any]) -> str:
     panel.loglog(counts, list(made["curve"].values()), marker="o", color=COLOURS[0])
     if made["level"]:
         panel.axhline(made["level"], color="0.4", linestyle="--", linewidth=1)
-        below = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "right"}
-        panel.annotate("a claim needs this", (counts[-1], made["level"]), (0, 3), **below)
+        below = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "left"}
+        panel.annotate("a claim needs this", (counts[0], made["level"]), (0, 3), **below)
     panel.set(xlabel="probes", ylabel="p")
     picture = io.BytesIO()
     figure.savefig(picture, format="svg", metadata={"Date": None})
