@@ -197,7 +197,7 @@ class Waiting(TorchDispatchMode):
         masks = [t for t in chosen if isinstance(t, Tensor) and t.dtype == torch.bool]
         if masks or any(word in name for word in self.READ):
             frames = traceback.extract_stack()
-            own = [f"{f.name}: {f.line}" for f in frames if "/softmark/" in f.filename]
+            own = [f"{f.name}: {f.line}" for f in frames if "/src/softmark/" in f.filename]
             self.lines.add(own[-1])
         return function(*args, **(kwargs or {}))
 

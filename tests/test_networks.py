@@ -12,7 +12,8 @@ from torch import nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.models.networks import VGG, ConvNet, Ensemble, ResNet, WideResNet, build
+from softmark.models.kinds import CLASSES, build_node, check
+from softmark.models.networks import KINDS, VGG, ConvNet, Ensemble, ResNet, WideResNet, build
 
 NODES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 COLOUR = {"image_shape": (3, 32, 32), "classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -92,17 +93,38 @@ def test_a_built_network_says_how_to_build_it_without_any_data(path):
     node.width = 8
     name = node.pop("name")
     network = build(instantiate(node), pictures(), classes=3)
-    assert network.node["_target_"] == node._target_, name
+    assert KINDS[node._target_] == network.node["kind"], name
     assert json.loads(json.dumps(network.node)) == network.node
-    again = instantiate(network.node, _convert_="all")
+    assert check(network.node) == {}
+    again = build_node(network.node, {})
     assert type(again) is type(network)
     again.load_state_dict(network.state_dict())
     images = torch.rand(4, 2, 8, 8)
     torch.testing.assert_close(again.eval()(images), network.eval()(images))
     # The normalisation is in the node as well: it is the same before any weight is read.
     for kept in ("mean", "std"):
-        fresh = getattr(instantiate(network.node, _convert_="all").features[0], kept)
+        fresh = getattr(build_node(network.node, {}).features[0], kept)
         torch.testing.assert_close(fresh, getattr(network.features[0], kept))
+
+
+def test_every_network_has_a_kind():
+    told = {f"{each.__module__}.{each.__qualname__}" for each in (*CLASSES.values(), Ensemble)}
+    assert told == set(KINDS)
+    assert set(KINDS.values()) == {*CLASSES, "ensemble"}
+
+
+class Named(ConvNet):
+    """Of a user's own."""
+
+    def __init__(self, *, kind: str = "", **rest) -> None:
+        super().__init__(**rest)
+
+
+def test_a_class_of_ones_own_is_named_in_full():
+    network = build(partial(Named, width=4), pictures(), classes=3)
+    assert network.node["kind"] == f"{__name__}.Named"
+    with pytest.raises(InputError, match="can't take the argument 'kind'"):
+        build(partial(Named, width=4, kind="a"), pictures(), classes=3)
 
 
 def test_an_ensemble_answers_with_the_mean_of_probabilities():

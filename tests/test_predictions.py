@@ -70,6 +70,13 @@ def test_every_format_says_the_same(tmp_path_factory, answers, random):
     random.shuffle(order)
     columns = {f"c{place}": answers[order, place] for place in range(answers.shape[1])}
     parquet.write_table(pa.table({"probe": order, **columns}), folder / "a.parquet")
+    names = [f"pictures/{place:05d}.png" for place in order]
+    for kind in ("string", "large_string", "dictionary<values=string, indices=int32, ordered=0>"):
+        column = pa.array(names).dictionary_encode() if "dict" in kind else pa.array(names, kind)
+        for shared in (True, False):
+            table = pa.table({"probe": column, **columns})
+            path = folder / f"{kind[:3]}{shared}.parquet"
+            parquet.write_table(table, path, use_dictionary=shared)
     np.save(folder / "a.npy", answers)
     np.savez(folder / "a.npz", answers=answers)
     rows = [json.dumps({"probe": i, "answers": answers[i].tolist()}) for i in order]
@@ -110,6 +117,46 @@ def test_json_lines_that_cannot_be_used_are_named(lines, message, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     with pytest.raises(InputError, match=message):
         read_predictions(tmp_path / "a.jsonl")
+
+
+def test_many_rows_are_checked_quickly(tmp_path):
+    rows = [f"{place},0" for place in range(300_000)]
+    for last, message in (("7,0", "probe 7 is answered more"), ("300001,0", "probe 300000 isn't")):
+        with pytest.raises(InputError, match=message):
+            read_predictions(csv(tmp_path / "a.csv", ["probe,0", *rows, last]))
+    # Neither does a long name keep the search busy.
+    for lines in (["probe,0", "0" * 200_000 + "!,0"], ["0" * 200_000 + "!,1", "0,0"]):
+        with pytest.raises(InputError, match=r"a\.csv: "):
+            read_predictions(csv(tmp_path / "a.csv", lines))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, '{"answers":' * 100_000, "[1" + "0" * 400 + "]", "[" * 70 + "1" + "]" * 70],
+    ids=["list", "object", "number", "array"],
+)
+def test_json_lines_that_say_too_much_are_named(line, tmp_path):
+    (tmp_path / "a.jsonl").write_text(f"[0.5]\n{line}\n")
+    with pytest.raises(InputError, match=r"a\.jsonl: .*"):
+        read_predictions(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([["a"], ["b"]]),
+        pa.array([b"0", b"1"], pa.binary(1)),
+        pa.array([{"a": 1}, {"a": 2}]),
+        pa.array([True, False]),
+    ],
+    ids=str,
+)
+def test_a_parquet_file_of_other_columns_is_named(values, tmp_path):
+    for names in (("probe", "0"), ("0", "1")):
+        columns = dict(zip(names, (values, [0.5, 0.5]), strict=True))
+        parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=rf"a\.parquet: column '{names[0]}' holds"):
+            read_predictions(tmp_path / "a.parquet")
 
 
 class Bomb:

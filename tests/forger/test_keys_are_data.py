@@ -240,7 +240,7 @@ def test_values_of_other_types_are_refused_or_bound():
 @settings(REPEATABLE, max_examples=3000)
 @given(data=st.data())
 def altered_bytes(data, folder):
-    """Any byte changed, cut off, put in or moved: refused, or not the published key, or the same."""
+    """Any byte changed, cut off or put in: refused, not the published key, or the same."""
     raw = bytearray((folder / "key").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(raw) - 1))

@@ -40,11 +40,25 @@ def fingerprint(source: Source, folder: str | Path) -> str:
     return _cached(source, Path(folder), _header)
 
 
+def is_decoded(source: Source, folder: str | Path) -> bool:
+    """Whether ``folder`` has the content of ``source`` already. Nothing is decoded for this."""
+    try:
+        return bool(_header(_file(source, Path(folder))[0]))
+    except (OSError, *BROKEN_CACHE):
+        return False
+
+
+def _file(source: Source, folder: Path) -> tuple[Path, str]:
+    """The cache file of ``source``, and the signature that its name says."""
+    signature = json.dumps({"format": 1, **source.signature()}, sort_keys=True)
+    name = hashlib.sha256(signature.encode()).hexdigest()[:16]
+    return folder / f"{name}.safetensors", signature
+
+
 def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
     """What ``read`` makes of the cache file of ``source``; one that is missing is made first."""
     try:
-        signature = json.dumps({"format": 1, **source.signature()}, sort_keys=True)
-        path = folder / f"{hashlib.sha256(signature.encode()).hexdigest()[:16]}.safetensors"
+        path, signature = _file(source, folder)
         if path.exists():
             with suppress(*BROKEN_CACHE):
                 return read(path)

@@ -110,7 +110,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a whole record ({error}); remove it") from error
     if not isinstance(record, dict) or record.get("status") not in ("done", "failed"):
         raise InputError(f"{path}: not a record of softmark; remove it")

@@ -65,7 +65,7 @@ class Making:
 
     def network(self) -> nn.Module:
         """The first parent's network."""
-        return load_network(self.store.folder(self.parents[0]) / MODEL)
+        return self._load(self.parents[0])
 
     def key(self, stage: Stage, method: Any) -> Key | None:
         """The key that ``stage`` left; None where it left none."""
@@ -84,7 +84,7 @@ class Making:
         if folder not in _met:
             while len(_met) >= 256:
                 _met.pop(next(iter(_met)))
-            network = load_network(folder / MODEL)
+            network = self._load(stage)
             answer = Front.of(stage, self.store).answer(network)
             _met[folder] = Suspect(answer, network, load_log(folder / LOG))
         return _met[folder]
@@ -93,10 +93,14 @@ class Making:
         """Each parent as an attacker with ``access`` meets it."""
         classes, met = len(self.roles.classes), []
         for parent in self.parents:
-            network = load_network(self.store.folder(parent) / MODEL)
+            network = self._load(parent)
             front = Front.of(parent, self.store)
             met.append(expose(network, access, classes, front.answer(network), keep=front.logs))
         return met
+
+    def _load(self, stage: Stage) -> nn.Module:
+        """The network of ``stage``; it may be of any class that the user's own config names."""
+        return load_network(self.store.folder(stage) / MODEL, stage.targets)
 
     def pool(self, verifier: Verifier, key: Stage | None = None) -> Samples:
         """What the judge asks; ``key``: the stage that has chosen it, where the probes are sure."""

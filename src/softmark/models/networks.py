@@ -22,6 +22,15 @@ Floats = Sequence[float]  # one a channel
 SMALLEST = 8  # pixels a side
 RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
+# What a file calls a network. The full names stand in files of "softmark network 1": they stay,
+# wherever the classes move.
+KINDS = {
+    "softmark.models.networks.ConvNet": "convnet",
+    "softmark.models.networks.ResNet": "resnet",
+    "softmark.models.networks.VGG": "vgg",
+    "softmark.models.networks.WideResNet": "wideresnet",
+    "softmark.models.networks.Ensemble": "ensemble",
+}
 
 
 class Network(nn.Module):
@@ -247,8 +256,7 @@ class Ensemble(nn.Module):
     def of(cls, networks: Sequence[nn.Module]) -> Ensemble:
         """Of networks that ``build`` has made."""
         whole = cls(networks)
-        node = f"{cls.__module__}.{cls.__qualname__}"
-        whole.node = {"_target_": node, "networks": [network.node for network in networks]}
+        whole.node = {"kind": "ensemble", "networks": [network.node for network in networks]}
         return whole
 
     def forward(self, images: Tensor) -> Tensor:
@@ -259,8 +267,11 @@ class Ensemble(nn.Module):
 def build(network: functools.partial[nn.Module], samples: Samples, classes: int) -> nn.Module:
     """``network`` (a ``conf/model`` node, partial) for pictures like ``samples``: new weights.
 
-    Its attribute ``node`` is the config that builds the same architecture without any data.
+    Its attribute ``node`` says how to build the same architecture without any data: its ``kind``
+    (of a class outside of ``KINDS`` the full name) and its arguments.
     """
+    if "kind" in network.keywords:
+        raise InputError("a network can't take the argument 'kind': its file says so what it is")
     images = samples.inputs.float() / 255
     arguments = {
         **network.keywords,
@@ -270,5 +281,6 @@ def build(network: functools.partial[nn.Module], samples: Samples, classes: int)
         "std": images.std((0, 2, 3)).clamp_min(1e-3).tolist(),
     }
     made = network.func(**arguments)
-    made.node = {"_target_": f"{network.func.__module__}.{network.func.__qualname__}", **arguments}
+    name = f"{network.func.__module__}.{network.func.__qualname__}"
+    made.node = {"kind": KINDS.get(name, name), **arguments}
     return made

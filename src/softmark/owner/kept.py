@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from softmark.errors import InputError
+from softmark.nodes import short
 
 
 class Kept:
@@ -42,8 +43,8 @@ class Kept:
                 batch = json.loads(line)
                 rows = torch.tensor(batch["answers"], dtype=torch.float32)
                 good = batch["from"] == start and rows.ndim == 2 and start + len(rows) <= count
-            # No JSON, JSON of another shape, rows of several lengths, no numbers.
-            except (ValueError, KeyError, TypeError, RuntimeError):
+            # No JSON, JSON of another shape, rows of several lengths, no numbers, too large ones.
+            except Exception:
                 good = False
             if not good or (answers and rows.shape[1] != answers[0].shape[1]):
                 raise InputError(f"--kept={self.path}: line {number} is damaged; remove the file")
@@ -64,13 +65,14 @@ class Kept:
     def _check(self, first: bytes) -> None:
         try:
             there = json.loads(first)
-        except ValueError:
+        except (ValueError, RecursionError):
             there = None
         if not isinstance(there, dict) or there.keys() != self.identity.keys():
             raise InputError(f"--kept={self.path} holds no answers of an endpoint: name another")
         for key, value in self.identity.items():
             if there[key] != value:
-                which = f"{key} {there[key]}, not {value}" if key != "inputs" else "other inputs"
+                which = f"{key} {short(there[key])}, not {value}"
+                which = "other inputs" if key == "inputs" else which
                 raise InputError(
                     f"--kept={self.path} holds the answers of {which}: name another file, or "
                     "remove this one"

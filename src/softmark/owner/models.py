@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import sys
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import safetensors.torch
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
+from softmark.nodes import short
+from softmark.owner.arrays import read_array
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:
@@ -56,14 +56,15 @@ def _read_weights(model: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise InputError(f"{path}: it can't be read ({error.strerror})") from error
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:120]
+        # What a damaged pickle raises is anybody's guess.
+        except Exception as error:
+            reason = short(error) or type(error).__name__
             raise InputError(
                 f"{path}: not a state dict that can be read without running code ({reason})"
             ) from error
     try:
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:  # the file may hold anything else than a state dict
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: weights of another model ({reason} ...)") from error
 
@@ -81,11 +82,16 @@ def save_probes(probes: Tensor, path: Path) -> None:
 
 
 def load_probes(path: Path) -> Tensor:
-    """The inputs (N, ...) in ``path``. Raises ``InputError`` where it holds none."""
+    """The inputs (N, ...) in ``path``.
+
+    Raises ``InputError`` where it holds none, or would unpack to far more than its size.
+    """
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return torch.from_numpy(found["inputs"])
+        found = torch.from_numpy(read_array(path, lambda names: "inputs"))
     except OSError as error:
         raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, AttributeError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path}: no probes of softmark ({error})") from error
+    except (ValueError, TypeError) as error:  # TypeError: numbers that torch doesn't have
+        raise InputError(f"{path}: no probes of softmark ({short(error)})") from error
+    if found.ndim < 2:
+        raise InputError(f"{path}: inputs of shape {tuple(found.shape)}; (N, ...) are needed")
+    return found

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import csv
 
 from softmark.errors import InputError
+from softmark.nodes import short
+from softmark.owner.arrays import read_array, room
+from softmark.owner.pages import read_parquet
 
 PROBE = "probe"  # the column that says which probe a row answers: a number, or a file's name
 FORMATS = (".csv", ".parquet", ".npy", ".npz", ".jsonl")
+COLUMN = 10_000  # bytes that pyarrow takes for each column of CSV, however few rows there are
+TEXTS = (pa.string(), pa.large_string(), pa.string_view())
+LONGEST_NAME = 500  # letters of a column's name, or of a picture's with its folders
 
 
 def read_predictions(path: Path) -> np.ndarray:
@@ -25,7 +31,7 @@ def read_predictions(path: Path) -> np.ndarray:
     says which probe a row answers (12 or 00012.png), rows are brought into that order. JSON lines
     hold a list each, or an object with ``answers`` and perhaps ``probe``. Nothing is unpickled.
     Raises ``InputError`` for rows that are missing or there twice, columns that aren't numbers, and
-    files that can't be read.
+    files that can't be read, or that would unpack to far more than their size (``arrays.room``).
     """
     read = {".csv": _csv, ".parquet": _parquet, ".npy": _array, ".npz": _array, ".jsonl": _lines}
     if path.suffix not in read:
@@ -36,24 +42,27 @@ def read_predictions(path: Path) -> np.ndarray:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
+    # A damaged file makes pyarrow, json and numpy raise whatever they have.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: it can't be read as {path.suffix[1:]} ({reason})") from error
 
 
 def _array(path: Path) -> np.ndarray:
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        if len(found.files) != 1 and "answers" not in found.files:
-            raise InputError(f"{path}: it holds {', '.join(found.files)}; answers is needed")
-        return found["answers" if "answers" in found.files else found.files[0]]
+    def chosen(names: list[str]) -> str:
+        if len(names) == 1 or "answers" in names:
+            return "answers" if "answers" in names else names[0]
+        raise InputError(f"{path}: it holds {short(', '.join(names))}; answers is needed")
+
+    return read_array(path, chosen)
 
 
 def _csv(path: Path) -> np.ndarray:
     with path.open() as file:
-        first = file.readline().strip().split(",")
+        line = file.readline()
+    if line.count(",") * COLUMN > room(path.stat().st_size):
+        raise InputError(f"{path}: {line.count(',') + 1:,} columns are too many for so few rows")
+    first = line.strip().split(",")
     # Numbers in the first line are a row, unless they count the classes.
     counted = [cell.strip('" ') for cell in first] == [str(i) for i in range(len(first))]
     bare = all(_is_number(cell) for cell in first) and not counted
@@ -62,25 +71,52 @@ def _csv(path: Path) -> np.ndarray:
 
 
 def _parquet(path: Path) -> np.ndarray:
-    return _table(parquet.read_table(path), path)
+    def check(schema: pa.Schema) -> None:
+        _check_columns(schema, path)
+        kind = schema.field(PROBE).type if PROBE in schema.names else pa.int64()
+        if not (_is_numbers(kind) or kind in TEXTS or pa.types.is_dictionary(kind)):
+            raise InputError(f"{path}: column {PROBE!r} holds {short(kind)}, not numbers or names")
+
+    return _table(read_parquet(path, PROBE, check), path)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _check_columns(schema: pa.Schema, path: Path) -> None:
+    for field in schema:
+        if len(field.name) > LONGEST_NAME:
+            raise InputError(f"{path}: a column's name has {len(field.name):,} letters")
+        if field.name != PROBE and not _is_numbers(field.type):
+            raise InputError(
+                f"{path}: column {field.name!r} holds {short(field.type)}, not numbers: only "
+                f"columns of classes and {PROBE!r} are needed"
+            )
 
 
 def _table(table: pa.Table, path: Path) -> np.ndarray:
+    _check_columns(table.schema, path)
     names = table.column_names
-    probes = table[PROBE].to_pylist() if PROBE in names else None
+    probes = _listed(table[PROBE]) if PROBE in names else None
     names = _ordered([name for name in names if name != PROBE and not _is_index(table, name)])
-    for name in names:
-        kind = table[name].type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise InputError(
-                f"{path}: column {name!r} holds {kind}, not numbers: only columns of classes and "
-                f"{PROBE!r} are needed"
-            )
     if not names:
         raise InputError(f"{path}: there is no column of a class")
     columns = [table[name].to_numpy() for name in names]
-    answers = columns[0] if len(columns) == 1 else np.stack(columns, axis=1).astype(float)
+    with np.errstate(invalid="ignore"):  # of NaNs that signal, in a damaged file
+        answers = columns[0] if len(columns) == 1 else np.stack(columns, axis=1).astype(float)
     return answers if probes is None else _in_order(answers, probes, path)
+
+
+def _listed(column: pa.ChunkedArray) -> list[Any]:
+    """The values of ``column``; what rows of a dictionary share is one object."""
+    if not pa.types.is_dictionary(column.type):
+        return column.to_pylist()
+    found: list[Any] = []
+    for chunk in column.chunks:
+        values = chunk.dictionary.to_pylist()
+        found += [None if place is None else values[place] for place in chunk.indices.to_pylist()]
+    return found
 
 
 def _is_index(table: pa.Table, name: str) -> bool:
@@ -107,18 +143,20 @@ def _lines(path: Path) -> np.ndarray:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is no JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is no JSON ({short(error)})") from error
         if isinstance(row, dict):
             if "answers" not in row:
-                raise InputError(f"{path}: line {number} has no answers, only {', '.join(row)}")
+                there = short(", ".join(row))
+                raise InputError(f"{path}: line {number} has no answers, only {there}")
             probes.append(row.get(PROBE))
             row = row["answers"]
         rows.append(row)
     try:
         answers = np.array(rows, dtype=float)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: the rows aren't equally many numbers ({error})") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = short(error)
+        raise InputError(f"{path}: the rows aren't equally many numbers ({reason})") from error
     named = [each for each in probes if each is not None]
     if not named:
         return answers
@@ -131,16 +169,19 @@ def _in_order(answers: np.ndarray, probes: list[Any], path: Path) -> np.ndarray:
     """``answers`` sorted by the probes that they name, each of which must be there once."""
     places = []
     for name in probes:
-        found = re.fullmatch(r"(?:.*[/\\])?0*(\d+)(?:\.\w+)?", str(name))
-        if not found:
-            raise InputError(f"{path}: {PROBE}={name}: a number, or a name such as 00012.png")
+        # A longer one is no name of a file, and would keep the search busy.
+        text = str(name)[: LONGEST_NAME + 1]
+        found = re.fullmatch(r"(?:.*[/\\])?0*(\d{1,18})(?:\.\w+)?", text)
+        if len(text) > LONGEST_NAME or not found:
+            shown = short(text)
+            raise InputError(f"{path}: {PROBE}={shown}: a number, or a name such as 00012.png")
         places.append(int(found[1]))
-    count = len(places)
-    if len(set(places)) < count:
-        twice = next(place for place in sorted(places) if places.count(place) > 1)
+    there, count = set(places), len(places)
+    if len(there) < count:
+        twice = min(place for place, times in Counter(places).items() if times > 1)
         raise InputError(f"{path}: probe {twice} is answered more than once")
     if max(places) >= count:
-        missing = next(place for place in range(count) if place not in set(places))
+        missing = next(place for place in range(count) if place not in there)
         raise InputError(f"{path}: probe {missing} isn't answered, and probe {max(places)} is")
     return answers[np.argsort(places)]
 

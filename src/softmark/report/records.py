@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
-from hydra.utils import get_class, instantiate
-
-from softmark.data.cache import fingerprint
+from softmark.data.cache import fingerprint, is_decoded
+from softmark.data.sources import Digits, Hub, ImageFolder
+from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
-from softmark.experiment.plan import UNHASHED, plan
+from softmark.experiment.plan import UNHASHED, plan, steps_of
 from softmark.experiment.record import read_record
+from softmark.nodes import short
 from softmark.report.columns import COLUMNS, cells
 from softmark.report.rows import Record, Row, filled
+
+# A record is data. Of what it names these classes alone are made.
+SOURCES = {
+    "softmark.data.sources.Digits": Digits,
+    "softmark.data.sources.Hub": Hub,
+    "softmark.data.sources.ImageFolder": ImageFolder,
+    "softmark.data.synthetic.Synthetic": Synthetic,
+}
+STAGES = 2000  # innocents of a pool, or models on the way of an attack, that a record may ask for
 
 
 def read(folder: Path) -> tuple[list[Record], list[str]]:
@@ -36,8 +48,9 @@ def _checked(record: Record, path: Path) -> Record:
         whole = filled(record)
         cells(Row((), (whole,)), list(COLUMNS))
         own = record["address"] == path.stem
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: a record that lacks {error}; remove it") from error
+    # It may hold anything in any place.
+    except Exception as error:
+        raise InputError(f"{path}: a record that lacks {short(error)}; remove it") from error
     if not own:
         raise InputError(f"{path}: the record of {record['address']}; remove it")
     return whole
@@ -47,11 +60,15 @@ def current(record: Record, output: Path) -> bool:
     """Whether this code, with these versions and data, would make ``record`` where it lies."""
     if not record["config"]:
         return False
-    # A plan needs the unhashed keys, which no record has. "auto" is another precision elsewhere.
-    config = {**dict.fromkeys(UNHASHED), **record["config"]}
-    config |= {"precision": record["precision"], "output_dir": str(output)}
     try:
-        if not _at_hand(json.dumps(config["data"]["source"]), output):
+        # What is written is resolved; Hydra would resolve it again.
+        if "${" in json.dumps(record["config"]):
+            return False
+        # A plan needs the unhashed keys, which no record has.
+        config = {**dict.fromkeys(UNHASHED), **record["config"]}
+        # "auto" is another precision elsewhere.
+        config |= {"precision": record["precision"], "output_dir": str(output)}
+        if not _bounded(config) or not _at_hand(json.dumps(config["data"]["source"]), output):
             return False
         return plan(config).record.stem == record["address"]
     # A config of any age may fail in any way; this code can't make its cell then.
@@ -59,19 +76,38 @@ def current(record: Record, output: Path) -> bool:
         return False
 
 
+def _bounded(config: dict[str, Any]) -> bool:
+    """Whether its plan has as many stages as a cell may have: each costs time and memory."""
+    pools = [config["innocents"][pool] for pool in ("calibration", "evaluation")]
+    steps = list(steps_of(config["attack"]))
+    held = 1 + sum(len(step.get("colluders") or ()) for step in steps)
+    return max(*pools, held * len(steps)) <= STAGES
+
+
 @functools.lru_cache(maxsize=64)
 def _at_hand(source: str, output: Path) -> bool:
-    """Whether the data can be had: tried once, and not for each of hundreds of records."""
+    """Whether the data can be had: tried once, and not for each of hundreds of records.
+
+    Nothing is downloaded, drawn or decoded because a record says so, but the digits.
+    """
     config = json.loads(source)
-    module = config["_target_"].rpartition(".")[0]
-    # A record is data: it mustn't name just anything to be called.
-    nested = any(isinstance(value, dict | list) for value in config.values())
-    if nested or not module.startswith("softmark."):
+    if not isinstance(config, dict) or not all(map(_is_plain, config.values())):
         return False
-    if get_class(config["_target_"]).__module__ != module:
+    target = config.pop("_target_", None)
+    kind = SOURCES.get(target) if isinstance(target, str) else None
+    if kind is None or config.keys() != {field.name for field in dataclasses.fields(kind)}:
         return False
+    if kind is not Digits:
+        return is_decoded(kind(**config), output / "data")
     try:
-        fingerprint(instantiate(config), output / "data")
+        fingerprint(kind(), output / "data")
     except InputError:
         return False
     return True
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` is no node, and no text that Hydra would resolve."""
+    if isinstance(value, str):
+        return "${" not in value
+    return value is None or isinstance(value, bool | int | float)

@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,21 @@ class Stage:
             "parents": [parent.address for parent in self.parents],
         }
         return sha256(json.dumps(identity, sort_keys=True, allow_nan=False))[:16]
+
+    @functools.cached_property
+    def targets(self) -> frozenset[str]:
+        """Every ``_target_`` in this stage's config and in those of its ancestors."""
+        return frozenset(_targets(self.config)).union(*(each.targets for each in self.parents))
+
+
+def _targets(config: Any) -> Iterator[str]:
+    inside: Iterable[Any] = config if isinstance(config, list | tuple) else ()
+    if isinstance(config, dict):
+        inside = config.values()
+        if isinstance(target := config.get("_target_"), str):
+            yield target
+    for value in inside:
+        yield from _targets(value)
 
 
 @functools.cache

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from softmark.errors import InputError
 
 LIBRARIES = {"site-packages", "dist-packages"}
+# Asked where it lies, importlib asks a hook of setuptools, which imports itself.
+HOOKED = {"distutils"}
 
 
 class Spot(NamedTuple):
@@ -27,6 +29,9 @@ class Spot(NamedTuple):
 def spot_of(module: str) -> Spot | None:
     """Where ``module`` lies; None where there is none."""
     above, _, name = module.rpartition(".")
+    # What is no name of a file or folder would lead out of its package.
+    if module in HOOKED or name != Path(name).name:
+        return None
     if not above:
         # Asked for a module inside a package, importlib would import the package, and torch.
         spec = None

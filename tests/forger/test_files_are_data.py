@@ -40,7 +40,7 @@ from test_training import samples
 
 MOST = 20_000  # names, of which hypothesis draws
 EXAMPLES = settings(
-    max_examples=6000,
+    max_examples=400,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -417,7 +417,7 @@ def altered(content: bytes, changes) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(EXAMPLES, max_examples=3000)
+@settings(EXAMPLES, max_examples=300)
 @given(changes=st.lists(CHANGE, min_size=1, max_size=4))
 @example(changes=[("cut", 0, None)])
 def test_a_damaged_file_is_read_or_refused(name, changes, tmp_path):
