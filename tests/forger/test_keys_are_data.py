@@ -6,16 +6,21 @@ refused, no module is imported, no file is touched.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import hashlib
 import importlib
+import io
 import json
 import pkgutil
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -24,6 +29,7 @@ from hypothesis import strategies as st
 
 import owners
 import softmark
+from conftest import ROOT
 from softmark import InputError
 from softmark.models.files import read_tensors
 from softmark.owner import kinds
@@ -33,13 +39,16 @@ from softmark.owner.commitment import (
     publish,
     read_publication,
 )
+from softmark.owner.evidence import statement
 from softmark.owner.mark import committed
 from softmark.owner.statement import Statement
+from softmark.owner.verify import examine
 
 REPEATABLE = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 EXAMPLES = 1000
+RECHECK = runpy.run_path(str(ROOT / "scripts" / "recheck.py"))
 
 
 @functools.cache
@@ -208,6 +217,57 @@ def planted_with_its_hash(data):
 
 def test_a_statement_of_anything_else_is_refused(untouched):
     planted_with_its_hash()
+
+
+@functools.cache
+def evidence() -> dict[str, Any]:
+    """Of an innocent's answers, with the seed."""
+    answers = torch.randn(500, 10, generator=torch.manual_seed(1)).softmax(1)
+    found = examine(answers, key(), owners.probes())
+    return json.loads(json.dumps(statement(found, "x", publication(key().statement), True)))
+
+
+def rechecked(made: Any, folder: Path) -> None:
+    """What recheck.py makes of the evidence ``made``: it ends by itself, and claims nothing."""
+    file = folder / "evidence.json"
+    file.write_text(json.dumps(made))
+    words = [file, folder / "softmark.commitment.json", folder / "probes.npz"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["recheck.py", *map(str, words)])
+        # Many files, and one price.
+        patch.setattr(hashlib, "scrypt", lambda password, *, salt, **price: salt)
+        with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(io.StringIO()):
+            RECHECK["main"]()
+    assert stopped.value.code in (2, 3)
+
+
+@settings(REPEATABLE, max_examples=150)
+@given(data=st.data())
+def planted_into_evidence(data, folder):
+    made = evidence()
+    inside = [path for path in places(made) if path[:1] != ("ranks",) or len(path) < 3]
+    node, extra = data.draw(planted_nodes()), data.draw(st.booleans())
+    rechecked(planted(made, data.draw(st.sampled_from(inside)), node, extra), folder)
+
+
+@settings(REPEATABLE, max_examples=150)
+@given(data=st.data())
+def values_in_evidence(data, folder):
+    made = evidence()
+    path = data.draw(st.sampled_from([path for path in places(made) if len(path) < 4]))
+    rechecked(planted(made, path, data.draw(st.sampled_from(VALUES)), False), folder)
+
+
+@pytest.fixture
+def honest(folder) -> None:
+    """What a file that is as it should be needs was imported before."""
+    np.savez(folder / "probes.npz", inputs=owners.probes().numpy())
+    rechecked(evidence(), folder)
+
+
+def test_what_evidence_names_is_refused(folder, honest, untouched):
+    planted_into_evidence(folder=folder)
+    values_in_evidence(folder=folder)
 
 
 VALUES = [

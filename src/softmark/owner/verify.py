@@ -272,9 +272,11 @@ def checked_labels(labels: Any, count: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels: they are no numbers ({error})") from error
     if given.shape != (count,) or (given.is_floating_point() and (given != given.round()).any()):
+        first = given.shape == (count - 1,)
+        hint = "; a 0 in the first line of a CSV is taken for the column's name" if first else ""
         raise InputError(
             f"labels of shape {tuple(given.shape)} and type {given.dtype}: one whole number for "
-            f"each of {count} probes is needed, -1 where you don't know"
+            f"each of {count} probes is needed, -1 where you don't know{hint}"
         )
     return given.long()
 
