@@ -204,7 +204,7 @@ def test_the_forger_of_old_would_succeed_if_labels_were_taken_for_true():
         right = torch.where(labels == truth_of(inputs), labels, -1)
         _, test, _ = method.exact(answers, right, key.pattern_key("a"))
         assert test.p_value() > 1e-6
-    assert max(ps) < 1e-8
+    assert max(ps) < 1e-6  # the level of then
 
 
 # --- Keys that are ground before they are published. --------------------------------------------
