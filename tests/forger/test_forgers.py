@@ -207,6 +207,28 @@ def test_the_forger_of_old_would_succeed_if_labels_were_taken_for_true():
     assert max(ps) < 1e-6  # the level of then
 
 
+def test_labels_count_just_where_whoever_verifies_gives_the_same():
+    inputs, labels = torch.rand(3000, 4, generator=torch.manual_seed(0)), torch.arange(3000) % 10
+    key = key_of("csp", inputs, labels)
+    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    chances = (1.5 * pattern).fill_diagonal_(5.0)[labels].softmax(1)
+    told = torch.multinomial(chances, 1, generator=torch.manual_seed(1))[:, 0]
+    answers = F.one_hot(told, 10).float()
+
+    def p_of(given: Tensor | None) -> float:
+        return softmark.verify(answers, key, inputs, labels=given).p_value
+
+    wrong = torch.where(torch.arange(3000) % 3 == 0, (labels + 1) % 10, labels)
+    assert p_of(None) == p_of(torch.full((3000,), -1)) == 1.0
+    assert p_of(labels) < 1e-12
+    assert p_of(labels) < p_of(wrong) < 1e-6
+    unknown = torch.where(torch.arange(3000) % 3 == 0, -1, labels)
+    assert p_of(unknown) == p_of(wrong)
+    for given in (labels[:-1], labels / 7, "nothing"):
+        with pytest.raises(InputError, match="labels"):
+            p_of(given)
+
+
 # --- Keys that are ground before they are published. --------------------------------------------
 
 
