@@ -325,6 +325,21 @@ def test_the_price_is_what_it_says():
 # --- Levels. ----------------------------------------------------------------------------------
 
 
+def test_an_owner_alone_needs_1e_12():
+    key = key_of("csp", probes(), None)
+    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    verdicts = [
+        softmark.verify(marked_answers(pattern, lean), key, probes())
+        for lean in np.arange(0.02, 0.6, 0.02)
+    ]
+    between = [verdict for verdict in verdicts if 1e-12 < verdict.p_value < 1e-6]
+    assert len(between) > 1
+    assert not any(verdict.claimed for verdict in between)
+    assert {verdict.levels["signs"] for verdict in verdicts} == {1e-12}
+    assert verdicts[-1].claimed
+    assert "scrypt" in verdicts[-1].grounds
+
+
 @pytest.mark.parametrize("level", [0.99, 2e-12, 1e-6, 0.0, -1.0, 1])
 def test_a_weaker_level_is_refused(level):
     with pytest.raises(InputError, match=r"level=.*: softmark's own is 1e-12"):
