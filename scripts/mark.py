@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         (data.inputs, data.labels),
         options.message,
         method=method,
-        probes=held.inputs,
+        probes=(held.inputs, held.labels),
         overrides=rest,
         beacon=beacon,
     )

@@ -34,11 +34,11 @@ def run(marked: Path, to: Path) -> None:
     from softmark.console import report
     from softmark.errors import InputError
     from softmark.owner.commitment import COMMITMENT, read_publication
+    from softmark.owner.court import check_inputs
     from softmark.owner.folder import PROBES
     from softmark.owner.models import load_probes, save_probes
     from softmark.owner.pictures import write_about, write_pictures
     from softmark.owner.statement import Statement
-    from softmark.owner.verify import check_inputs
 
     probes = load_probes(marked / PROBES)
     published = read_publication(marked / COMMITMENT)

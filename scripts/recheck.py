@@ -6,11 +6,12 @@
 Take the commitment from where it was published, and not from whoever accuses. docs/FORMAT.md says
 every byte that is hashed, and every test.
 
---labels: the classes that you see in the probes, one number a line, -1 where you don't know.
-Without it no test counts what the suspect mistakes for what. --answers: the suspect's answers as
+--labels: the classes that you see in the probes, one number a line, for all of them. Without it no
+test counts what the suspect mistakes for what. --answers: the suspect's answers as
 you got them (.npy, or .csv without names): the order in the evidence must be theirs. --round,
---info: what a drand server gives for /CHAIN/public/ROUND and /CHAIN/info, of a key with a beacon,
-and --published when the commitment was public, as 2026-12-01T10:00Z.
+--info: what a drand server gives for /CHAIN/public/ROUND and /CHAIN/info, of a key with a beacon;
+--published: when the commitment was public, as 2026-12-01T10:00Z; --chain: the hash of a chain that
+you trust, if it isn't quicknet's.
 
 Exit status: 0 where p reaches softmark's level and is what the evidence says, 3 where not, 2 for
 unusable files.
@@ -25,14 +26,16 @@ import sys
 import zipfile
 from datetime import datetime
 from fractions import Fraction
-from math import ceil, comb, floor
+from math import ceil, factorial, floor, lgamma, log
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
 LARGEST = 2**28  # bytes of a file, packed or not
+QUICKNET = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
 METHODS = ("csp", "usp", "csp_margin", "usp_margin")
+NUMBERS = {"beta", "eps", "feature_cosine", "feature_weight", "gamma", "margin"}
 KEYS = {"beacon", "classes", "format", "labels", "level", "method"}
 KEYS |= {"numbers", "probes", "seals", "triggers", "victim"}
 
@@ -56,7 +59,7 @@ def main():
     )
     for name in ("evidence", "commitment", "probes"):
         parser.add_argument(name)
-    for name in ("labels", "answers", "round", "info", "published"):
+    for name in ("labels", "answers", "round", "info", "published", "chain"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args()
     try:
@@ -107,12 +110,14 @@ def recheck(options):
     check_probes(options.probes, bound, root)
     ranks = checked_ranks(data["ranks"], K, N + T)
     mine = numbers_in(options.labels).astype(int).ravel() if options.labels else None
-    if mine is not None and mine.shape != (N,):
-        raise Unusable(f"--labels: {len(mine)} numbers; one for each of {N} probes is needed")
+    if mine is not None and not (mine.shape == (N,) and 0 <= mine.min() <= mine.max() < K):
+        raise Unusable(f"--labels: {len(mine)} numbers; a class for each of {N} probes is needed")
     seen = answers(options.answers, ranks) if options.answers else None
-    check_order(labels if mine is None else mine, ranks[:N], K)
+    tied = (ranks[:N] == ranks[:N, :1]).all(1).sum()
+    need(tied <= 0.05 * N, f"{tied} of {N} answers tell nothing")
     p = p_of(bound, victim, labels, mine, ranks, root, triggers)
-    p = min(1.0, p * max(1, int(data["tried"])) * len(bound["seals"]))
+    tried = data["tried"] * len(bound["seals"]) * orders(bound, labels, ranks[:N])
+    p = min(1.0, p * min(tried, 10**300))
     return told(data, bound, p, level, seal, mine, seen)
 
 
@@ -141,11 +146,19 @@ def check_formats(data, published):
         raise Unusable("the commitment isn't the hash of its statement")
     probes, seals, level = bound["probes"], bound["seals"], bound["level"]
     margin = str(bound["method"]).endswith("_margin")
+    numbers, beacon = bound["numbers"], bound["beacon"]
     fine = bound.keys() == KEYS and bound["method"] in METHODS
-    fine = fine and whole(bound["classes"], 3, 100_000) and whole(probes["count"], 1, 10**9)
+    fine = fine and probes.keys() == {"count", "sha256", "shape", "type"}
+    fine = fine and numbers.keys() == NUMBERS and all(type(n) is float for n in numbers.values())
+    fine = fine and whole(bound["classes"], 5, 100_000) and whole(probes["count"], 1, 10**9)
     fine = fine and whole(bound["triggers"], margin, 100_000 * margin)
     fine = fine and all(whole(size, 1, 10**6) for size in probes["shape"])
     fine = fine and 1 <= len(seals) <= (1 if margin else 10_000) and len(set(seals)) == len(seals)
+    fine = fine and all(re.fullmatch("[0-9a-f]{64}", each) for each in [*seals, probes["sha256"]])
+    if beacon is not None:
+        fine = fine and beacon.keys() == {"chain", "genesis", "period", "round"}
+        fine = fine and all(whole(beacon[n], 1, 10**12) for n in ("genesis", "period", "round"))
+        fine = fine and re.fullmatch("[0-9a-f]{64}", beacon["chain"])
     own = 1e-6 if bound["beacon"] else 1e-12
     if not (fine and (level is None or (type(level) is float and 0 < level <= own))):
         raise Unusable("the commitment's statement isn't one of softmark's")
@@ -196,6 +209,8 @@ def beacon(options, data, bound):
     if not all(given):
         raise Unusable("--round, --info and --published: each needs the others")
     came, info = read_json(options.round), read_json(options.info)
+    trusted = options.chain or QUICKNET
+    need(wanted["chain"] == trusted, f"the key names the chain {wanted['chain']}, not {trusted}")
     fits = (info["hash"], info["genesis_time"], info["period"], came["round"])
     wants = tuple(wanted[name] for name in ("chain", "genesis", "period", "round"))
     need(fits == wants, "the round is of another chain, or another one")
@@ -218,8 +233,9 @@ def check_probes(name, bound, root):
     """The probes are the committed ones, and behind them lie the pictures that the seed draws."""
     wanted, T = bound["probes"], bound["triggers"]
     with zipfile.ZipFile(name) as packed:
-        if sum(part.file_size for part in packed.infolist()) > LARGEST:
-            raise Unusable(f"{name}: it unpacks to more than {LARGEST} bytes")
+        parts = packed.infolist()
+        if [part.filename for part in parts] != ["inputs.npy"] or parts[0].file_size > LARGEST:
+            raise Unusable(f"{name}: just inputs.npy is needed, of {LARGEST} bytes at most")
     with np.load(name, allow_pickle=False) as found:
         inputs = found["inputs"]
     N, shape = wanted["count"], tuple(wanted["shape"])
@@ -292,16 +308,14 @@ def answers(name, ranks):
     return True
 
 
-def check_order(labels, ranks, K):
-    """Refuse where labels and answers fit much better with two classes exchanged."""
-    top, counts = ranks.argmax(1), np.zeros((K, K))
+def orders(bound, labels, ranks):
+    """So many orders of columns whoever brings the answers may choose among."""
+    K, top = bound["classes"], ranks.argmax(1)
     used = (ranks.max(1) == K) & (labels >= 0)
-    np.add.at(counts, (labels[used], top[used]), 1)
-    right, asked = counts.diagonal(), counts.sum(1)
-    gain = counts + counts.T - right - right[:, None]
-    wrong = (gain >= 5) & (4 * gain >= asked + asked[:, None])
-    pair = np.argwhere(wrong)[0] if wrong.any() else []
-    need(not wrong.any(), f"classes {pair} are exchanged in the answers, as the labels say")
+    asked = np.bincount(labels[used], minlength=K)
+    right = np.bincount(labels[used & (top == labels)], minlength=K)
+    unseen = int(((right < 5) | (2 * right <= asked)).sum())
+    return 1 if unseen < 2 else factorial(K) // factorial(K - unseen) * unseen**2
 
 
 def p_of(bound, victim, labels, mine, ranks, root, triggers):
@@ -417,8 +431,11 @@ def direction(seen, pattern, usual, symmetric):
 def luck(hits, K):
     """P(so many hits or more), each with chance 1 / K."""
     n = len(hits)
-    odds = (comb(n, k) * (1 / K) ** k * (1 - 1 / K) ** (n - k) for k in range(hits.sum(), n + 1))
-    return min(1.0, max(sum(odds), 1e-300))
+    ways = [
+        lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - k * log(K) + (n - k) * log(1 - 1 / K)
+        for k in range(hits.sum(), n + 1)
+    ]
+    return min(1.0, max(float(np.exp(ways).sum()), 1e-300))
 
 
 def without(seen, known, least):
@@ -442,8 +459,6 @@ def told(data, bound, p, level, seal, mine, seen):
     print(f"the seed is number {seals.index(seal) + 1} of {len(seals)} that were published")
     if not seen:
         print("not checked: that the answers are the suspect's (--answers; ask it yourself)")
-    if not bound["labels"] and mine is None:
-        print("not checked: the order of the classes (no labels: --labels, of your own)")
     if bound["labels"] and mine is None:
         print("not counted: what the suspect mistakes for what (--labels, of your own)")
     if bound["beacon"] and level < 1e-6:

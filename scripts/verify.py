@@ -36,6 +36,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", help="of the suspect, in the evidence; SUSPECT where none is given"
     )
+    parser.add_argument(
+        "--commitment", type=Path, metavar="FILE", help="as it was published; MARKED's if none"
+    )
     parser.add_argument("--disclose", action="store_true", help="put the pattern's seed into it")
     parser.add_argument(
         "--keys-tried", type=int, default=1, metavar="N", help="p is multiplied by N"
@@ -44,11 +47,12 @@ def arguments() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="the classes that you see in the probes, -1 where you don't know: only labels of the "
-        "owner's that are yours, too, count",
+        help="the classes that you see in the probes, of all of them: only labels of the owner's "
+        "that are yours, too, count",
     )
     beacon = parser.add_argument_group("of a key with a beacon")
     beacon.add_argument("--beacon", metavar="URL", help="a drand server, to look up its round")
+    beacon.add_argument("--chain", metavar="HASH", help="a chain that you trust; quicknet if none")
     beacon.add_argument("--published", metavar="TIME", help="when the commitment was public")
     server = parser.add_argument_group("of a server")
     server.add_argument("--protocol", choices=("v2", "json"), default="v2")
@@ -83,7 +87,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> bool:
-    from softmark.owner.beacon import beacon_of
+    from softmark.owner.beacon import QUICKNET, Beacon
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.endpoint import Endpoint
     from softmark.owner.evidence import check_folder, of_endpoint, of_file, statement, write
@@ -95,14 +99,15 @@ def run(options: argparse.Namespace) -> bool:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
     labels = read_predictions(options.labels) if options.labels else None
-    beacon = beacon_of(key, options.beacon) if options.beacon else None
+    chain = options.chain or QUICKNET
+    beacon = Beacon(options.beacon, chain) if options.beacon else None
     looked_up = {"beacon": beacon, "published": options.published}
     suspect, file = suspect_of(options)
     found = examine(suspect, key, probes, options.keys_tried, options.logits, labels, **looked_up)
     source = of_file(file) if file else None
     if isinstance(suspect, Endpoint):
         source = of_endpoint(suspect)
-    published = read_publication(options.marked / COMMITMENT)
+    published = read_publication(options.commitment or options.marked / COMMITMENT)
     name = options.name or options.suspect
     made = statement(found, name, published, options.disclose, source)
     show(made)

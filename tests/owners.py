@@ -29,6 +29,12 @@ def probes() -> Tensor:
     return rows()[0][HELD]
 
 
+def labelled() -> tuple[Tensor, Tensor]:
+    """The probes, and what they are."""
+    inputs, labels = rows()
+    return inputs[HELD], labels[HELD]
+
+
 def pictures() -> tuple[Tensor, Tensor]:
     """The same as uint8 pictures, (N, 1, 8, 8)."""
     inputs, labels = rows()

@@ -253,6 +253,9 @@ def test_scripts_wait_for_the_round_and_look_it_up(url, tmp_path, monkeypatch, c
     ran = call("verify", "marked", *model)
     assert (ran.code, "needs 1e-12" in ran.out, "nobody looked up" in ran.out) == (0, True, True)
     looked_up = ("--beacon", url, "--published", before)
+    ran = call("verify", "marked", *model, *looked_up)
+    assert (ran.code, "answers 404" in ran.err) == (2, True)  # a chain that nobody said they trust
+    looked_up = (*looked_up, "--chain", CHAIN)
     ran = call("verify", "marked", *model, *looked_up, "--to", "e", "--disclose")
     assert (ran.code, "needs 1e-06" in ran.out) == (0, True)
     key, _ = softmark.load("marked")
@@ -265,13 +268,16 @@ def test_scripts_wait_for_the_round_and_look_it_up(url, tmp_path, monkeypatch, c
     assert (ran.code, "needs 1e-12" in ran.out, "not looked up" in ran.out) == (0, True, True)
     given = ("--round", "round.json", "--info", "info.json", "--published")
     ran = call("recheck", *files, *given, before)
+    assert (ran.code, "the key names the chain" in ran.err) == (3, True)
+    given = ("--chain", CHAIN, *given)
+    ran = call("recheck", *files, *given, before)
     assert (ran.code, "needs 1e-06" in ran.out) == (0, True)
     ran = call("recheck", *files, *given, datetime.now(UTC).isoformat())
     assert (ran.code, "came before the commitment was public" in ran.err) == (3, True)
     Path("round.json").write_text(json.dumps(signed(wanted.round + 1)))
     ran = call("recheck", *files, *given, before)
     assert (ran.code, "of another chain, or another one" in ran.err) == (3, True)
-    ran = call("recheck", *files, *given[:2], "--published", before)
+    ran = call("recheck", *files, *given[:4], "--published", before)
     assert (ran.code, "each needs the others" in ran.err) == (2, True)
 
 

@@ -132,7 +132,7 @@ def _check_statement(statement: Any) -> None:
     _need(fits, "The statement's numbers have other keys than they should.")
     fits = all(type(value) is float and math.isfinite(value) for value in numbers.values())
     _need(fits, "One of the statement's numbers is no float.")
-    _need(_is_int(statement["classes"], 3, 100_000), "The number of classes is malformed.")
+    _need(_is_int(statement["classes"], 5, 100_000), "The number of classes is malformed.")
     _check_probes(statement["probes"])
     for name in ("labels", "victim"):
         fits = statement[name] is None or _is_hash(statement[name])
@@ -528,21 +528,16 @@ def _check_inputs(statement: dict, inputs: np.ndarray) -> None:
     _need(found == probes["sha256"], "The probes are not the ones of the statement.")
 
 
-def _check_order(ranks: np.ndarray, tops: np.ndarray, labels: np.ndarray | None) -> None:
-    """Refuse answers of which many would be right with two classes exchanged."""
-    if labels is None:
-        return
+def _orders(ranks: np.ndarray, tops: np.ndarray, labels: np.ndarray | None) -> int:
+    """How many orders of the columns the committed labels leave open."""
     classes = ranks.shape[1]
-    for first in range(classes):
-        for second in range(first):
-            right = swapped = asked = 0
-            for label, other in ((first, second), (second, first)):
-                clear = (labels == label) & (ranks.max(1) == classes)
-                right += int((tops[clear] == label).sum())
-                swapped += int((tops[clear] == other).sum())
-                asked += int(clear.sum())
-            gain = swapped - right
-            _need(gain < 5 or 4 * gain < asked, "Two classes are exchanged in the answers.")
+    clear = ranks.max(1) == classes
+    unseen = 0
+    for label in range(classes):
+        rows = np.zeros(len(ranks), bool) if labels is None else (labels == label) & clear
+        right = int((tops[rows] == label).sum())
+        unseen += not (right >= 5 and 2 * right > int(rows.sum()))
+    return math.perm(classes, unseen) * unseen**2 if unseen > 1 else 1
 
 
 def _at_least(p: float) -> float:
@@ -607,7 +602,8 @@ def p_of(
     if labels is not None:
         checked = np.asarray(labels)
         fits = checked.shape == (count,) and checked.dtype.kind in "iu"
-        _need(fits, f"The labels of whoever verifies should be {count} integers.")
+        fits = fits and checked.min() >= 0 and checked.max() < classes
+        _need(bool(fits), f"The labels of whoever verifies should be {count} classes.")
 
     bound = hashlib.sha256(b"softmark pattern 1\n" + bytes.fromhex(commitment) + own).digest()
     root = root_of(seed, bound)
@@ -616,6 +612,8 @@ def p_of(
         _need(np.array_equal(inputs[count:], drawn), "The triggers are not those of the seed.")
 
     tops = _tops(ranks)
+    tied = int((np.ptp(ranks[:count], axis=1) == 0).sum())
+    _need(tied <= 0.05 * count, "Too many answers tell nothing.")
     sums = _tail_sums(ranks[:count], tops[:count])
     rows, shares = (None, None) if victim is None else victim
     errors = _errors(ranks[:count], tops[:count], committed, checked, shares)
@@ -626,7 +624,6 @@ def p_of(
         found = _directions_p(_gaussian_pattern(root, classes), sums, errors, rows)
     p = _at_least(min(1.0, min(found) * len(found))) if found else 1.0
 
-    _check_order(ranks[:count], tops[:count], committed if checked is None else checked)
     if triggers:
         numbers = np.frombuffer(_stream(root, 8 * triggers), ">u8")
         hit = tops[count:] == (numbers % classes).astype(np.int64)
@@ -634,4 +631,5 @@ def p_of(
         first_free = -(-classes * (classes - 1) // 64) if signed else 0
         p = min(1.0, 3 * min(_combined(p, hit, classes, first_free)))
     # p is at least 1e-300; an int beyond the floats would overflow.
-    return min(1.0, p * min(tried, 10**301) * len(statement["seals"]))
+    tried *= len(statement["seals"]) * _orders(ranks[:count], tops[:count], committed)
+    return min(1.0, p * min(tried, 10**301))

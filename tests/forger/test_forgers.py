@@ -10,7 +10,9 @@ import copy
 import functools
 import hashlib
 import hmac
+import itertools
 import json
+import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -218,13 +220,15 @@ def test_labels_count_just_where_whoever_verifies_gives_the_same():
     def p_of(given: Tensor | None) -> float:
         return softmark.verify(answers, key, inputs, labels=given).p_value
 
-    wrong = torch.where(torch.arange(3000) % 3 == 0, (labels + 1) % 10, labels)
-    assert p_of(None) == p_of(torch.full((3000,), -1)) == 1.0
+    third = torch.arange(3000) % 3 == 0
+    wrong = torch.where(third, (labels + 1) % 10, labels)
+    assert p_of(None) == p_of((labels + 1) % 10) == 1.0
     assert p_of(labels) < 1e-12
     assert p_of(labels) < p_of(wrong) < 1e-6
-    unknown = torch.where(torch.arange(3000) % 3 == 0, -1, labels)
-    assert p_of(unknown) == p_of(wrong)
-    for given in (labels[:-1], labels / 7, "nothing"):
+    assert p_of(torch.where(third, (labels + 2) % 10, labels)) == p_of(wrong)
+    # Who may leave some out may choose them.
+    unknown = torch.where(third, -1, labels)
+    for given in (unknown, labels[:-1], labels / 7, "nothing", labels + 1):
         with pytest.raises(InputError, match="labels"):
             p_of(given)
 
@@ -469,6 +473,10 @@ def test_another_customer_cannot_be_named_later():
         replace(key, messages=("b",))
     with pytest.raises(InputError, match="doesn't fit its secret or customers"):
         replace(key, secret=bytes(32))
+    with pytest.raises(InputError, match="doesn't fit its unmarked model"):
+        replace(key, victim=victim().roll((1, 1), (1, 2)))
+    with pytest.raises(InputError, match="doesn't fit its randomness"):
+        replace(key, randomness=bytes(32))
 
 
 @pytest.mark.parametrize("classes", [9, 11, 100])
@@ -481,16 +489,72 @@ def test_a_key_for_another_number_of_classes_is_refused(classes):
 
 
 def test_the_order_of_classes_cannot_be_chosen():
-    """Who brings the answers could exchange columns until they fit; labels tell what is what."""
-    key = key_of("csp", probes(), truth(), victim())
-    answers, random = innocents.answers("SVC", probes()), np.random.default_rng(0)
+    """Who brings the answers could exchange columns until they fit: p pays for all orders."""
+    inputs, labels = (part[owners.HELD] for part in owners.pictures())
+    key = key_of("csp", inputs, labels, victim())
+    answers, random = innocents.answers("SVC", inputs), np.random.default_rng(0)
+    court = examine(answers, key, inputs).court
+    assert court.orders(answers) == 1
+    for moved in range(2, 11):
+        order = torch.arange(10)
+        order[:moved] = order[:moved].roll(1)
+        assert court.orders(answers[:, order]) == math.perm(10, moved) * moved**2
+    assert court.orders(answers[:20]) == math.factorial(10) * 100  # too few of each
     for _ in range(50):
         order = torch.from_numpy(random.permutation(10))
-        if (order == torch.arange(10)).all():
-            continue
-        verdict = softmark.verify(answers[:, order], key, probes())
+        verdict = softmark.verify(answers[:, order], key, inputs)
+        assert not verdict.claimed
+        assert "don't show the place of" in verdict.why
+
+
+def ordered(answers: Tensor, pattern: Tensor) -> Tensor:
+    """The best order of columns that a climb from pair to pair finds: (K,)."""
+
+    def fit(order: Tensor) -> float:
+        return float((tail_sums(answers)[order][:, order] * pattern).sum())
+
+    order, classes = torch.arange(len(pattern)), len(pattern)
+    for _ in range(6):
+        for first, second in itertools.combinations(range(classes), 2):
+            other = order.clone()
+            other[[first, second]] = other[[second, first]]
+            if fit(other) > fit(order):
+                order = other
+    return order
+
+
+@pytest.mark.parametrize("told", ["nothing", "a few of each", "one class"])
+def test_columns_in_the_order_that_fits_best_claim_nobody(told, cheap):
+    """Twenty classes have 10^18 orders: the best of them fits any pattern well."""
+    classes, generator = 20, torch.manual_seed(0)
+    count = {"nothing": 300, "a few of each": 80, "one class": 300}[told]
+    truth = (
+        torch.zeros(count, dtype=torch.int64) if told == "one class" else torch.arange(count) % 20
+    )
+    habit = torch.randn(classes, classes, generator=generator)
+    logits = 2 * habit[truth] + torch.randn(count, classes, generator=generator)
+    answers = logits.scatter(1, truth[:, None], 9.0).softmax(1)
+    inputs = torch.rand(count, 3, generator=generator)
+    key = key_of("csp", inputs, None if told == "nothing" else truth, None, classes)
+    order = ordered(answers, watermark_of(key.statement).pattern(key.pattern_key("a")))
+    found = examine(answers[:, order], key, inputs)
+    (test,) = found.evidence.tests.values()
+    assert test.p_value() < (1e-4 if told == "one class" else 1e-9)
+    assert not found.verdict.claimed
+    assert found.verdict.p_value > 1e-6
+
+
+def test_answers_that_are_left_out_are_few():
+    """Who may leave out answers can leave out those that don't fit."""
+    key = key_of("csp", probes(), truth(), victim())
+    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    for left_out in (torch.nan, 0.1):
+        answers = marked_answers(pattern)
+        answers[: COUNT // 20] = left_out
+        assert softmark.verify(answers, key, probes()).p_value is not None
+        answers[: COUNT // 20 + 1] = left_out
+        verdict = softmark.verify(answers, key, probes())
         assert (verdict.claimed, verdict.p_value) == (False, None)
-        assert "exchanged" in verdict.why
 
 
 # --- Evidence. ------------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def drawn(number: int) -> Case:
     answers = _answers(way, pattern_key, top, random, torch_random)
     mine = None
     if labels is not None and random.random() < 0.6:
-        mine = torch.where(torch.rand(count, generator=torch_random) < 0.9, labels, -1)
+        right = torch.rand(count, generator=torch_random) < 0.9
+        mine = torch.where(right, labels, (labels + 1) % classes)
     tried = random.choice([1, 1, 1, 7, 10**6])
     found = examine(answers, key, inputs, tried, labels=mine)
     monkeypatch.setattr(Examination, "curve", lambda self: {})  # for people to read
@@ -107,9 +108,9 @@ def _answers(way, key, top: Tensor, random: Random, generator) -> Tensor:
     if odd < 0.15:
         answers = (answers * 100).round() / 100
     elif odd < 0.25:
-        answers[: len(answers) // 4] = torch.nan
+        answers[: len(answers) // 30] = torch.nan
     elif odd < 0.35:
-        answers[::3] = 1 / len(pattern)
+        answers[::25] = 1 / len(pattern)
     elif odd < 0.4:
         answers = torch.eye(len(pattern))[answers.argmax(1)]
     return answers
@@ -123,7 +124,7 @@ def rechecked(case: Case, folder: Path) -> float:
     files["probes"] = folder / "p.npz"
     np.savez(files["probes"], inputs=case.probes)
     options = {name: str(path) for name, path in files.items()}
-    options |= dict.fromkeys(("labels", "answers", "round", "info", "published"))
+    options |= dict.fromkeys(("labels", "answers", "round", "info", "published", "chain"))
     if case.labels is not None:
         options["labels"] = str(folder / "labels.npy")
         np.save(options["labels"], case.labels)

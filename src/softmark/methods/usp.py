@@ -179,4 +179,5 @@ class USP(SoftLabels):
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    return float(F.cosine_similarity(first.flatten(), second.flatten(), dim=0))
+    # In float32 a cosine next to 1 rounds to it, and p to 0.
+    return float(F.cosine_similarity(first.double().flatten(), second.double().flatten(), dim=0))

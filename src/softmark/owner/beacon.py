@@ -17,7 +17,6 @@ from typing import Any
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.owner.calls import Calls, address
-from softmark.owner.key import Key
 from softmark.owner.statement import Round, short
 
 # "quicknet" of the League of Entropy: a round every three seconds.
@@ -120,10 +119,3 @@ def check_round(
             f"round {wanted.round} of the beacon has other numbers than the key: no verdict can "
             "stand on it"
         )
-
-
-def beacon_of(key: Key, url: str) -> Beacon:
-    """The server ``url`` for the chain of ``key``. Raises ``InputError`` if it names none."""
-    if key.statement.beacon is None:
-        raise InputError(f"--beacon={url}: the key names no beacon's round")
-    return Beacon(url, key.statement.beacon.chain)

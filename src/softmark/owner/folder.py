@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.owner.commitment import COMMITMENT, check_published, publish, read_publication
+from softmark.owner.court import check_inputs
 from softmark.owner.key import Key
 from softmark.owner.mark import Marked
 from softmark.owner.models import load_probes, save_model, save_probes
 from softmark.owner.samples import as_inputs
-from softmark.owner.verify import check_inputs
 
 KEY = "key.safetensors"
 PROBES = "probes.npz"

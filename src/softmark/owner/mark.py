@@ -23,11 +23,12 @@ from softmark.methods.marking import MarkingLoss
 from softmark.methods.soft_labels import observe
 from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication, told_apart
+from softmark.owner.court import unlabelled
 from softmark.owner.key import Key, check_messages, seals
 from softmark.owner.kinds import numbers_of, settings, triggers_of, watermark, watermark_of
-from softmark.owner.samples import as_inputs, as_samples, check_labels, check_model
+from softmark.owner.samples import as_probes, as_samples, check_labels, check_model
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
-from softmark.owner.verify import Verdict, unlabelled, verify
+from softmark.owner.verify import Verdict, verify
 from softmark.training import Fit, compute_on, predict
 
 # Classes of which fewer can't reach a claim's level: with a beacon or triggers, and without both.
@@ -122,16 +123,17 @@ def mark_each(
     check_classes(method, classes, beacon)
     check_labels(samples.labels, classes)
     if probes is None:
-        asked = _drawn(samples.inputs, config["verifier"]["probes"])
+        drawn = _drawn(samples, config["verifier"]["probes"])
+        asked, known = drawn.inputs, drawn.labels
     else:
-        asked = as_inputs(probes)
+        asked, known = as_probes(probes)
         check_model(model, asked, "probes")
     check_pictures(config, samples.inputs, asked)
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
     answers, victim = observe(model, samples)
-    # A model that isn't trained yet knows no labels.
+    # What the model answers shows best what the mark changes; one that isn't trained knows nothing.
     trained = (answers.argmax(1) == samples.labels).float().mean() >= TRAINED
-    labels = predict(model, asked).argmax(1) if trained else None
+    labels = predict(model, asked).argmax(1) if trained else known
     now = datetime.now(UTC)
     key = committed(method, config, messages, classes, asked, victim, labels, beacon)
     first = key.pattern_keys()[messages[0]]
@@ -222,7 +224,9 @@ def new_key(
 ) -> Key:
     """A committed key of csp for a model that is yet to be trained, with ``marking_loss``.
 
-    ``probes``: what a suspect will be asked, inputs (N, ...). ``unmarked``: the model before it is
+    ``probes``: what a suspect will be asked, inputs (N, ...), or a pair of these and their labels
+    (N,): five probes of each class show the order of the classes, else p is multiplied by the
+    number of orders. ``unmarked``: the model before it is
     marked, or another for the same task, if there is one: what it shows without a mark isn't taken
     for one then, and p is much smaller. ``beacon``: as for ``mark``. Raises ``InputError`` as
     ``mark``.
@@ -232,7 +236,7 @@ def new_key(
         raise InputError(f"classes={classes!r}: a whole number is needed")
     config = settings("csp", overrides)
     check_classes("csp", classes, beacon)
-    asked, victim, labels = as_inputs(probes), None, None
+    (asked, labels), victim = as_probes(probes), None
     if unmarked is not None:
         if (found := check_model(unmarked, asked, "probes")) != classes:
             raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
@@ -273,8 +277,8 @@ def check_pictures(config: Mapping[str, Any], *inputs: Tensor) -> None:
         check_uint8_pictures(each)
 
 
-def _drawn(inputs: Tensor, count: int) -> Tensor:
-    """``count`` of ``inputs`` in an order that no key decides."""
+def _drawn(samples: Samples, count: int) -> Samples:
+    """``count`` of ``samples`` in an order that no key decides."""
     # The raw stream never changes (NEP 19): whoever has the data finds the same probes.
-    order = np.argsort(np.random.PCG64(0).random_raw(len(inputs)), kind="stable")
-    return inputs[torch.from_numpy(order[:count].copy())]
+    order = np.argsort(np.random.PCG64(0).random_raw(len(samples)), kind="stable")
+    return samples[torch.from_numpy(order[:count].copy())]

@@ -46,6 +46,14 @@ def as_inputs(probes: Any, where: str = "probes") -> Tensor:
     return _checked(torch.cat(batches), where)
 
 
+def as_probes(probes: Any) -> tuple[Tensor, Tensor | None]:
+    """The inputs (N, ...) and the labels (N,) where ``probes`` is a pair of both; else None."""
+    if not _is_pair(probes):
+        return as_inputs(probes), None
+    samples = as_samples(probes)
+    return samples.inputs, samples.labels
+
+
 def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
     """How many classes K ``model`` tells apart: it maps a batch of ``what`` to logits (N, K)."""
     if not isinstance(model, nn.Module):

@@ -96,7 +96,7 @@ class Statement:
             raise InputError(f"method={short(self.method)}: {', '.join(METHODS)} are known")
         least, most = (1, 100_000) if self.has_triggers else (0, 0)
         _whole("triggers", self.triggers, least, most)
-        _whole("classes", self.classes, 3, 100_000)
+        _whole("classes", self.classes, 5, 100_000)
         numbers = self.numbers
         if not isinstance(numbers, Mapping) or sorted(numbers) != sorted(NUMBERS):
             raise InputError(f"numbers={short(numbers)}: {', '.join(NUMBERS)} are needed")
