@@ -239,17 +239,17 @@ def test_scripts_wait_for_the_round_and_look_it_up(url, tmp_path, monkeypatch, c
 
     monkeypatch.chdir(tmp_path)
     call = scripts.__wrapped__(monkeypatch, capsys)
-    Path("mine.py").write_text(
+    Path("seen_by_a_beacon.py").write_text(
         "from torch import nn\ndef build():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))\n"
     )
     before = datetime.now(UTC).isoformat()
     ran = call(
-        "mark", "mine:build", "--message", "a", "--to", "marked", "recipe.epochs=20",
+        "mark", "seen_by_a_beacon:build", "--message", "a", "--to", "marked", "recipe.epochs=20",
         "method.marking.beta=1", "--beacon", url, "--chain", CHAIN, "--delay", 1,
     )  # fmt: skip
     assert (ran.code, "publish now, before" in ran.err) == (0, True), ran.err
-    model = ("mine:build", "--weights", "marked/model.safetensors")
+    model = ("seen_by_a_beacon:build", "--weights", "marked/model.safetensors")
     ran = call("verify", "marked", *model)
     assert (ran.code, "needs 1e-12" in ran.out, "nobody looked up" in ran.out) == (0, True, True)
     looked_up = ("--beacon", url, "--published", before)
