@@ -39,7 +39,7 @@ from softmark.owner.commitment import publication
 from softmark.owner.evidence import statement, write
 from softmark.owner.kinds import settings, watermark, watermark_of
 from softmark.owner.mark import committed
-from softmark.owner.statement import Statement, hash_of
+from softmark.owner.statement import Statement, canonical, hash_of
 from softmark.owner.verify import examine
 from softmark.tails import mistakes, surprises, tail_sums, usual_of, without
 
@@ -636,6 +636,44 @@ def test_evidence_of_the_innocent_is_no_claim_whatever_is_written_into_it(tmp_pa
         evidence.write_text(json.dumps({**honest, **forged}))
         for options in ((), theirs):
             assert recheck(capsys, evidence, *rest, *options)[0] in (2, 3), forged
+
+
+STATEMENTS: dict[str, dict[str, Any]] = {
+    "a weak level": {"level": 0.99},
+    "the level of a beacon": {"level": 1e-6},
+    "no numbers": {"numbers": {}},
+    "a key more": {"more": 1},
+    "two customers of one seal": {"seals": ["0" * 64] * 2},
+    "a method without a name": {"method": "control"},
+    "three classes": {"classes": 3},
+    "a beacon of nothing": {"beacon": {}},
+}
+
+
+@pytest.mark.parametrize("how", STATEMENTS)
+def test_recheck_takes_no_statement_that_softmark_would_refuse(how, tmp_path, capsys):
+    """Though its commitment fits it, and the evidence holds the same."""
+    key = key_of("csp", probes(), truth(), victim())
+    evidence, published, inputs = files_of(key, innocents.answers("SVC", probes()), tmp_path)
+    made = {**json.loads(published.read_text())["statement"], **STATEMENTS[how]}
+    commitment = hashlib.sha256(canonical(made)).hexdigest()
+    for path in (evidence, published):
+        told = {**json.loads(path.read_text()), "statement": made, "commitment": commitment}
+        path.write_text(json.dumps(told))
+    with pytest.raises(InputError):
+        Statement.read(made)
+    code, said = recheck(capsys, evidence, published, inputs)
+    assert (code, "isn't one of softmark's" in said) == (2, True)
+
+
+def test_recheck_takes_no_commitment_that_is_not_the_hash_of_its_statement(tmp_path, capsys):
+    """Else another pattern would follow from the same statement, and again another."""
+    key = key_of("csp", probes(), truth(), victim())
+    evidence, published, inputs = files_of(key, innocents.answers("SVC", probes()), tmp_path)
+    for path in (evidence, published):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "commitment": "0" * 64}))
+    code, said = recheck(capsys, evidence, published, inputs)
+    assert (code, "isn't the hash of its statement" in said) == (2, True)
 
 
 def test_answers_that_tie_at_the_top_count_as_no_mistakes(tmp_path, capsys):
