@@ -638,6 +638,25 @@ def test_evidence_of_the_innocent_is_no_claim_whatever_is_written_into_it(tmp_pa
             assert recheck(capsys, evidence, *rest, *options)[0] in (2, 3), forged
 
 
+def test_recheck_takes_no_evidence_that_leaves_answers_out(tmp_path, capsys):
+    """More than five in a hundred, by rows that tie throughout."""
+    key = key_of("csp", probes(), None)
+    answers = marked_answers(watermark_of(key.statement).pattern(key.pattern_key("a")))
+    evidence, *rest = files_of(key, answers, tmp_path)
+    honest = json.loads(evidence.read_text())
+    for left_out, code, words in (
+        (COUNT // 20, 0, "claimed"),
+        (COUNT // 20 + 1, 3, "tell nothing"),
+    ):
+        ranks = [[5.5] * 10] * left_out + honest["ranks"][left_out:]
+        made = {**honest, "ranks": ranks}
+        # The file's p is of all answers.
+        made["p"] = examine(torch.tensor(ranks).softmax(1), key, probes()).verdict.p_value or 1.0
+        evidence.write_text(json.dumps(made))
+        found, said = recheck(capsys, evidence, *rest)
+        assert (found, words in said) == (code, True)
+
+
 STATEMENTS: dict[str, dict[str, Any]] = {
     "a weak level": {"level": 0.99},
     "the level of a beacon": {"level": 1e-6},
