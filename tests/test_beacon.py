@@ -277,6 +277,13 @@ def test_scripts_wait_for_the_round_and_look_it_up(url, tmp_path, monkeypatch, c
     Path("round.json").write_text(json.dumps(signed(wanted.round + 1)))
     ran = call("recheck", *files, *given, before)
     assert (ran.code, "of another chain, or another one" in ran.err) == (3, True)
+    for forged in (
+        {**signed(wanted.round + 1), "round": wanted.round},
+        {**signed(wanted.round), "signature": "00"},
+    ):
+        Path("round.json").write_text(json.dumps(forged))
+        ran = call("recheck", *files, *given, before)
+        assert (ran.code, "the round has other numbers" in ran.err) == (3, True)
     ran = call("recheck", *files, *given[:4], "--published", before)
     assert (ran.code, "each needs the others" in ran.err) == (2, True)
 
