@@ -33,6 +33,7 @@ from conftest import ROOT
 from softmark import InputError
 from softmark.methods.csp import paired
 from softmark.methods.soft_labels import pairs
+from softmark.methods.usp import cosine
 from softmark.models.files import read_tensors
 from softmark.owner import key as keys
 from softmark.owner.commitment import publication
@@ -725,6 +726,12 @@ def test_usp_reads_labels_alone_with_five_classes():
     for other in others:
         _, test, _ = method.exact(F.one_hot(told, 5).float(), labels, other.pattern_key("a"))
         assert test.p_value() > 1e-4
+
+
+def test_a_cosine_next_to_1_is_not_1():
+    """In float32 it was, and p of few dimensions fell to nothing."""
+    near = cosine(torch.tensor([1.0, 0, 0]), torch.tensor([1.0, 1e-5, 0]))
+    assert 1 - near == pytest.approx(5e-11, rel=1e-3)
 
 
 def test_without_usual_tails_the_sums_are_as_they_are():
