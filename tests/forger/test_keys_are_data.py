@@ -350,3 +350,16 @@ def test_a_key_of_another_method_is_refused_in_one_line(method, folder, tmp_path
     safetensors.torch.save_file(tensors, tmp_path / "key", told)
     with pytest.raises(InputError, match="csp, usp, csp_margin, usp_margin are known"):
         softmark.Key.load(tmp_path / "key")
+
+
+def test_a_commitment_of_another_statement_or_key_is_refused(tmp_path):
+    softmark.save((key(), owners.probes()), tmp_path / "m")
+    file = tmp_path / "m" / "softmark.commitment.json"
+    made = json.loads(file.read_text())
+    file.write_text(json.dumps({**made, "commitment": "0" * 64}))
+    with pytest.raises(InputError, match="isn't that of its statement"):
+        read_publication(file)
+    other = softmark.new_key("b", 10, owners.probes())
+    file.write_text(json.dumps(publication(other.statement)))
+    with pytest.raises(InputError, match="isn't the key's"):
+        softmark.load(tmp_path / "m")
