@@ -26,7 +26,7 @@ import sys
 import zipfile
 from datetime import datetime
 from fractions import Fraction
-from math import ceil, factorial, floor, lgamma, log
+from math import ceil, floor, lgamma, log, perm
 from pathlib import Path
 from statistics import NormalDist
 
@@ -315,7 +315,7 @@ def orders(bound, labels, ranks):
     asked = np.bincount(labels[used], minlength=K)
     right = np.bincount(labels[used & (top == labels)], minlength=K)
     unseen = int(((right < 5) | (2 * right <= asked)).sum())
-    return 1 if unseen < 2 else factorial(K) // factorial(K - unseen) * unseen**2
+    return 1 if unseen < 2 else perm(K, unseen) * unseen**2
 
 
 def p_of(bound, victim, labels, mine, ranks, root, triggers):

@@ -128,7 +128,7 @@ def orders_open(unseen: int, classes: int) -> int:
     """
     if unseen < 2:
         return 1
-    return math.factorial(classes) // math.factorial(classes - unseen) * unseen**2
+    return math.perm(classes, unseen) * unseen**2
 
 
 def verifier(probes: int, level: float, keys_tried: int) -> Verifier:
