@@ -13,6 +13,7 @@ from softmark.errors import InputError
 from softmark.experiment import front, judge, stages
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
+from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.store import store as stores
@@ -55,23 +56,23 @@ def real(tmp_path_factory):
     return run
 
 
-def court_of(config, cell, store) -> tuple[judge.Court, dict]:
-    """The court as the verdict has it, and the innocents of each pool."""
+def key_verifier_of(config, cell, store) -> tuple[KeyVerifier, dict]:
+    """The key as the verdict has it, and the innocents of each pool."""
     method, verifier = make(cell.key.config["method"]), make(config["verifier"])
     pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
     key = front.load_key(store.folder(cell.key) / front.KEY, method)
     now = stages.Making(None, {}, None, None, (), store)
-    court = judge.Court(method, verifier, key, judge.expected(now, method, cell.key, pool))
+    key_verifier = KeyVerifier(method, verifier, key, judge.expected(now, method, cell.key, pool))
     pools, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
-    return court, pools
+    return key_verifier, pools
 
 
 def meet(stage, store) -> Suspect:
     return stages.Making(None, {}, None, None, (), store).suspect(stage)
 
 
-def p_of(court: judge.Court, suspect: Suspect) -> float:
-    return max(court.verifier.p_values(court.ask(suspect), ()).values())
+def p_of(key_verifier: KeyVerifier, suspect: Suspect) -> float:
+    return max(key_verifier.verifier.p_values(key_verifier.evidence(suspect), ()).values())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,42 +113,44 @@ def test_no_innocent_is_claimed(method, real):
 @pytest.mark.parametrize("method", METHODS)
 def test_minus_the_pattern_is_no_mark(method, real, monkeypatch):
     config, _, cell, store = real(method)
-    court, _ = court_of(config, cell, store)
+    key_verifier, _ = key_verifier_of(config, cell, store)
     suspect = meet(cell.watermarked, store)
-    assert p_of(court, suspect) < 1e-12
-    straight = type(court.method).pattern
-    monkeypatch.setattr(type(court.method), "pattern", lambda self, key: -straight(self, key))
-    assert p_of(court, suspect) > 0.9
+    assert p_of(key_verifier, suspect) < 1e-12
+    straight = type(key_verifier.method).pattern
+    monkeypatch.setattr(
+        type(key_verifier.method), "pattern", lambda self, key: -straight(self, key)
+    )
+    assert p_of(key_verifier, suspect) > 0.9
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_another_key_finds_nothing_in_the_marked_model(method, real):
     config, _, cell, store = real(method)
-    court, _ = court_of(config, cell, store)
+    key_verifier, _ = key_verifier_of(config, cell, store)
     suspect = meet(cell.watermarked, store)
     for number in range(20):
         torch.manual_seed(number)
-        court.key = court.method.draw(court.pool, 10, stages.repeatable)
-        assert p_of(court, suspect) > 1e-4
+        key_verifier.key = key_verifier.method.draw(key_verifier.pool, 10, stages.repeatable)
+        assert p_of(key_verifier, suspect) > 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_usual_is_the_unmarked_victims_and_nothing_that_was_learnt_moves_p(method, real):
     config, record, cell, store = real(method)
-    court, _ = court_of(config, cell, store)
+    key_verifier, _ = key_verifier_of(config, cell, store)
     victim = meet(cell.victim, store).answers(stages.roles_of(config).owner)
-    torch.testing.assert_close(court.key.usual, usual_of(victim))
+    torch.testing.assert_close(key_verifier.key.usual, usual_of(victim))
     suspect = meet(cell.suspect, store)
-    assert p_of(court, suspect) == record["p_value"]
-    for tensor in court.key.detector.state_dict().values():
+    assert p_of(key_verifier, suspect) == record["p_value"]
+    for tensor in key_verifier.key.detector.state_dict().values():
         tensor.copy_(torch.randn_like(tensor))
-    assert p_of(court, suspect) == record["p_value"]
+    assert p_of(key_verifier, suspect) == record["p_value"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_calibration_and_evaluation_are_other_models(method, real):
     config, _, cell, store = real(method)
-    _, pools = court_of(config, cell, store)
+    _, pools = key_verifier_of(config, cell, store)
     scores = [
         {tuple(each.evidence.scores.tolist()) for each in pools[name]}
         for name in ("calibration", "evaluation")

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.judge import Court
 from softmark.experiment.stages import repeatable
+from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.tails import tail_sums, usual_of
@@ -135,7 +135,7 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
         except InputError:
             refused += 1
             continue
-        found = Court(judged, verifier, key, pool).ask(suspect)
+        found = KeyVerifier(judged, verifier, key, pool).evidence(suspect)
         verdict = verifier.judge(found, (), ())
         claims += verdict.claimed
         least = min(least, verdict.p_value or 1.0)
@@ -160,7 +160,9 @@ def test_the_forger_of_old_would_succeed(cell, answers, pool):
     believing = Believing.__new__(Believing)
     believing.__dict__.update(honest.__dict__)
     key = believing.draw(pool, CLASSES, repeatable)
-    found: Evidence = Court(believing, verifier, key, pool).ask(Suspect(lambda images: answers))
+    found: Evidence = KeyVerifier(believing, verifier, key, pool).evidence(
+        Suspect(lambda images: answers)
+    )
     assert verifier.judge(found, (), ()).p_value < 1e-12
 
 

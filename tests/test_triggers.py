@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.judge import Court
 from softmark.methods.adi import Adi
 from softmark.methods.blackmarks import BlackMarks, Signing, clustered
 from softmark.methods.dawn import Dawn
 from softmark.methods.ewe import EntangledWatermark, Entangling, outputs_of, soft_nearest
 from softmark.methods.frontier import Frontier, Split, chosen_of, keep
 from softmark.methods.key import Key
+from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.margin import Margin, Widening
 from softmark.methods.mea_defender import Composing, MeaDefender, apart
 from softmark.methods.stamped import Stamped, of_class
@@ -125,9 +125,9 @@ def test_of(name: str, suspect: Suspect, key: Key, **changed):
 test_of.__test__ = False
 
 
-def the_court(made: Watermark, key: Key) -> Court:
+def key_verifier_of(made: Watermark, key: Key) -> KeyVerifier:
     levels = {"exact": 1e-6, "sampled": 1e-3, "innocents": 0.05}
-    return Court(made, Verifier(200, "samples", [], levels, 0.5, 0.01, 1), key, judge())
+    return KeyVerifier(made, Verifier(200, "samples", [], levels, 0.5, 0.01, 1), key, judge())
 
 
 @pytest.mark.parametrize("name", EXACT + REDRAWN)
@@ -144,11 +144,11 @@ def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
         return probes_of(*given)
 
     made.probes = probes
-    court = the_court(made, key)
+    key_verifier = key_verifier_of(made, key)
     for suspect in (Suspect(answer), Suspect(answer)):
-        whole, part = court.ask(suspect), court.ask(suspect, 10)
+        whole, part = key_verifier.evidence(suspect), key_verifier.evidence(suspect, 10)
         assert torch.equal(part.scores, whole.scores[:10])
-    assert asked == [len(court.probes)] * 2
+    assert asked == [len(key_verifier.probes)] * 2
     assert len(drawn) == 1
 
 
@@ -599,7 +599,7 @@ def test_dawn_has_no_evidence_where_the_thief_asked_too_little():
     images = pictures(200, 9).inputs
     right = images[made.steps(key, images) == 0]
     log = Samples(right, torch.zeros(len(right), dtype=torch.int64))
-    found = the_court(made, key).ask(Suspect(untrained().answer, None, log))
+    found = key_verifier_of(made, key).evidence(Suspect(untrained().answer, None, log))
     assert (found.tests, found.why) == ({}, "no evidence: no wrong answer was given")
 
 

@@ -14,42 +14,18 @@ from softmark.errors import InputError
 from softmark.experiment.plan import Plan
 from softmark.experiment.stages import Making
 from softmark.methods.key import Key
+from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.models.files import read_tensors
 from softmark.store.address import Stage
 from softmark.training import utility
 from softmark.verification.evidence import Evidence
-from softmark.verification.judge import Innocent, Verifier
+from softmark.verification.judge import Innocent
 from softmark.verification.nulls import Measured
 
 CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
 EVIDENCE = "evidence.safetensors"
-
-
-class Court:
-    """What stays the same while one key is judged: the method, the key, the probes."""
-
-    def __init__(self, method: Watermark, verifier: Verifier, key: Key, pool: Samples):
-        self.method, self.verifier, self.key, self.pool = method, verifier, key, pool
-        self.probes = method.probes(key, pool, None)
-
-    def ask(self, suspect: Suspect, count: int | None = None) -> Evidence:
-        """The evidence of ``suspect``, on the first ``count`` probes."""
-        asked = self.probes
-        if suspect.log is not None:
-            asked = self.method.probes(self.key, self.pool, suspect.log)
-        if count is not None:
-            asked = suspect.first(asked, count)
-        return self.verifier.ask(self.method, suspect, self.key, asked, self.pool)
-
-    def messages(self, suspect: Suspect) -> dict[str, Any]:
-        """The test of each registered message."""
-        names = self.verifier.messages
-        seen = self.verifier.admit(self.method, suspect, self.key, self.probes)
-        if not names or isinstance(seen, Evidence):
-            return {}
-        return self.method.identify(seen, self.key, self.probes, names)
 
 
 def gather(now: Making) -> dict[str, Any]:
@@ -61,11 +37,11 @@ def gather(now: Making) -> dict[str, Any]:
         _save(now.folder / EVIDENCE, [], [])
         return {"innocents": 0}
     pool = expected(now, method, now.parents[0], now.pool(verifier, now.parents[0]))
-    court = Court(method, verifier, key, pool)
+    key_verifier = KeyVerifier(method, verifier, key, pool)
     suspects = [now.suspect(stage) for stage in now.parents[1:]]
-    found = [court.ask(suspect) for suspect in suspects]
+    found = [key_verifier.evidence(suspect) for suspect in suspects]
     messages = [
-        {name: test.p_value() for name, test in court.messages(suspect).items()}
+        {name: test.p_value() for name, test in key_verifier.messages(suspect).items()}
         for suspect in suspects
     ]
     noted = [
@@ -131,23 +107,25 @@ def judge(cell: Plan, now: Making) -> dict[str, Any]:
     pool = now.pool(verifier, cell.key)
     _check_committed(cell, now, key, verifier.terms, pool)
     pools, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
-    court = Court(method, verifier, key, expected(now, method, cell.key, pool))
+    key_verifier = KeyVerifier(method, verifier, key, expected(now, method, cell.key, pool))
     suspect = now.suspect(cell.suspect)
-    found = court.ask(suspect)
+    found = key_verifier.evidence(suspect)
     verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))
     verdict["reason"] = verdict.pop("why") or None
     del verdict[
         "grounds"
     ]  # the judge draws the key: what an owner says of it is no part of a record
-    before = verifier.p_values(court.ask(now.suspect(cell.watermarked)), pools["calibration"])
+    before = verifier.p_values(
+        key_verifier.evidence(now.suspect(cell.watermarked)), pools["calibration"]
+    )
     return {
         **facts,
         **verdict,
-        **_identification(court, suspect, about),
-        **_forgery(cell, now, court),
+        **_identification(key_verifier, suspect, about),
+        **_forgery(cell, now, key_verifier),
         "p_before_attack": max(before.values(), default=None),
         "probes": len(pool),
-        "p_by_probes": _curve(court, suspect, verdict["p_value"]),
+        "p_by_probes": _curve(key_verifier, suspect, verdict["p_value"]),
         "commitment": key.commitment,
     }
 
@@ -208,32 +186,36 @@ def _cost(cell: Plan, now: Making) -> dict[str, Any]:
     }
 
 
-def _curve(court: Court, suspect: Suspect, last: float | None) -> dict[str, float | None]:
+def _curve(
+    key_verifier: KeyVerifier, suspect: Suspect, last: float | None
+) -> dict[str, float | None]:
     """p by the number of probes, where all tests stand without innocents."""
-    asked = len(court.probes)
+    asked = len(key_verifier.probes)
     if last is None:
         return {}
     curve: dict[str, float | None] = {}
     for count in CURVE:
         if count < asked:
-            found = court.ask(suspect, count)
+            found = key_verifier.evidence(suspect, count)
             known = all(test.kind != "innocents" for test in found.tests.values())
-            p_values = court.verifier.p_values(found, ()) if known else {}
+            p_values = key_verifier.verifier.p_values(found, ()) if known else {}
             curve[str(count)] = max(p_values.values(), default=None)
     return {**curve, str(asked): last}
 
 
-def _identification(court: Court, suspect: Suspect, about: list[dict]) -> dict[str, Any]:
+def _identification(
+    key_verifier: KeyVerifier, suspect: Suspect, about: list[dict]
+) -> dict[str, Any]:
     """Which registered message the suspect carries, and how many innocents are named as well."""
-    tests = court.messages(suspect)
-    named = court.verifier.identify(tests)
+    tests = key_verifier.messages(suspect)
+    named = key_verifier.verifier.identify(tests)
     wrong = 0
     for facts in about:
         if facts["pool"] == "evaluation" and set(facts["messages"]) == set(tests):
             kept = {
                 name: Measured(tests[name].kind, 0.0, p) for name, p in facts["messages"].items()
             }
-            found = court.verifier.identify(kept)
+            found = key_verifier.verifier.identify(kept)
             wrong += bool(found and found.name)
     return {
         "identified": named.name if named else None,
@@ -242,23 +224,23 @@ def _identification(court: Court, suspect: Suspect, about: list[dict]) -> dict[s
     }
 
 
-def _forgery(cell: Plan, now: Making, court: Court) -> dict[str, Any]:
+def _forgery(cell: Plan, now: Making, key_verifier: KeyVerifier) -> dict[str, Any]:
     """What an attacker's own key, left by the attack, proves of the suspect.
 
     It is held to what the owner's key is: the attacker commits to it before the judge asks.
     """
-    key = now.key(cell.suspect, court.method)
+    key = now.key(cell.suspect, key_verifier.method)
     if key is None:
         return {}
-    key.commit(cell.key.config["method"], court.verifier.terms, court.pool)
-    theirs = Court(court.method, court.verifier, key, court.pool)
-    found = theirs.ask(now.suspect(cell.suspect))
+    key.commit(cell.key.config["method"], key_verifier.verifier.terms, key_verifier.pool)
+    forger = KeyVerifier(key_verifier.method, key_verifier.verifier, key, key_verifier.pool)
+    found = forger.evidence(now.suspect(cell.suspect))
     # Most nulls stand without innocents.
     needed = any(test.kind == "innocents" for test in found.tests.values())
     calibration = [
-        Innocent(each.kind, theirs.ask(now.suspect(each.stage)))
+        Innocent(each.kind, forger.evidence(now.suspect(each.stage)))
         for each in cell.innocents
         if needed and each.pool == "calibration"
     ]
-    claim = court.verifier.judge(found, calibration, ())
+    claim = key_verifier.verifier.judge(found, calibration, ())
     return {"forged_p_value": claim.p_value, "forged_claimed": claim.claimed}
