@@ -179,9 +179,9 @@ MUTANTS = (
     Mutant("a key takes the place of another", "methods/keyfile.py", "if path.exists():", "if False:"),
     Mutant("a weak mark isn't trained longer", "owner/mark.py",
            "epochs = way.lengthen(2)", "epochs = way.lengthen(1)"),
-    Mutant("probabilities pass as logits", "owner/told.py",
+    Mutant("probabilities pass as logits", "owner/suspects/diagnose.py",
            "if logits and len(finite) and", "if False and len(finite) and"),
-    Mutant("an endpoint's labels are probabilities", "owner/replies.py",
+    Mutant("an endpoint's labels are probabilities", "owner/suspects/protocols.py",
            "together.squeeze(1) if together.shape[1] == 1 else together", "together"),
     # What an owner may not choose after the pattern is known, and what a key can't move.
     Mutant("an owner's probes may be exchanged", "owner/court.py",

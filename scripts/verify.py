@@ -89,10 +89,10 @@ def main() -> None:
 def run(options: argparse.Namespace) -> bool:
     from softmark.owner.beacon import QUICKNET, Beacon
     from softmark.owner.commitment import COMMITMENT, read_publication
-    from softmark.owner.endpoint import Endpoint
     from softmark.owner.evidence import check_folder, of_endpoint, of_file, statement, write
     from softmark.owner.folder import load
-    from softmark.owner.predictions import read_predictions
+    from softmark.owner.suspects.endpoint import Endpoint
+    from softmark.owner.suspects.files import read_predictions
     from softmark.owner.verify import examine
 
     if options.to:
@@ -132,7 +132,7 @@ def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
     """What to ask, and the file that it was read from."""
     from softmark.errors import InputError
     from softmark.owner.models import load_model
-    from softmark.owner.predictions import FORMATS, read_predictions
+    from softmark.owner.suspects.files import FORMATS, read_predictions
 
     name, file = options.suspect, Path(options.suspect)
     server = name.startswith(("http://", "https://"))
@@ -153,7 +153,7 @@ def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
 
 def endpoint(options: argparse.Namespace) -> Any:
     from softmark.errors import InputError
-    from softmark.owner.endpoint import Endpoint
+    from softmark.owner.suspects.endpoint import Endpoint
 
     headers = dict(word.partition("=")[::2] for word in options.header)
     if wrong := [name for name, value in headers.items() if not value]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from softmark.errors import InputError
-from softmark.owner import arrays
+from softmark.owner import numpy_files
 from softmark.owner.models import load_probes, save_probes
-from softmark.owner.predictions import read_predictions
+from softmark.owner.suspects.files import read_predictions
 
 ANSWERS = np.random.default_rng(0).random((6, 4))
 
@@ -35,7 +35,7 @@ def test_every_shape_is_read(shape, tmp_path):
 
 
 def test_a_large_array_is_read_piece_by_piece(tmp_path):
-    large = np.random.default_rng(0).random(arrays.PIECE // 4)
+    large = np.random.default_rng(0).random(numpy_files.PIECE // 4)
     np.savez(tmp_path / "a.npz", answers=large)
     np.testing.assert_array_equal(read_predictions(tmp_path / "a.npz"), large)
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.owner import calls
-from softmark.owner.endpoint import Endpoint
+from softmark.owner.suspects import http
+from softmark.owner.suspects.endpoint import Endpoint
 
 SHAPE = (1, 2, 3)  # of one input
 CLASSES = 4
@@ -104,7 +104,7 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(calls, "BACKOFF", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", 0.01)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -392,7 +392,7 @@ def test_fewer_rows_of_v2_are_told_too(server, open_inference):
 
 
 def test_nobody_there_is_told(monkeypatch):
-    monkeypatch.setattr(calls, "BACKOFF", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", 0.01)
     with pytest.raises(InputError, match=r"can't be asked: Connection refused \(3 tries\)"):
         Endpoint(f"http://127.0.0.1:{free_port()}", protocol="json", retries=2)(pictures(2))
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from pyarrow import parquet
 
 from softmark.errors import InputError
-from softmark.owner.predictions import read_predictions
+from softmark.owner.suspects.files import read_predictions
 
 ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5], [0.9, 0.05, 0.05]])
 LINES = [",".join(str(value) for value in row) for row in ANSWERS]

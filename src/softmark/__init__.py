@@ -11,7 +11,7 @@ from typing import Any
 
 _WHERE = {
     "Beacon": "softmark.owner.beacon",
-    "Endpoint": "softmark.owner.endpoint",
+    "Endpoint": "softmark.owner.suspects.endpoint",
     "InputError": "softmark.errors",
     "Key": "softmark.owner.key",
     "Marked": "softmark.owner.mark",

@@ -32,9 +32,9 @@ from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.models.networks import KINDS, ConvNet, build
-from softmark.owner.kept import Kept
 from softmark.owner.models import load_probes, save_probes
-from softmark.owner.predictions import read_predictions
+from softmark.owner.suspects.answer_log import AnswerLog
+from softmark.owner.suspects.files import read_predictions
 from softmark.report import records
 from test_training import samples
 
@@ -353,9 +353,9 @@ IDENTITY = {"url": "http://localhost", "inputs": "abc"}
 
 
 def write_kept(path: Path) -> None:
-    Kept(path, IDENTITY).read(12)
+    AnswerLog(path, IDENTITY).read(12)
     for start in (0, 6):
-        Kept(path, IDENTITY).append(start, torch.tensor(ANSWERS[start : start + 6]))
+        AnswerLog(path, IDENTITY).append(start, torch.tensor(ANSWERS[start : start + 6]))
 
 
 def table(**options):
@@ -382,7 +382,7 @@ FILES = {
     "b.parquet": (table(compression="zstd", data_page_version="2.0"), read_predictions),
     "a.csv": (lines(CSV), read_predictions),
     "a.jsonl": (lines(JSON), read_predictions),
-    "kept": (write_kept, lambda path: Kept(path, IDENTITY).read(12)),
+    "kept": (write_kept, lambda path: AnswerLog(path, IDENTITY).read(12)),
 }
 # Numbers of several formats that say a lot, the marks of others, and what ends a line.
 PIECES = [b"\0", b"\xff", b"\x80", b"\xff" * 8, b"\xfe\xff\xff\x7f", b"9" * 12, b"1e999", b"NaN"]
@@ -449,16 +449,16 @@ READER = """
     import torch
     from softmark.errors import InputError
     from softmark.models.files import load_network
-    from softmark.owner.kept import Kept
+    from softmark.owner.suspects.answer_log import AnswerLog
     from softmark.owner.models import load_probes
-    from softmark.owner.predictions import FORMATS, read_predictions
+    from softmark.owner.suspects.files import FORMATS, read_predictions
 
     def used():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def read(path):
         if path.suffix == ".kept":
-            return Kept(path, {"a": 1}).read(10)
+            return AnswerLog(path, {"a": 1}).read(10)
         if path.stem in ("probes", "inputs"):
             return load_probes(path)
         return (read_predictions if path.suffix in FORMATS else load_network)(path)

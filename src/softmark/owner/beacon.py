@@ -16,8 +16,8 @@ from typing import Any
 
 from softmark.console import report
 from softmark.errors import InputError
-from softmark.owner.calls import Calls, address
 from softmark.owner.statement import Round, short
+from softmark.owner.suspects.http import HttpClient, address
 
 # "quicknet" of the League of Entropy: a round every three seconds.
 QUICKNET = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
@@ -91,7 +91,7 @@ class Beacon:
         return info
 
     def _get(self, path: str) -> Any:
-        calls = Calls({}, rate=None, budget=None, timeout=30.0, retries=4)
+        calls = HttpClient({}, rate=None, budget=None, timeout=30.0, retries=4)
         return calls.send("GET", f"{address(self.url).rstrip('/')}/{self.chain}/{path}")
 
 

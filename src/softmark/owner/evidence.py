@@ -21,9 +21,9 @@ from torch import Tensor
 
 from softmark.errors import InputError
 from softmark.owner.commitment import check_published
-from softmark.owner.endpoint import Endpoint
 from softmark.owner.key import Key
 from softmark.owner.pictures import is_picture
+from softmark.owner.suspects.endpoint import Endpoint
 from softmark.owner.verify import Examination
 from softmark.tails import is_clear
 from softmark.verification.evidence import usable

@@ -15,7 +15,7 @@ from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.nodes import short
-from softmark.owner.arrays import read_array
+from softmark.owner.numpy_files import read_array
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.owner.asked import ask
 from softmark.owner.beacon import Beacon, check_round
 from softmark.owner.court import SEEN, Court, unlabelled
 from softmark.owner.key import Key
 from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
-from softmark.owner.told import remarks
+from softmark.owner.suspects.diagnose import remarks
+from softmark.owner.suspects.query import ask
 from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Verdict
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from softmark.owner.arrays import room
+from softmark.owner.numpy_files import unpacked_limit
 
 MAGIC = b"PAR1"
 WIDEST = 8  # bytes of a number, or of the place of a text
@@ -38,7 +38,7 @@ def read_parquet(path: Path, texts: str, check: Callable[[pa.Schema], None]) -> 
 
     The column ``texts`` may hold text. It comes as a dictionary where the file has it as one: else
     each text would be repeated in every row. Raises ``ValueError`` for a file that would unpack to
-    more than ``arrays.room``, and what pyarrow raises.
+    more than ``numpy_files.unpacked_limit``, and what pyarrow raises.
     """
     content = path.read_bytes()
     shared = _check_size(content)
@@ -85,7 +85,7 @@ def _check_columns(content: bytes, footer: dict[int, Any]) -> set[bytes]:
 
 
 def _check(content: bytes, length: int) -> None:
-    if length > room(len(content)):
+    if length > unpacked_limit(len(content)):
         raise ValueError(f"{len(content):,} bytes would unpack to {length:,} or more")
 
 

@@ -24,7 +24,7 @@ PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 PIECE = 1 << 20
 
 
-def room(size: int) -> int:
+def unpacked_limit(size: int) -> int:
     """How many bytes a file of ``size`` bytes may unpack to."""
     return TIMES * size + SPARE
 
@@ -58,7 +58,7 @@ def _member(file: IO[bytes], size: int, choose: Callable[[list[str]], str]) -> n
         if len(set(names)) < len(names):
             raise ValueError("two of its members have one name")
         # Reading stops where a member is as long as it says.
-        if (total := sum(member.file_size for member in members)) > room(size):
+        if (total := sum(member.file_size for member in members)) > unpacked_limit(size):
             raise ValueError(f"{size:,} bytes would unpack to {total:,}")
         if any(member.flag_bits & 1 or member.compress_type not in PACKED for member in members):
             raise ValueError("it is encrypted, or packed in another way than NumPy's")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.owner.endpoint import Endpoint, differing
-from softmark.owner.told import probabilities
+from softmark.owner.suspects.diagnose import probabilities
+from softmark.owner.suspects.endpoint import Endpoint, differing
 from softmark.training import predict
 
 AGAIN = 8  # inputs that a function is asked about twice

@@ -17,9 +17,9 @@ from rich.progress import track
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.owner.calls import Calls, address
-from softmark.owner.kept import Kept
-from softmark.owner.replies import (
+from softmark.owner.suspects.answer_log import AnswerLog
+from softmark.owner.suspects.http import HttpClient, address
+from softmark.owner.suspects.protocols import (
     as_rows,
     at_path,
     fits,
@@ -96,7 +96,7 @@ class Endpoint:
         self.protocol, self.batch_size, self.kept = protocol, batch_size, kept
         self.input, self.output, self.request, self.answer = input, output, request, answer
         self.changed: float | None = None
-        self._calls = Calls(headers or {}, rate, budget, timeout, retries)
+        self._calls = HttpClient(headers or {}, rate, budget, timeout, retries)
 
     @property
     def asked(self) -> int:
@@ -122,7 +122,7 @@ class Endpoint:
         if inputs.is_floating_point() and not inputs.isfinite().all():
             raise InputError("the inputs hold NaN or infinity: JSON has no such numbers")
         self.changed = None
-        file = Kept(self.kept, self._identity(inputs)) if self.kept else None
+        file = AnswerLog(self.kept, self._identity(inputs)) if self.kept else None
         answers = file.read(len(inputs)) if file else []
         start = sum(map(len, answers))
         if start == len(inputs):

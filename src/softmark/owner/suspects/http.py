@@ -21,7 +21,7 @@ BACKOFF = (
 LONGEST = 600  # seconds that a server may ask for with Retry-After
 
 
-class Calls:
+class HttpClient:
     """Sends requests: no faster than ``rate``, no more inputs than ``budget``, again if need be.
 
     ``headers`` go with each; no message shows what they hold. ``rate``: requests a second.

@@ -16,7 +16,7 @@ from softmark.errors import InputError
 from softmark.nodes import short
 
 
-class Kept:
+class AnswerLog:
     """A file of JSON lines: what the answers depend on, then a batch of answers each."""
 
     def __init__(self, path: Path, identity: dict[str, Any]):

@@ -14,8 +14,8 @@ from pyarrow import csv
 
 from softmark.errors import InputError
 from softmark.nodes import short
-from softmark.owner.arrays import read_array, room
-from softmark.owner.pages import read_parquet
+from softmark.owner.numpy_files import read_array, unpacked_limit
+from softmark.owner.suspects.parquet import read_parquet
 
 PROBE = "probe"  # the column that says which probe a row answers: a number, or a file's name
 FORMATS = (".csv", ".parquet", ".npy", ".npz", ".jsonl")
@@ -31,7 +31,7 @@ def read_predictions(path: Path) -> np.ndarray:
     says which probe a row answers (12 or 00012.png), rows are brought into that order. JSON lines
     hold a list each, or an object with ``answers`` and perhaps ``probe``. Nothing is unpickled.
     Raises ``InputError`` for rows that are missing or there twice, columns that aren't numbers, and
-    files that can't be read, or that would unpack to far more than their size (``arrays.room``).
+    files that can't be read, or that would unpack to more than ``numpy_files.unpacked_limit``.
     """
     read = {".csv": _csv, ".parquet": _parquet, ".npy": _array, ".npz": _array, ".jsonl": _lines}
     if path.suffix not in read:
@@ -60,7 +60,7 @@ def _array(path: Path) -> np.ndarray:
 def _csv(path: Path) -> np.ndarray:
     with path.open() as file:
         line = file.readline()
-    if line.count(",") * COLUMN > room(path.stat().st_size):
+    if line.count(",") * COLUMN > unpacked_limit(path.stat().st_size):
         raise InputError(f"{path}: {line.count(',') + 1:,} columns are too many for so few rows")
     first = line.strip().split(",")
     # Numbers in the first line are a row, unless they count the classes.
