@@ -2,93 +2,10 @@
 
     python run.py -m method=usp,csp attack=finetune,prune,distill
 
-Only Hydra is imported here: ``--help`` and a mistyped override answer at once.
+An installed softmark does the same as ``python -m softmark`` or ``softmark``.
 """
 
-import contextlib
-import os
-import sys
-import traceback
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from softmark.errors import InputError
-from softmark.sweep.overrides import check, for_hydra
-
-# Threads that wait actively stall each other as soon as two processes share the cores: the digits'
-# victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def cell(config: DictConfig) -> None:
-    from softmark.console import report
-    from softmark.experiment.run import make_only, run_cell
-    from softmark.report.terminal import print_verdict
-    from softmark.sweep.schedule import above_the_line
-
-    job = HydraConfig.get()
-    sweeping = job.mode == RunMode.MULTIRUN
-    with above_the_line() if sweeping else contextlib.nullcontext():
-        try:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            if plain["only"]:
-                make_only(plain, plain["only"], report)
-            else:
-                record = run_cell(plain, list(job.overrides.task), report)
-                print_verdict(record, brief=sweeping)
-        except Exception as error:
-            # Its record says why it failed; the other cells of a sweep go on.
-            if reason := _reason(error):
-                if reason not in _told:
-                    report(f"error: {reason}")
-                _told.add(reason)
-            else:
-                traceback.print_exc()
-            if not sweeping:
-                raise SystemExit(1) from None
-
-
-# By this process: a sweep's summary counts the cells of each reason.
-_told: set[str] = set()
-
-
-def _reason(error: Exception) -> str:
-    """What a config, a disk or the memory can cause; empty for a bug, whose traceback is needed."""
-    if isinstance(error, InputError):
-        return str(error)
-    # Of torch, on a CPU and on a GPU.
-    if isinstance(error, RuntimeError) and "allocate" in str(error):
-        return f"out of memory, smaller models or a smaller recipe.batch_size need less: {error}"
-    if isinstance(error, OSError | MemoryError | OmegaConfBaseException):
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def main() -> None:
-    # Hydra raises what it would print as a traceback otherwise.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        check(sys.argv[1:])
-        sys.argv[1:] = for_hydra(sys.argv[1:])
-        cell()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: finished stages are kept, the same command goes on from there")
-    except Exception as error:
-        # What its own settings may be, only Hydra knows.
-        own = [word for word in sys.argv[1:] if word.lstrip("+~").startswith("hydra.")]
-        if not own:
-            raise
-        reason = str(error.__cause__ or error) or type(error).__name__
-        sys.exit(f"error: {' '.join(own)}: {reason}")
-
+from softmark.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Before torch starts: threads that wait actively stall each other (see run.py)."""
+"""Before torch starts: threads that wait actively stall each other (see softmark/cli.py)."""
 
 import os
 

@@ -1,0 +1,97 @@
+"""The command line: one cell, or many with ``-m``. Mark a model, attack it, judge what is left.
+
+    python run.py -m method=usp,csp attack=finetune,prune,distill
+    python -m softmark attack=prune     # the same, from an installed wheel
+    softmark attack=prune
+
+Only Hydra is imported here: ``--help`` and a mistyped override answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from softmark.errors import InputError
+from softmark.settings import CONF
+from softmark.sweep.overrides import check, for_hydra
+
+# Threads that wait actively stall each other as soon as two processes share the cores: the digits'
+# victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def cell(config: DictConfig) -> None:
+    """Run one cell, or make only the stages that ``config.only`` lists; Hydra calls it."""
+    from softmark.console import report
+    from softmark.experiment.run import make_only, run_cell
+    from softmark.report.terminal import print_verdict
+    from softmark.sweep.schedule import above_the_line
+
+    job = HydraConfig.get()
+    sweeping = job.mode == RunMode.MULTIRUN
+    with above_the_line() if sweeping else contextlib.nullcontext():
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            if plain["only"]:
+                make_only(plain, plain["only"], report)
+            else:
+                record = run_cell(plain, list(job.overrides.task), report)
+                print_verdict(record, brief=sweeping)
+        except Exception as error:
+            # Its record says why it failed; the other cells of a sweep go on.
+            if reason := _reason(error):
+                if reason not in _reported:
+                    report(f"error: {reason}")
+                _reported.add(reason)
+            else:
+                traceback.print_exc()
+            if not sweeping:
+                raise SystemExit(1) from None
+
+
+# By this process: a sweep's summary counts the cells of each reason.
+_reported: set[str] = set()
+
+
+def _reason(error: Exception) -> str:
+    """Return what a config, a disk or the memory caused; "" for a bug, which needs a traceback."""
+    if isinstance(error, InputError):
+        return str(error)
+    # Of torch, on a CPU and on a GPU.
+    if isinstance(error, RuntimeError) and "allocate" in str(error):
+        return f"out of memory, smaller models or a smaller recipe.batch_size need less: {error}"
+    if isinstance(error, OSError | MemoryError | OmegaConfBaseException):
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def main() -> None:
+    """Check the command line, run it, and exit: 0 for success, 1 with one line for an error."""
+    # Hydra raises what it would print as a traceback otherwise.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        check(sys.argv[1:])
+        sys.argv[1:] = for_hydra(sys.argv[1:])
+        cell()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished stages are kept, the same command goes on from there")
+    except Exception as error:
+        # What its own settings may be, only Hydra knows.
+        own = [word for word in sys.argv[1:] if word.lstrip("+~").startswith("hydra.")]
+        if not own:
+            raise
+        reason = str(error.__cause__ or error) or type(error).__name__
+        sys.exit(f"error: {' '.join(own)}: {reason}")
