@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant("probabilities pass as logits", "owner/suspects/diagnose.py",
            "if logits and len(finite) and", "if False and len(finite) and"),
     Mutant("an endpoint's labels are probabilities", "owner/suspects/protocols.py",
-           "together.squeeze(1) if together.shape[1] == 1 else together", "together"),
+           "answers.squeeze(1) if answers.shape[1] == 1 else answers", "answers"),
     # What an owner may not choose after the pattern is known, and what a key can't move.
     Mutant("an owner's probes may be exchanged", "owner/court.py",
            "        check_inputs(key.statement, inputs)\n", ""),

@@ -69,10 +69,11 @@ def arguments() -> argparse.ArgumentParser:
     server.add_argument("--timeout", type=float, default=30.0, help="seconds a request")
     server.add_argument("--retries", type=int, default=4)
     server.add_argument(
+        "--answer-log",
         "--kept",
         type=Path,
         metavar="FILE",
-        help="keeps answers as they come",
+        help="written as answers come: a later call asks only for what is missing there",
     )
     return parser
 
@@ -82,8 +83,9 @@ def main() -> None:
 
     from softmark.console import conclude
 
-    kept = f"{options.kept} holds the answers so far" if options.kept else "nothing was written"
-    conclude(lambda: 0 if run(options) else 3, kept)
+    log = options.answer_log
+    left_behind = f"{log} holds the answers so far" if log else "nothing was written"
+    conclude(lambda: 0 if run(options) else 3, left_behind)
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -173,7 +175,7 @@ def endpoint(options: argparse.Namespace) -> Any:
         budget=options.budget,
         timeout=options.timeout,
         retries=options.retries,
-        kept=options.kept,
+        answer_log=options.answer_log,
     )
 
 

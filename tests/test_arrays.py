@@ -35,7 +35,7 @@ def test_every_shape_is_read(shape, tmp_path):
 
 
 def test_a_large_array_is_read_piece_by_piece(tmp_path):
-    large = np.random.default_rng(0).random(numpy_files.PIECE // 4)
+    large = np.random.default_rng(0).random(numpy_files.CHUNK_BYTES // 4)
     np.savez(tmp_path / "a.npz", answers=large)
     np.testing.assert_array_equal(read_predictions(tmp_path / "a.npz"), large)
 

@@ -174,7 +174,7 @@ def test_answers_come_in_order_as_they_are(server, protocol, kind):
     torch.testing.assert_close(answers, right(inputs))
     assert endpoint.changed == 0
     assert server.sizes == [4, 4, 2, 4]
-    assert (endpoint.asked, endpoint.tried) == (14, 4 + server.gets)
+    assert (endpoint.inputs_sent, endpoint.requests_sent) == (14, 4 + server.gets)
 
 
 def test_a_body_of_v2_says_what_the_protocol_asks_for(server, open_inference):
@@ -232,7 +232,7 @@ def test_an_output_of_v2_is_picked_by_its_shape_or_name(server, open_inference, 
         open_inference()(pictures(2))
     assert open_inference()(pictures(2)).tolist() == [1, 0]  # labels alone
     server.faults = [says(200, {"outputs": both})]
-    with pytest.raises(InputError, match=r"--output=label: .*one of two sizes"):
+    with pytest.raises(InputError, match=r"--output=label: .*one of two dimensions"):
         open_inference(output="label")(pictures(2))
     server.faults = [says(200, {"outputs": [tensor("p", [2, 2], [1, 2, 3])]})]
     with pytest.raises(InputError, match=r"3 numbers for the shape \[2, 2\]"):
@@ -265,9 +265,9 @@ def test_metadata_that_say_nothing_are_none(server, open_inference, about):
 
 
 def test_labels_alone_are_labels_by_either_protocol(server, tmp_path):
-    kept = tmp_path / "kept"
+    log = tmp_path / "log"
     server.faults = [says(200, {"predictions": [3, 1]}), says(200, {"predictions": [0]})]
-    endpoint = Endpoint(server.url, protocol="json", batch_size=2, budget=3, kept=kept)
+    endpoint = Endpoint(server.url, protocol="json", batch_size=2, budget=3, answer_log=log)
     assert endpoint(pictures(3)).tolist() == [3, 1, 0]
     assert endpoint(pictures(3)).tolist() == [3, 1, 0]  # out of the file
 
@@ -331,8 +331,8 @@ def test_what_passes_is_tried_again(server, plain, faults):
     server.faults = [*faults, None]
     endpoint = plain()
     torch.testing.assert_close(endpoint(pictures(5)), right(pictures(5)))
-    assert endpoint.tried == len(faults) + 2
-    assert endpoint.asked == 5 * endpoint.tried
+    assert endpoint.requests_sent == len(faults) + 2
+    assert endpoint.inputs_sent == 5 * endpoint.requests_sent
 
 
 def test_the_server_says_how_long_to_wait(server, plain):
@@ -341,7 +341,7 @@ def test_the_server_says_how_long_to_wait(server, plain):
     plain(budget=10)(pictures(5))
     assert 1 <= time.monotonic() - start < 3
     server.faults = [says(429, "tomorrow", Retry_After="86400")]
-    with pytest.raises(InputError, match=r"answers 429 with Retry-After: 86400; more than"):
+    with pytest.raises(InputError, match=r"answers 429 with Retry-After: 86400; softmark waits"):
         plain()(pictures(5))
 
 
@@ -382,7 +382,7 @@ def test_a_fault_is_told_in_one_line(server, plain, fault, tries, message):
         endpoint(pictures(5))
     assert "\n" not in str(caught.value)
     assert server.sizes == [5] * tries
-    assert (endpoint.tried, endpoint.asked) == (tries, 5 * tries)
+    assert (endpoint.requests_sent, endpoint.inputs_sent) == (tries, 5 * tries)
 
 
 def test_fewer_rows_of_v2_are_told_too(server, open_inference):
@@ -434,13 +434,13 @@ def test_a_budget_that_is_too_small_asks_nothing(server, open_inference):
     endpoint = open_inference(budget=9)
     with pytest.raises(InputError, match=r"--budget=9: 0 inputs.*10 more.*--budget=10 at least"):
         endpoint(pictures(10))
-    assert (endpoint.asked, endpoint.tried, server.gets) == (0, 0, 0)
+    assert (endpoint.inputs_sent, endpoint.requests_sent, server.gets) == (0, 0, 0)
 
 
 def test_a_budget_that_is_just_enough_leaves_none_to_ask_again(server, open_inference):
     endpoint = open_inference(budget=10)
     endpoint(pictures(10))
-    assert (endpoint.asked, endpoint.changed) == (10, None)
+    assert (endpoint.inputs_sent, endpoint.changed) == (10, None)
     with pytest.raises(InputError, match=r"--budget=10: 10 inputs were sent.*1 more"):
         endpoint(pictures(1))
 
@@ -497,52 +497,52 @@ def test_inputs_that_cannot_be_sent_are_told(server, plain, inputs, message):
 
 
 def test_a_second_run_asks_only_what_is_missing(server, plain, tmp_path):
-    kept = tmp_path / "new" / "answers.jsonl"
+    log = tmp_path / "new" / "answers.jsonl"
     server.faults = [None] * 6 + [says(500, "gone")]
     with pytest.raises(InputError, match="answers 500"):
-        plain(batch_size=100, retries=0, kept=kept)(pictures(1000))
+        plain(batch_size=100, retries=0, answer_log=log)(pictures(1000))
     assert sum(server.sizes) == 700
     server.sizes.clear()
-    endpoint = plain(batch_size=64, kept=kept, budget=464)
+    endpoint = plain(batch_size=64, answer_log=log, budget=464)
     torch.testing.assert_close(endpoint(pictures(1000)), right(pictures(1000)))
     assert server.sizes == [64] * 6 + [16] + [64]
     assert endpoint.changed == 0
     server.sizes.clear()
-    again = plain(kept=kept)
+    again = plain(answer_log=log)
     torch.testing.assert_close(again(pictures(1000)), right(pictures(1000)))
-    assert (server.sizes, again.asked, again.changed) == ([], 0, None)
+    assert (server.sizes, again.inputs_sent, again.changed) == ([], 0, None)
 
 
 def test_answers_that_changed_between_two_runs_are_told(server, plain, tmp_path):
-    kept = tmp_path / "answers.jsonl"
+    log = tmp_path / "answers.jsonl"
     server.faults = [None, says(400, "no")]
     with pytest.raises(InputError):
-        plain(batch_size=4, kept=kept)(pictures(8))
+        plain(batch_size=4, answer_log=log)(pictures(8))
     server.faults = [None, says(200, {"predictions": [[1.0, 0.0, 0.0, 0.0]] * 4})]
-    endpoint = plain(batch_size=4, kept=kept)
+    endpoint = plain(batch_size=4, answer_log=log)
     endpoint(pictures(8))
     assert endpoint.changed == 1
 
 
 def test_a_line_that_was_cut_off_is_asked_again(server, plain, tmp_path):
-    kept = tmp_path / "answers.jsonl"
-    plain(batch_size=4, kept=kept)(pictures(12))
-    whole = kept.read_bytes()
+    log = tmp_path / "answers.jsonl"
+    plain(batch_size=4, answer_log=log)(pictures(12))
+    whole = log.read_bytes()
     for size in range(0, len(whole) + 1, 37):
-        kept.write_bytes(whole[:size])
+        log.write_bytes(whole[:size])
         server.sizes.clear()
-        endpoint = plain(batch_size=4, kept=kept)
+        endpoint = plain(batch_size=4, answer_log=log)
         torch.testing.assert_close(endpoint(pictures(12)), right(pictures(12)))
-        assert kept.read_bytes() == whole
+        assert log.read_bytes() == whole
         lines = max(0, whole[:size].count(b"\n") - 1)
         assert server.sizes == ([4] * (4 - lines) if lines < 3 else [])
 
 
 def test_numbers_that_are_none_are_kept_too(server, plain, tmp_path):
-    kept = tmp_path / "answers.jsonl"
+    log = tmp_path / "answers.jsonl"
     server.faults = [says(200, b'{"predictions": [[NaN, null, -Infinity, 0.1]]}')]
-    first = plain(kept=kept, budget=1)(pictures(1))
-    second = plain(kept=kept)(pictures(1))
+    first = plain(answer_log=log, budget=1)(pictures(1))
+    second = plain(answer_log=log)(pictures(1))
     torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
     assert server.sizes == [1]
 
@@ -563,28 +563,28 @@ def test_numbers_that_are_none_are_kept_too(server, plain, tmp_path):
     ],
 )
 def test_a_file_of_something_else_is_not_used(server, tmp_path, options, inputs, message):
-    kept = tmp_path / "answers.jsonl"
-    usual = {"url": server.url, "protocol": "json", "kept": kept}
-    Endpoint(**usual)(pictures(4))
-    before = kept.read_bytes()
+    log = tmp_path / "answers.jsonl"
+    first = {"url": server.url, "protocol": "json", "answer_log": log}
+    Endpoint(**first)(pictures(4))
+    before = log.read_bytes()
     server.sizes.clear()
     with pytest.raises(InputError, match=message):
-        Endpoint(**{**usual, **options})(inputs)
+        Endpoint(**{**first, **options})(inputs)
     assert server.sizes == []
-    assert kept.read_bytes() == before
+    assert log.read_bytes() == before
 
 
 def test_a_file_that_is_none_of_ours_is_left_alone(server, plain, tmp_path):
-    kept = tmp_path / "answers.jsonl"
+    log = tmp_path / "answers.jsonl"
     for text in ("a letter", "a letter\n", "[1]\n", '{"url": 3}\n', "\n\n"):
-        kept.write_text(text)
+        log.write_text(text)
         with pytest.raises(InputError, match="holds no answers of an endpoint"):
-            plain(kept=kept)(pictures(4))
-        assert kept.read_text() == text
-    with pytest.raises(InputError, match=r"--kept=.*: Is a directory"):
-        plain(kept=tmp_path)(pictures(4))
-    with pytest.raises(InputError, match=r"--kept=.*: File exists"):
-        plain(kept=kept / "below")(pictures(4))
+            plain(answer_log=log)(pictures(4))
+        assert log.read_text() == text
+    with pytest.raises(InputError, match=r"--answer-log=.*: Is a directory"):
+        plain(answer_log=tmp_path)(pictures(4))
+    with pytest.raises(InputError, match=r"--answer-log=.*: File exists"):
+        plain(answer_log=log / "below")(pictures(4))
     assert server.sizes == []
 
 
@@ -605,12 +605,12 @@ def test_a_file_that_is_none_of_ours_is_left_alone(server, plain, tmp_path):
     ],
 )
 def test_a_damaged_file_is_told(server, plain, tmp_path, line):
-    kept = tmp_path / "answers.jsonl"
-    plain(batch_size=2, kept=kept)(pictures(4))
-    lines = kept.read_text().splitlines()
-    kept.write_text("\n".join([*lines[:2], line, ""]))
+    log = tmp_path / "answers.jsonl"
+    plain(batch_size=2, answer_log=log)(pictures(4))
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:2], line, ""]))
     with pytest.raises(InputError, match="line 3 is damaged"):
-        plain(batch_size=2, kept=kept)(pictures(4))
+        plain(batch_size=2, answer_log=log)(pictures(4))
 
 
 # --- secrets ----------------------------------------------------------------------------------
@@ -627,21 +627,21 @@ def test_a_damaged_file_is_told(server, plain, tmp_path, line):
     ],
 )
 def test_what_headers_hold_is_sent_and_not_told(server, plain, tmp_path, fault):
-    kept = tmp_path / "answers.jsonl"
+    log = tmp_path / "answers.jsonl"
     server.faults = [None, fault]
     headers = {"Authorization": f"Bearer {SECRET}"}
     with pytest.raises(InputError) as caught:
-        plain(batch_size=2, kept=kept, headers=headers, retries=0)(pictures(4))
+        plain(batch_size=2, answer_log=log, headers=headers, retries=0)(pictures(4))
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     assert "hunt" not in str(caught.value)
-    assert "hunt" not in kept.read_text()
+    assert "hunt" not in log.read_text()
 
 
 def test_headers_and_addresses_that_cannot_be_sent_do_not_show_their_secret():
     with pytest.raises(InputError, match="the header 'Authorization'") as caught:
         Endpoint("http://127.0.0.1", model="m", headers={"Authorization": f"{SECRET}\n"})
     assert SECRET not in str(caught.value)
-    with pytest.raises(InputError, match="a header is not") as caught:
+    with pytest.raises(InputError, match="send them in a header") as caught:
         Endpoint(f"http://me:{SECRET}@127.0.0.1", model="m")
     assert SECRET not in str(caught.value)
 
@@ -730,9 +730,11 @@ def mlserver(tmp_path_factory):
 
 @pytest.mark.parametrize("version", [None, "v7"])
 def test_mlserver_answers_what_the_model_computes(mlserver, version, tmp_path):
-    endpoint = Endpoint(mlserver, model="floats", version=version, kept=tmp_path / "answers.jsonl")
+    endpoint = Endpoint(
+        mlserver, model="floats", version=version, answer_log=tmp_path / "answers.jsonl"
+    )
     torch.testing.assert_close(endpoint(pictures(50)), right(pictures(50)))
-    assert (endpoint.asked, endpoint.tried, endpoint.changed) == (50 + 32, 4, 0)
+    assert (endpoint.inputs_sent, endpoint.requests_sent, endpoint.changed) == (50 + 32, 4, 0)
 
 
 def test_mlserver_gets_floats_as_they_are_and_bytes_where_it_asks_for_them(mlserver):
@@ -753,9 +755,9 @@ def test_mlserver_that_declares_no_inputs_takes_any_name(mlserver, name):
     [
         ({}, pictures(8).reshape(8, 3, 2, 1), r"\[-1, 1, 2, 3\], the inputs have \[8, 3, 2, 1\]"),
         ({"model": "bytes"}, pictures(8).float(), r"takes UINT8, the inputs are torch.float32"),
-        ({"model": "nope"}, pictures(8), r"models/nope tells nothing of the model: is that its"),
+        ({"model": "nope"}, pictures(8), r"models/nope has no metadata of the model: is that its"),
         ({"model": "nope", "input": "x"}, pictures(8), r"answers 404: .*Model nope not found"),
-        ({"version": "v8"}, pictures(8), r"floats/versions/v8 tells nothing of the model"),
+        ({"version": "v8"}, pictures(8), r"floats/versions/v8 has no metadata of the model"),
         ({"input": "x"}, pictures(8), r"--input=x: .*has 'pictures' \[-1, 1, 2, 3\]"),
         ({"output": "y"}, pictures(8), r"--output=y: .*has 'p' \[-1, 4\]"),
     ],

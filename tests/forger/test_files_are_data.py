@@ -352,7 +352,7 @@ ORDER = list(range(11, -1, -1))
 IDENTITY = {"url": "http://localhost", "inputs": "abc"}
 
 
-def write_kept(path: Path) -> None:
+def write_answer_log(path: Path) -> None:
     AnswerLog(path, IDENTITY).read(12)
     for start in (0, 6):
         AnswerLog(path, IDENTITY).append(start, torch.tensor(ANSWERS[start : start + 6]))
@@ -382,7 +382,7 @@ FILES = {
     "b.parquet": (table(compression="zstd", data_page_version="2.0"), read_predictions),
     "a.csv": (lines(CSV), read_predictions),
     "a.jsonl": (lines(JSON), read_predictions),
-    "kept": (write_kept, lambda path: AnswerLog(path, IDENTITY).read(12)),
+    "answer_log": (write_answer_log, lambda path: AnswerLog(path, IDENTITY).read(12)),
 }
 # Numbers of several formats that say a lot, the marks of others, and what ends a line.
 PIECES = [b"\0", b"\xff", b"\x80", b"\xff" * 8, b"\xfe\xff\xff\x7f", b"9" * 12, b"1e999", b"NaN"]
@@ -457,7 +457,7 @@ READER = """
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def read(path):
-        if path.suffix == ".kept":
+        if path.suffix == ".answer_log":
             return AnswerLog(path, {"a": 1}).read(10)
         if path.stem in ("probes", "inputs"):
             return load_probes(path)
@@ -542,7 +542,9 @@ def write_bombs(folder: Path) -> None:
             archive.writestr(f"{name}.npy", npy_header(f"({10**12}, 5)", "<f4") + b"0" * 240)
     (folder / "columns.csv").write_text("0," * 500_000)
     (folder / "nested.jsonl").write_text("[" * 500_000)
-    (folder / "nested.kept").write_text('{"a": 1}\n{"from": 0, "answers": ' + "[" * 500_000 + "\n")
+    (folder / "nested.answer_log").write_text(
+        '{"a": 1}\n{"from": 0, "answers": ' + "[" * 500_000 + "\n"
+    )
     write_tables(folder)
 
 
@@ -550,7 +552,7 @@ def test_bombs_are_refused_and_take_no_memory(tmp_path):
     for name in ("good", "bombs"):
         (tmp_path / name).mkdir()
     for name, (write, _) in FILES.items():
-        if name not in ("kept", "tensors"):
+        if name not in ("answer_log", "tensors"):
             write(tmp_path / "good" / name)
     write_bombs(tmp_path / "bombs")
     done = subprocess.run(

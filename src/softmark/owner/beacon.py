@@ -17,7 +17,7 @@ from typing import Any
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.owner.statement import Round, short
-from softmark.owner.suspects.http import HttpClient, address
+from softmark.owner.suspects.http import HttpClient, checked_url
 
 # "quicknet" of the League of Entropy: a round every three seconds.
 QUICKNET = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
@@ -91,8 +91,8 @@ class Beacon:
         return info
 
     def _get(self, path: str) -> Any:
-        calls = HttpClient({}, rate=None, budget=None, timeout=30.0, retries=4)
-        return calls.send("GET", f"{address(self.url).rstrip('/')}/{self.chain}/{path}")
+        client = HttpClient({}, rate=None, budget=None, timeout=30.0, retries=4)
+        return client.send("GET", f"{checked_url(self.url).rstrip('/')}/{self.chain}/{path}")
 
 
 def check_round(

@@ -138,7 +138,7 @@ def of_file(path: Path) -> dict[str, Any]:
 
 def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     """Answers of a server: where it is, and what it was sent, second tries included."""
-    return {"url": endpoint.url, "inputs": endpoint.asked, "requests": endpoint.tried}
+    return {"url": endpoint.url, "inputs": endpoint.inputs_sent, "requests": endpoint.requests_sent}
 
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:

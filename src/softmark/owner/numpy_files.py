@@ -1,4 +1,4 @@
-"""NumPy's files, read with care: nothing is unpickled, nothing grows far beyond its file."""
+"""NPY and NPZ files, read with care: nothing is unpickled, and memory stays within a limit."""
 
 from __future__ import annotations
 
@@ -16,33 +16,40 @@ from numpy.lib import format as npy
 from softmark.errors import InputError
 from softmark.nodes import short
 
-# What a file may unpack to: so many times its size, and so many bytes. Pictures of one colour
+# A file may unpack to MAX_RATIO times its size, and MAX_EXTRA_BYTES more. Pictures of one colour
 # shrink by some hundreds, and no file can be deflated by more than 1,032.
-TIMES, SPARE = 1000, 64 << 20
-KINDS = "biuf"  # truth values, whole numbers and floats, as numpy calls them
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-PIECE = 1 << 20
+MAX_RATIO, MAX_EXTRA_BYTES = 1000, 64 << 20
+NUMERIC_KINDS = "biuf"  # truth values, whole numbers and floats, as numpy calls them
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+CHUNK_BYTES = 1 << 20
 
 
 def unpacked_limit(size: int) -> int:
-    """How many bytes a file of ``size`` bytes may unpack to."""
-    return TIMES * size + SPARE
+    """Return how many bytes a file of ``size`` bytes may unpack to."""
+    return MAX_RATIO * size + MAX_EXTRA_BYTES
 
 
 def read_array(path: Path, choose: Callable[[list[str]], str]) -> np.ndarray:
-    """The array in an NPY file, or of an NPZ file the one that ``choose`` picks among the names.
+    """Return the array of an NPY file, or one of an NPZ file.
 
-    Raises ``OSError`` where the file can't be read, else ``ValueError``.
+    Args:
+        path: the file.
+        choose: is given the names of the arrays in an NPZ file, and returns the one to read.
+
+    Raises:
+        OSError: if the file can't be opened or read.
+        ValueError: for a damaged file, and for one that would unpack to more than
+            ``unpacked_limit``.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(len(npy.MAGIC_PREFIX))
+        magic = file.read(len(npy.MAGIC_PREFIX))
         file.seek(0)
         try:
-            if start == npy.MAGIC_PREFIX:
-                return _array(file, size)
-            if start.startswith(b"PK"):
-                return _member(file, size, choose)
+            if magic == npy.MAGIC_PREFIX:
+                return _read_npy(file, size)
+            if magic.startswith(b"PK"):
+                return _read_member(file, size, choose)
         except (OSError, InputError):
             raise
         # zipfile and numpy raise a dozen types where a header is damaged.
@@ -51,7 +58,7 @@ def read_array(path: Path, choose: Callable[[list[str]], str]) -> np.ndarray:
     raise ValueError("it is no array of NumPy's")
 
 
-def _member(file: IO[bytes], size: int, choose: Callable[[list[str]], str]) -> np.ndarray:
+def _read_member(file: IO[bytes], size: int, choose: Callable[[list[str]], str]) -> np.ndarray:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]
@@ -60,45 +67,47 @@ def _member(file: IO[bytes], size: int, choose: Callable[[list[str]], str]) -> n
         # Reading stops where a member is as long as it says.
         if (total := sum(member.file_size for member in members)) > unpacked_limit(size):
             raise ValueError(f"{size:,} bytes would unpack to {total:,}")
-        if any(member.flag_bits & 1 or member.compress_type not in PACKED for member in members):
+        encrypted = any(member.flag_bits & 1 for member in members)
+        if encrypted or any(member.compress_type not in COMPRESSIONS for member in members):
             raise ValueError("it is encrypted, or packed in another way than NumPy's")
         name = choose(names)
         if name not in names:
             raise ValueError(f"it holds {short(', '.join(names)) or 'nothing'}, and no {name}")
         member = members[names.index(name)]
-        with archive.open(member) as inside:
-            return _array(inside, member.file_size)
+        with archive.open(member) as opened:
+            return _read_npy(opened, member.file_size)
 
 
-def _array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array that begins here and has ``size`` bytes, its header included."""
+def _read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    """Return the array that begins here and has ``size`` bytes, its header included."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:
         raise ValueError(f"version {version} of NPY is none for numbers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-        shape, by_columns, kind = readers[version](file)
-    if kind.kind not in KINDS:
+        shape, fortran_order, kind = readers[version](file)
+    if kind.kind not in NUMERIC_KINDS:
         raise ValueError(f"it holds {short(kind)}, not numbers")
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {short(shape)}")
     length = math.prod(shape) * kind.itemsize
     if length > size - file.tell():
         raise ValueError(f"its header declares {length:,} bytes, more than there are")
-    flat = _bytes(file, length).view(kind)
+    flat = _read_bytes(file, length).view(kind)
     if not kind.isnative:
         flat = flat.astype(kind.newbyteorder("="))
-    return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
-def _bytes(file: IO[bytes], length: int) -> np.ndarray:
-    found = np.empty(length, np.uint8)
+def _read_bytes(file: IO[bytes], length: int) -> np.ndarray:
+    """Return the next ``length`` bytes, in chunks: a zip's member gives no more than it has."""
+    content = np.empty(length, np.uint8)
     start = 0
     while start < length:
-        piece = file.read(min(PIECE, length - start))
-        if not piece:
+        chunk = file.read(min(CHUNK_BYTES, length - start))
+        if not chunk:
             raise ValueError("it is cut short")
-        found[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
-        start += len(piece)
-    return found
+        content[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        start += len(chunk)
+    return content

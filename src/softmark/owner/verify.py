@@ -10,12 +10,12 @@ from torch import Tensor
 
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon, check_round
-from softmark.owner.court import SEEN, Court, unlabelled
+from softmark.owner.court import SEEN, Court
 from softmark.owner.key import Key
 from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
-from softmark.owner.suspects.diagnose import remarks
-from softmark.owner.suspects.query import ask
+from softmark.owner.suspects.diagnose import remarks_on
+from softmark.owner.suspects.query import query_suspect
 from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Verdict
 
@@ -97,17 +97,18 @@ def examine(
     level, grounds = grounds_of(key, beacon, published)
     inputs = as_inputs(probes)
     court = Court(key, inputs, level, keys_tried, labels)
-    answers, said = ask(suspect, unlabelled(inputs), key.classes, logits)
+    answers, remarks = query_suspect(suspect, inputs, key.classes, logits)
     evidence = court.evidence(answers)
     verdict = court.judge(evidence, answers)
-    said += remarks(answers[: court.count], key.statement.has_triggers, court.checked is not None)
+    has_triggers, labels_checked = key.statement.has_triggers, court.checked is not None
+    remarks += remarks_on(answers[: court.count], has_triggers, labels_checked)
     if (orders := court.orders(answers)) > 1 and evidence.tests:
-        said.append(
+        remarks.append(
             f"the committed labels don't show the place of {len(court.unseen(answers))} of "
             f"{key.classes} classes ({SEEN} probes of each are to be answered so): p is multiplied "
             f"by {float(min(orders, 10**300)):.2g}, for any order of them"
         )
-    why = "; ".join(filter(None, [verdict.why, *said]))
+    why = "; ".join(filter(None, [verdict.why, *remarks]))
     return Examination(replace(verdict, why=why, grounds=grounds), court, answers, evidence)
 
 

@@ -1,4 +1,4 @@
-"""What a suspect tells: probabilities, or less, and what can still be tested then."""
+"""What a suspect's answers are: probabilities, logits, labels, rounded or cut short."""
 
 from __future__ import annotations
 
@@ -9,80 +9,90 @@ from softmark.errors import InputError
 from softmark.tails import rank_tail
 from softmark.verification.evidence import SUMS, usable
 
-DECIMALS = 5  # more digits than this hide nothing of a tail
+MAX_DECIMALS = 5  # more digits than this hide nothing of a tail
 
 
-def probabilities(answers: Tensor, logits: bool, where: str) -> Tensor:
-    """``answers`` (N, K) as probabilities.
+def as_probabilities(answers: Tensor, logits: bool) -> Tensor:
+    """Return ``answers`` as float32 probabilities; rows that are none stay as they are.
 
-    ``logits``: they are logits or log-probabilities. Raises ``InputError`` where they look like
-    those and nobody said so, or where they are probabilities after all.
+    Args:
+        answers: (N, K), of any type of number.
+        logits: they are logits or log-probabilities.
+
+    Raises:
+        InputError: where most rows aren't probabilities and ``logits`` is false, or where they are
+            and ``logits`` is true.
     """
     answers = answers.float()
     finite = answers[answers.isfinite().all(1)]
-    sums = finite.sum(1)
-    inside = (sums >= SUMS[0]) & (sums <= SUMS[1]) & (finite >= 0).all(1)
-    if logits and len(finite) and inside.float().mean() > 0.5:
+    sums = finite.sum(1)  # (N,)
+    normalised = (sums >= SUMS[0]) & (sums <= SUMS[1]) & (finite >= 0).all(1)
+    if logits and len(finite) and normalised.float().mean() > 0.5:
         raise InputError(
-            f"{where}: the rows sum to 1: they are probabilities; leave --logits (logits=True) out"
+            "suspect: the rows sum to 1: they are probabilities; leave --logits (logits=True) out"
         )
     if logits:
         return answers.softmax(1)
     if len(finite) and (finite >= 0).all() and ((sums > 50) & (sums < 150)).all():
-        raise InputError(f"{where}: the rows sum to about 100: they are percentages; divide by 100")
-    if len(finite) and inside.float().mean() < 0.5:
+        raise InputError("suspect: the rows sum to about 100: they are percentages; divide by 100")
+    if len(finite) and normalised.float().mean() < 0.5:
         raise InputError(
-            f"{where}: the rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g}: they "
+            f"suspect: the rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g}: they "
             "are logits or log-probabilities, and probabilities are needed; if so, say --logits "
             "(logits=True)"
         )
     return answers
 
 
-def remarks(answers: Tensor, triggers: bool, checked: bool) -> list[str]:
-    """What ``answers`` (N, K) lack, in sentences; none for whole probabilities.
+def remarks_on(answers: Tensor, has_triggers: bool, labels_checked: bool) -> list[str]:
+    """Return what ``answers`` (N, K) lack, in sentences; none for full probabilities.
 
-    ``triggers``: whether there are some besides, which labels show. ``checked``: whether whoever
-    verifies gave labels of their own.
+    ``has_triggers``: the key has triggers besides, which answers of labels alone show.
+    ``labels_checked``: whoever verifies gave labels of their own.
     """
-    clean, unusable = usable(answers)
+    probs, num_unusable = usable(answers)
     rows, classes = answers.shape
-    said = []
-    if unusable == rows:
-        return said  # there is no verdict, and it says why
-    if unusable:
-        said.append(f"{unusable} of {rows} answers are no probabilities and count as none")
-    entries = int((answers.nan_to_num(0) > 0).sum(1).max())
-    if entries == 1:
-        where = (
-            "in the triggers, hardly in the other probes"
-            if triggers
-            else "only where they are others than the unmarked model's, so that many more probes "
-            "are needed"
-        )
-        if not (triggers or checked):
-            where += ", and whoever verifies must give the labels that they see in the probes"
-        return [*said, f"the suspect tells labels alone: the mark can be seen {where}"]
+    if num_unusable == rows:
+        return []  # there is no verdict, and it says why
+    remarks = []
+    if num_unusable:
+        remarks.append(f"{num_unusable} of {rows} answers are no probabilities and count as none")
+    num_entries = int((answers.nan_to_num(0) > 0).sum(1).max())
+    if num_entries == 1:
+        return [*remarks, _labels_alone(has_triggers, labels_checked)]
     decimals = _decimals(answers)
     if decimals is not None:
-        said.append(f"the suspect rounds to {decimals} decimals: entries that tie tell nothing")
-    elif entries < classes:
-        said.append(
-            f"the suspect tells its {entries} likeliest of {classes} classes: the order of the "
-            "others tells nothing"
+        remarks.append(f"the suspect rounds to {decimals} decimals: entries that tie show nothing")
+    elif num_entries < classes:
+        remarks.append(
+            f"the suspect gives only its {num_entries} likeliest of {classes} classes: the order "
+            "of the others shows nothing"
         )
-    if flat := int((rank_tail(clean)[0].norm(dim=1) == 0).sum()) - unusable:
-        said.append(f"{flat} of {rows} answers have a flat tail and tell nothing")
-    different = len(torch.unique(answers, dim=0))
-    if decimals is None and different < rows / 2:
-        said.append(f"only {different} of {rows} answers differ: was each probe asked?")
-    return said
+    num_flat = int((rank_tail(probs)[0].norm(dim=1) == 0).sum()) - num_unusable
+    if num_flat:
+        remarks.append(f"{num_flat} of {rows} answers have a flat tail and show nothing")
+    num_different = len(torch.unique(answers, dim=0))
+    if decimals is None and num_different < rows / 2:
+        remarks.append(f"only {num_different} of {rows} answers differ: was each probe asked?")
+    return remarks
+
+
+def _labels_alone(has_triggers: bool, labels_checked: bool) -> str:
+    """Say what can be seen in answers that are labels."""
+    where = (
+        "in the triggers, hardly in the other probes"
+        if has_triggers
+        else "only where they differ from the unmarked model's, so that many more probes are needed"
+    )
+    if not (has_triggers or labels_checked):
+        where += ", and whoever verifies must give the labels that they see in the probes"
+    return f"the suspect gives labels alone: the mark can be seen {where}"
 
 
 def _decimals(answers: Tensor) -> int | None:
-    """To how many decimals all ``answers`` are rounded; None for more than ``DECIMALS``."""
+    """Return the decimals that ``answers`` are rounded to; None for more than MAX_DECIMALS."""
     values = answers.double().nan_to_num(0)
-    for decimals in range(1, DECIMALS + 1):
+    for decimals in range(1, MAX_DECIMALS + 1):
         scaled = values * 10**decimals
         # float32 keeps seven digits.
         if torch.allclose(scaled, scaled.round(), atol=1e-6 * 10**decimals, rtol=0):

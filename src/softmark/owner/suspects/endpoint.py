@@ -1,4 +1,4 @@
-"""A suspect behind an HTTP interface: asked in batches, its answers kept as they come."""
+"""A suspect behind an HTTP interface, which is asked in batches."""
 
 from __future__ import annotations
 
@@ -18,42 +18,68 @@ from torch import Tensor
 
 from softmark.errors import InputError
 from softmark.owner.suspects.answer_log import AnswerLog
-from softmark.owner.suspects.http import HttpClient, address
+from softmark.owner.suspects.http import HttpClient, checked_url
 from softmark.owner.suspects.protocols import (
-    as_rows,
-    at_path,
-    fits,
-    joined,
-    listed,
-    of_sizes,
+    as_answers,
+    describe,
+    join_batches,
+    of_rank,
     only_name,
+    rows_of,
+    shape_fits,
     shape_of,
-    table_of,
-    tensors_of,
+    tensors_by_name,
+    value_at_path,
 )
 from softmark.training import as_input
 
-SAME = 1e-4  # answers to one input that differ by no more count as the same
+TOLERANCE = 1e-4  # answers to one input that differ by no more than this are the same
 FLOATS = ("FP16", "FP32", "FP64", "BF16")
-WHOLE = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
 
 
 class Endpoint:
-    """A suspect behind an HTTP interface: inputs in, answers out, every input counted.
+    """A suspect behind an HTTP interface: called with inputs, it returns the server's answers.
 
-    ``url``: what stands before ``/v2/models`` (``v2``: Open Inference Protocol, REST), or where
-    inputs are posted to (``json``). It is shown and kept; ``headers`` are neither, so that secrets
-    belong there. ``input``, ``output``: names of tensors (``v2``); where None the only one there
-    is that fits; a server that tells of no inputs is sent one called input-0. ``request``,
-    ``answer``: the key of the inputs in a body, and the dotted path to the answers in a reply, ""
-    for the reply itself, ``*`` for each entry of a list: predictions.*.scores (``json``).
-    ``rate``: requests a second. ``budget``: inputs that may be sent in all, those sent again
-    included. ``timeout``: seconds a request. ``kept``: a file that each batch of answers is added
-    to; a later call with the same inputs asks only what is missing there.
+    Inputs go in batches, and each that is sent is counted. uint8 inputs are sent as floats in
+    [0, 1], which is what networks take, unless the server wants whole numbers.
 
-    ``changed``: the part of the first batch that was answered otherwise when it was asked once more
-    after all others; None where that wasn't checked. Raises ``InputError`` for whatever is wrong
-    with an argument, the server or a reply.
+    Args:
+        url: for ``v2`` what stands before ``/v2/models``, for ``json`` where inputs are posted to.
+            It is shown and logged: secrets belong into ``headers``, which are neither.
+        protocol: ``v2`` (Open Inference Protocol, REST) or ``json`` (any JSON POST).
+        model: name of the model at the server (``v2``; needed there).
+        version: its version at the server (``v2``); the server's choice where None.
+        input: name of the input tensor (``v2``); where None the only one that the server lists,
+            and input-0 for a server that lists none.
+        output: name of the output tensor (``v2``); where None the only one of the right shape.
+        request: name of the list of inputs in the body (``json``).
+        answer: dotted path to the answers in the reply (``json``); ``""`` for the reply itself,
+            ``*`` for each entry of a list, as in ``predictions.*.scores``.
+        headers: sent with each request.
+        batch_size: inputs per request.
+        rate: requests per second at most; None for no limit.
+        budget: inputs that may be sent in all, retries included; None for no limit.
+        timeout: seconds per request.
+        retries: how often a failed request is sent again.
+        answer_log: a file that each batch of answers is added to. A later call with the same
+            inputs asks only for what is missing there.
+
+    Attributes:
+        changed: the fraction of the first batch that was answered otherwise when it was sent once
+            more after all others; None where that wasn't checked.
+
+    Raises:
+        InputError: for an argument that can't be used; on a call for whatever is wrong with the
+            server or a reply.
+
+    Example:
+        >>> import softmark
+        >>> suspect = softmark.Endpoint("http://127.0.0.1:8080", model="iris", budget=2000)
+        >>> suspect.url, suspect.inputs_sent
+        ('http://127.0.0.1:8080/v2/models/iris', 0)
+
+        ``softmark.verify(suspect, key, probes)`` sends the probes and judges the answers.
     """
 
     def __init__(
@@ -73,48 +99,46 @@ class Endpoint:
         budget: int | None = None,
         timeout: float = 30,
         retries: int = 4,
-        kept: Path | None = None,
+        answer_log: Path | None = None,
     ):
         if protocol not in ("v2", "json"):
             raise InputError(f"--protocol={protocol}: v2 or json")
         if protocol == "v2" and not model:
             raise InputError("--model NAME is needed: protocol v2 asks each model by its name")
-        for key, value, least in (
+        for name, value, least in (
             ("batch-size", batch_size, 1),
             ("budget", budget, 1),
             ("retries", retries, 0),
         ):
             if value is not None and not value >= least:
-                raise InputError(f"--{key}={value}: a whole number from {least} on is needed")
-        for key, value in (("timeout", timeout), ("rate", rate)):
+                raise InputError(f"--{name}={value}: a whole number from {least} on is needed")
+        for name, value in (("timeout", timeout), ("rate", rate)):
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{key}={value}: a number above 0 is needed")
-        self.url = address(url)
+                raise InputError(f"--{name}={value}: a number above 0 is needed")
+        self.url = checked_url(url)
         if protocol == "v2":
             self.url = f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}"
             self.url += f"/versions/{quote(version, safe='')}" if version else ""
-        self.protocol, self.batch_size, self.kept = protocol, batch_size, kept
+        self.protocol, self.batch_size, self.answer_log = protocol, batch_size, answer_log
         self.input, self.output, self.request, self.answer = input, output, request, answer
         self.changed: float | None = None
-        self._calls = HttpClient(headers or {}, rate, budget, timeout, retries)
+        self._client = HttpClient(headers or {}, rate, budget, timeout, retries)
 
     @property
-    def asked(self) -> int:
-        """The inputs sent so far, by every call; those of a request tried again count again."""
-        return self._calls.asked
+    def inputs_sent(self) -> int:
+        """Inputs sent so far, by every call; those of a request that was retried count again."""
+        return self._client.inputs_sent
 
     @property
-    def tried(self) -> int:
-        """The requests sent so far."""
-        return self._calls.tried
+    def requests_sent(self) -> int:
+        """Requests sent so far, retries included."""
+        return self._client.requests_sent
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Its answers to ``inputs`` (N, ...): float32 (N, K), as they came, in order; null is NaN.
+        """Send ``inputs`` (N, ...) and return the answers, in order, as they came; null is NaN.
 
-        One number for each input is a label: (N,).
-
-        uint8 inputs are sent as floats in [0, 1], which is what networks take, unless the server
-        says that it wants whole numbers; all others are sent as they are.
+        Returns:
+            float32 (N, K), or labels (N,) where the server answers one number for each input.
         """
         inputs = inputs.detach().cpu()
         if not len(inputs):
@@ -122,105 +146,112 @@ class Endpoint:
         if inputs.is_floating_point() and not inputs.isfinite().all():
             raise InputError("the inputs hold NaN or infinity: JSON has no such numbers")
         self.changed = None
-        file = AnswerLog(self.kept, self._identity(inputs)) if self.kept else None
-        answers = file.read(len(inputs)) if file else []
-        start = sum(map(len, answers))
+        log = AnswerLog(self.answer_log, self._identity(inputs)) if self.answer_log else None
+        batches = log.read(len(inputs)) if log else []
+        start = sum(map(len, batches))
         if start == len(inputs):
-            return joined(answers)
-        self._calls.afford(len(inputs) - start)
-        tensor = self._tensor(inputs) if self.protocol == "v2" else {}
-        for part in track(
+            return join_batches(batches)
+        self._client.check_budget(len(inputs) - start)
+        tensor = self._input_tensor(inputs) if self.protocol == "v2" else {}
+        for batch in track(
             inputs[start:].split(self.batch_size),
             "Asking the endpoint",
             console=Console(stderr=True),
             transient=True,
             disable=not sys.stderr.isatty(),
         ):
-            rows = self._ask(part, tensor)
-            if answers and rows.shape[1] != answers[0].shape[1]:
-                first, now = answers[0].shape[1], rows.shape[1]
-                raise InputError(f"{self.url} answered {first} classes first, now {now}")
-            if file:
-                file.append(start, rows)
-            answers.append(rows)
-            start += len(part)
-        together = torch.cat(answers)
-        self.changed = self._compare(inputs[: self.batch_size], together, tensor)
-        return joined(answers)
+            answers = self._send(batch, tensor)
+            if batches and answers.shape[1] != batches[0].shape[1]:
+                raise InputError(
+                    f"{self.url} answered {batches[0].shape[1]} classes first, now "
+                    f"{answers.shape[1]}"
+                )
+            if log:
+                log.append(start, answers)
+            batches.append(answers)
+            start += len(batch)
+        first = inputs[: self.batch_size]
+        self.changed = self._fraction_changed(first, torch.cat(batches)[: len(first)], tensor)
+        return join_batches(batches)
 
     def _identity(self, inputs: Tensor) -> dict[str, Any]:
-        """What the answers depend on, without secrets."""
-        state = hashlib.sha256(json.dumps([list(inputs.shape), str(inputs.dtype)]).encode())
-        state.update(inputs.contiguous().view(torch.uint8).numpy())
-        answer = self.output if self.protocol == "v2" else self.answer
+        """Return what the answers depend on, without secrets."""
+        fingerprint = hashlib.sha256(json.dumps([list(inputs.shape), str(inputs.dtype)]).encode())
+        fingerprint.update(inputs.contiguous().view(torch.uint8).numpy())
         return {
             "url": self.url,
             "protocol": self.protocol,
-            "answer": answer,
-            "inputs": state.hexdigest(),
+            "answer": self.output if self.protocol == "v2" else self.answer,
+            "inputs": fingerprint.hexdigest(),
         }
 
-    def _tensor(self, inputs: Tensor) -> dict[str, str]:
-        """Name and datatype of the tensor to send, as the server tells them."""
-        about = self._calls.send("GET", self.url, absent=(404, 501))
-        outputs, there = tensors_of(about, "outputs"), tensors_of(about, "inputs")
+    def _input_tensor(self, inputs: Tensor) -> dict[str, str]:
+        """Return name and datatype of the tensor to send, from the server's metadata."""
+        metadata = self._client.send("GET", self.url, absent_statuses=(404, 501))
+        listed = tensors_by_name(metadata, "inputs")
+        outputs = tensors_by_name(metadata, "outputs")
         if outputs and self.output and self.output not in outputs:
-            raise InputError(f"--output={self.output}: {self.url} has {listed(outputs)}")
-        if about is None and not self.input:
+            raise InputError(f"--output={self.output}: {self.url} has {describe(outputs)}")
+        if metadata is None and not self.input:
             raise InputError(
-                f"{self.url} tells nothing of the model: is that its name? If so, --input NAME is "
-                "needed"
+                f"{self.url} has no metadata of the model: is that its name? If so, --input NAME "
+                "is needed"
             )
-        name = self.input or (only_name(there) if there else "input-0")
-        if there and name not in there:
+        name = self.input or (only_name(listed) if listed else "input-0")
+        if listed and name not in listed:
             wrong = f"--input={name}" if name else "--input NAME is needed"
-            raise InputError(f"{wrong}: {self.url} has {listed(there)}")
+            raise InputError(f"{wrong}: {self.url} has {describe(listed)}")
         floats = inputs.is_floating_point()
-        usual = "FP32" if floats or inputs.dtype == torch.uint8 else "INT64"
-        datatype = there.get(name, {}).get("datatype", usual)
-        if datatype not in (FLOATS if floats else FLOATS + WHOLE):
+        default = "FP32" if floats or inputs.dtype == torch.uint8 else "INT64"
+        datatype = listed.get(name, {}).get("datatype", default)
+        if datatype not in (FLOATS if floats else FLOATS + INTEGERS):
             raise InputError(f"{self.url} takes {datatype}, the inputs are {inputs.dtype}")
-        shape = shape_of(there.get(name, {}))
-        ours = [min(self.batch_size, len(inputs)), *inputs.shape[1:]]
-        if shape and not fits(ours, shape):
-            smaller = 0 < shape[0] < ours[0] and fits(ours[1:], shape[1:])
-            hint = f": --batch-size={shape[0]} is needed" if smaller else ""
-            raise InputError(f"{self.url} takes the shape {shape}, the inputs have {ours}{hint}")
+        expected = shape_of(listed.get(name, {}))
+        shape = [min(self.batch_size, len(inputs)), *inputs.shape[1:]]
+        if expected and not shape_fits(shape, expected):
+            smaller = 0 < expected[0] < shape[0] and shape_fits(shape[1:], expected[1:])
+            hint = f": --batch-size={expected[0]} is needed" if smaller else ""
+            raise InputError(
+                f"{self.url} takes the shape {expected}, the inputs have {shape}{hint}"
+            )
         return {"name": name, "datatype": datatype}
 
-    def _ask(self, part: Tensor, tensor: dict[str, str]) -> Tensor:
+    def _send(self, batch: Tensor, tensor: dict[str, str]) -> Tensor:
+        """Send one ``batch`` (n, ...) and return its answers (n, K)."""
         if self.protocol == "json":
-            body = {self.request: as_input(part).tolist()}
-            reply = self._calls.send("POST", self.url, body, len(part))
-            return as_rows(at_path(reply, self.answer, self.url), len(part), self.url)
-        data = part if tensor["datatype"] in WHOLE else as_input(part)
-        sent = {**tensor, "shape": list(part.shape), "data": data.flatten().tolist()}
-        reply = self._calls.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(part))
-        outputs = tensors_of(reply, "outputs")
-        tables = of_sizes(outputs, 2) or of_sizes(outputs, 1)
-        name = self.output or only_name(tables)
-        if name not in tables:
+            body = {self.request: as_input(batch).tolist()}
+            reply = self._client.send("POST", self.url, body, len(batch))
+            return as_answers(value_at_path(reply, self.answer, self.url), len(batch), self.url)
+        data = batch if tensor["datatype"] in INTEGERS else as_input(batch)
+        sent = {**tensor, "shape": list(batch.shape), "data": data.flatten().tolist()}
+        reply = self._client.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(batch))
+        outputs = tensors_by_name(reply, "outputs")
+        candidates = of_rank(outputs, 2) or of_rank(outputs, 1)
+        name = self.output or only_name(candidates)
+        if name not in candidates:
             wrong = f"--output={name}" if name else "--output NAME is needed"
             raise InputError(
-                f"{wrong}: {self.url} answers {listed(outputs)}; one of two sizes, inputs and "
-                "classes, is needed"
+                f"{wrong}: {self.url} answers {describe(outputs)}; one of two dimensions, inputs "
+                "and classes, is needed"
             )
         where = f"{self.url}, output {name!r}"
-        return as_rows(table_of(tables[name], where), len(part), where)
+        return as_answers(rows_of(candidates[name], where), len(batch), where)
 
-    def _compare(self, first: Tensor, answers: Tensor, tensor: dict[str, str]) -> float | None:
-        """The part of ``first`` that is answered otherwise by now."""
+    def _fraction_changed(
+        self, inputs: Tensor, answers: Tensor, tensor: dict[str, str]
+    ) -> float | None:
+        """Send ``inputs`` once more; return the fraction that isn't answered as in ``answers``."""
         try:
-            again = self._ask(first, tensor)
+            repeated = self._send(inputs, tensor)
         except InputError:
             # All answers are there: a server or a budget that gives no more takes none away.
             return None
-        return differing(answers[: len(first)], again)
+        return fraction_changed(answers, repeated)
 
 
-def differing(first: Tensor, second: Tensor) -> float:
-    """The part of the rows that aren't the same."""
+def fraction_changed(first: Tensor, second: Tensor) -> float:
+    """Return the fraction of rows that differ between ``first`` (N, K) and ``second`` (N, K)."""
     if first.shape != second.shape:
         return 1.0
-    same = first.double().isclose(second.double(), rtol=0, atol=SAME, equal_nan=True)
+    same = first.double().isclose(second.double(), rtol=0, atol=TOLERANCE, equal_nan=True)
     return float((~same).reshape(len(first), -1).any(1).float().mean())

@@ -1,4 +1,4 @@
-"""HTTP requests that count, wait, and are tried again: what an endpoint is asked with."""
+"""An HTTP client that counts what it sends, keeps to a rate and a budget, and retries failures."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 
 from softmark.errors import InputError
 
-BACKOFF = (
-    0.5  # seconds: the first retry comes at once, the second after twice that, then four times
-)
-LONGEST = 600  # seconds that a server may ask for with Retry-After
+# Seconds: the first retry comes at once, the second after twice that, the third after four times.
+BACKOFF = 0.5
+MAX_RETRY_AFTER = 600  # seconds that a server may ask for with Retry-After
+MAX_EXCERPT = 200  # characters of a reply that a message quotes
 
 
 class HttpClient:
-    """Sends requests: no faster than ``rate``, no more inputs than ``budget``, again if need be.
+    """Send JSON requests, no faster than a rate and within a budget of inputs; retry failures.
 
-    ``headers`` go with each; no message shows what they hold. ``rate``: requests a second.
-    ``timeout``: seconds a request. ``asked``: inputs sent so far, ``tried``: requests sent so far;
-    one that is tried again counts again in both, since it may be charged for.
+    Args:
+        headers: sent with each request; no message shows their values. Printable ASCII.
+        rate: requests per second at most; None for no limit.
+        budget: inputs that may be sent in all, retries included; None for no limit.
+        timeout: seconds per request.
+        retries: how often a request is sent again, after the first time.
+
+    Attributes:
+        inputs_sent: inputs sent so far. Those of a retry count again: they may be charged for.
+        requests_sent: requests sent so far, retries included.
+
+    Raises:
+        InputError: for a header that HTTP can't carry.
     """
 
     def __init__(
@@ -41,53 +51,68 @@ class HttpClient:
             if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
                 raise InputError(f"the header {name!a}: printable ASCII characters are needed")
         self.headers, self.budget, self.timeout, self.retries = headers, budget, timeout, retries
-        self.asked = self.tried = 0
-        self._pause = 1 / rate if rate else 0.0
-        self._free = 0.0  # when the next request may be sent
+        self.inputs_sent = self.requests_sent = 0
+        self._interval = 1 / rate if rate else 0.0
+        self._next_start = 0.0  # when the next request may be sent, of time.monotonic()
         self._session = requests.Session()
         # Else a password in ~/.netrc would take the place of a header.
         self._session.auth = lambda request: request
 
-    def afford(self, inputs: int) -> None:
-        """Raises ``InputError`` where the budget doesn't reach for so many more."""
-        if self.budget is not None and self.asked + inputs > self.budget:
+    def check_budget(self, inputs: int) -> None:
+        """Raise ``InputError`` if ``inputs`` more would exceed the budget."""
+        if self.budget is not None and self.inputs_sent + inputs > self.budget:
             raise InputError(
-                f"--budget={self.budget}: {self.asked} inputs were sent so far, retries included, "
-                f"and {inputs} more are needed: --budget={self.asked + inputs} at least"
+                f"--budget={self.budget}: {self.inputs_sent} inputs were sent so far, retries "
+                f"included, and {inputs} more are needed: "
+                f"--budget={self.inputs_sent + inputs} at least"
             )
 
     def send(
-        self, method: str, url: str, body: Any = None, inputs: int = 0, absent: tuple[int, ...] = ()
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        inputs: int = 0,
+        absent_statuses: tuple[int, ...] = (),
     ) -> Any:
-        """The JSON that comes back; None for a status among ``absent``.
+        """Send one request, with retries, and return the parsed JSON of the reply.
 
-        ``inputs``: how many of them ``body`` holds. Raises ``InputError``, at once for a status
-        below 500 other than 429 and for what is no JSON, else when no try is left.
+        Args:
+            method: GET or POST.
+            url: where to.
+            body: plain containers, sent as JSON; None for no body.
+            inputs: how many inputs ``body`` holds, for the budget.
+            absent_statuses: HTTP statuses for which None is returned.
+
+        Raises:
+            InputError: at once for a status below 500 other than 429 and for a reply that isn't
+                JSON; for anything else after the last retry.
         """
         data = None if body is None else json.dumps(body)
-        policy = Retry(self.retries, backoff_factor=BACKOFF)
-        for left in reversed(range(self.retries + 1)):
-            self.afford(inputs)
-            time.sleep(max(0.0, self._free - time.monotonic()))
-            self._free = time.monotonic() + self._pause
-            self.asked, self.tried = self.asked + inputs, self.tried + 1
-            response, text, failure = self._once(method, url, data)
+        retry_policy = Retry(self.retries, backoff_factor=BACKOFF)
+        for retries_left in reversed(range(self.retries + 1)):
+            self.check_budget(inputs)
+            time.sleep(max(0.0, self._next_start - time.monotonic()))
+            self._next_start = time.monotonic() + self._interval
+            self.inputs_sent += inputs
+            self.requests_sent += 1
+            response, text, failure = self._try_once(method, url, data)
             if response is not None:
                 status = response.status_code
-                if status in absent:
+                if status in absent_statuses:
                     return None
                 if status != 429 and status < 500:
-                    return self._read(url, response, text)
+                    return self._parse(url, response, text)
                 failure = f"answers {status}: {self._excerpt(text)}"
-            if left:
-                policy = policy.increment(method, url)
-                self._rest(policy, url, response)
+            if retries_left:
+                retry_policy = retry_policy.increment(method, url)
+                self._wait(retry_policy, url, response)
         raise InputError(f"{url} {failure} ({self.retries + 1} tries)")
 
-    def _once(
+    def _try_once(
         self, method: str, url: str, data: str | None
     ) -> tuple[requests.Response | None, bytes, str]:
-        """The response and its body; None and what went wrong where there is no whole one."""
+        """Return the response, its body and ""; or None, b"" and what went wrong."""
         end = time.monotonic() + self.timeout
         try:
             with self._session.request(
@@ -111,13 +136,14 @@ class HttpClient:
         except (OSError, ValueError, HTTPError) as error:
             return None, b"", f"can't be asked: {self._excerpt(_cause(error).encode())}"
 
-    def _read(self, url: str, response: requests.Response, text: bytes) -> Any:
+    def _parse(self, url: str, response: requests.Response, text: bytes) -> Any:
         status = response.status_code
         if 300 <= status < 400:
-            there = self._excerpt(response.headers.get("Location", "nowhere").encode())
+            location = self._excerpt(response.headers.get("Location", "nowhere").encode())
             raise InputError(
-                f"{url} answers {status} and points to {there}: that isn't followed, since inputs "
-                "and headers would go elsewhere; --url is to name the right address"
+                f"{url} answers {status} and points to {location}: redirects aren't followed, "
+                "since inputs and headers would go to another server; --url must name the right "
+                "address"
             )
         if status >= 400:
             raise InputError(f"{url} answers {status}: {self._excerpt(text)}")
@@ -126,50 +152,55 @@ class HttpClient:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{url} answers no JSON: {self._excerpt(text)}") from error
 
-    def _rest(self, policy: Retry, url: str, response: requests.Response | None) -> None:
-        """Waits as long as the server asks for, else longer with each try."""
+    def _wait(self, retry_policy: Retry, url: str, response: requests.Response | None) -> None:
+        """Wait as long as the server asks for, else longer with each retry."""
         try:
-            wait = None if response is None else policy.get_retry_after(response.raw)
+            seconds = None if response is None else retry_policy.get_retry_after(response.raw)
         except InvalidHeader:
-            wait = None
-        if wait and wait > LONGEST:
-            asks = self._excerpt(response.headers["Retry-After"].encode())
+            seconds = None
+        if seconds and seconds > MAX_RETRY_AFTER:
+            header = self._excerpt(response.headers["Retry-After"].encode())
             raise InputError(
-                f"{url} answers {response.status_code} with Retry-After: {asks}; more than "
-                f"{LONGEST} s are not waited for"
+                f"{url} answers {response.status_code} with Retry-After: {header}; softmark waits "
+                f"for {MAX_RETRY_AFTER} s at most"
             )
-        if wait:
-            time.sleep(wait)
+        if seconds:
+            time.sleep(seconds)
         else:
-            policy.sleep()
+            retry_policy.sleep()
 
     def _excerpt(self, text: bytes) -> str:
-        """The first 200 characters, on one line, without what the headers hold."""
+        """Return the beginning of ``text``, on one line, without the values of the headers."""
         shown = text.decode(errors="replace")
         for value in self.headers.values():
             for word in (value, *value.split()):
                 # A word of three letters is no secret, and may stand in any text.
                 shown = shown.replace(word, "***") if len(word) > 3 else shown
         shown = "".join(c if c.isprintable() else " " for c in shown)
-        return " ".join(shown.split())[:200] or "nothing"
+        return " ".join(shown.split())[:MAX_EXCERPT] or "nothing"
 
 
-def address(url: str) -> str:
-    """``url``, if a request can be sent there."""
-    secret = good = False
+def checked_url(url: str) -> str:
+    """Return ``url``. Raise ``InputError`` if no request can be sent there, or if it holds a name.
+
+    A URL is shown in messages and in evidence; a name or password belongs into a header.
+    """
+    has_name = valid = False
     with contextlib.suppress(OSError, ValueError):
-        secret = urlsplit(url).username is not None
+        has_name = urlsplit(url).username is not None
         requests.Request("GET", url).prepare()
-        good = url.lower().startswith(("http://", "https://"))
-    if secret:
-        raise InputError("--url holds a name or password and would be shown: a header is not")
-    if not good:
+        valid = url.lower().startswith(("http://", "https://"))
+    if has_name:
+        raise InputError(
+            "--url holds a name or password, and URLs are shown: send them in a header instead"
+        )
+    if not valid:
         raise InputError(f"--url={url}: http://HOST or https://HOST is needed")
     return url
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost of the errors that libraries have wrapped, in words."""
+    """Return the message of the innermost of the errors that libraries have wrapped."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -17,130 +17,138 @@ from pyarrow import parquet
 from softmark.owner.numpy_files import unpacked_limit
 
 MAGIC = b"PAR1"
-WIDEST = 8  # bytes of a number, or of the place of a text
-PREFIXES = 7  # the encoding by which each text repeats the one before: a few bytes say gigabytes
-DEPTH = 12  # structures inside of each other; a footer has six
-LONGEST = 2**31 - 1
+MAX_VALUE_BYTES = 8  # of a number, or of a text's index into its dictionary
+# The encoding in which each text repeats the beginning of the one before: a few bytes of it can
+# stand for gigabytes.
+DELTA_BYTE_ARRAY = 7
+MAX_DEPTH = 12  # of structures inside of each other; a footer has six
+MAX_INT32 = 2**31 - 1
 I32, I64, TEXT, LIST, STRUCT = 5, 6, 8, 9, 12
-Known = dict[int, Any]
-# The format's structures by the numbers of their fields, as far as it takes to read them as pyarrow
-# does: what a field or each entry of a list is, and what is in a structure or a list of them.
-SIZES: Known = {2: I64, 3: I64}
-COLUMN: Known = {2: I32, 3: TEXT, 5: I64, 7: I64, 8: {}, 9: I64, 11: I64, 13: {}, 16: SIZES}
+Fields = dict[int, Any]
+# The format's structures by the numbers of their fields, as far as they are needed to read them as
+# pyarrow does: the type of a field or of each entry of a list, and the fields of a structure.
+SIZES: Fields = {2: I64, 3: I64}
+COLUMN: Fields = {2: I32, 3: TEXT, 5: I64, 7: I64, 8: {}, 9: I64, 11: I64, 13: {}, 16: SIZES}
 COLUMN |= {17: {2: I32}}
-GROUP: Known = {1: {3: COLUMN, 8: {2: {1: TEXT}}}, 3: I64, 4: {}}
-FOOTER: Known = {2: {}, 3: I64, 4: GROUP, 5: {}, 7: {}}
-PAGE: Known = {2: I32, 3: I32, 5: {2: I32}, 7: {1: I32}, 8: {4: I32}}
+GROUP: Fields = {1: {3: COLUMN, 8: {2: {1: TEXT}}}, 3: I64, 4: {}}
+FOOTER: Fields = {2: {}, 3: I64, 4: GROUP, 5: {}, 7: {}}
+PAGE: Fields = {2: I32, 3: I32, 5: {2: I32}, 7: {1: I32}, 8: {4: I32}}
 
 
-def read_parquet(path: Path, texts: str, check: Callable[[pa.Schema], None]) -> pa.Table:
-    """The table in ``path``. ``check`` raises for columns that aren't wanted.
+def read_parquet(path: Path, text_column: str, check: Callable[[pa.Schema], None]) -> pa.Table:
+    """Return the table in ``path``.
 
-    The column ``texts`` may hold text. It comes as a dictionary where the file has it as one: else
-    each text would be repeated in every row. Raises ``ValueError`` for a file that would unpack to
-    more than ``numpy_files.unpacked_limit``, and what pyarrow raises.
+    Args:
+        path: the file.
+        text_column: the column that may hold text. It comes as a dictionary if the file has it as
+            one: else each text would be repeated in every row.
+        check: is given the schema, and raises for columns that can't be used.
+
+    Raises:
+        ValueError: for a file that would unpack to more than ``numpy_files.unpacked_limit``;
+            besides, whatever ``check`` and pyarrow raise.
     """
     content = path.read_bytes()
-    shared = _check_size(content)
+    dictionary_columns = _check_size(content)
     # A list or a text has as many bytes as it has entries, or more.
-    most = min(len(content), LONGEST)
+    limit = min(len(content), MAX_INT32)
     # What was checked is what is read: the file isn't opened twice.
     with parquet.ParquetFile(
         pa.BufferReader(content),
-        read_dictionary=[texts] if texts.encode() in shared else None,
-        thrift_string_size_limit=most,
-        thrift_container_size_limit=most,
+        read_dictionary=[text_column] if text_column.encode() in dictionary_columns else None,
+        thrift_string_size_limit=limit,
+        thrift_container_size_limit=limit,
     ) as file:
         check(file.schema_arrow)
         return file.read()
 
 
 def _check_size(content: bytes) -> set[bytes]:
-    """The names of the columns that have a dictionary. Raises ``ValueError`` for too much."""
+    """Return the columns that have a dictionary. Raise ``ValueError`` for too large a content."""
     end = len(content) - 8
     begin = end - int.from_bytes(content[-8:-4], "little")
     if not content.startswith(MAGIC) or not content.endswith(MAGIC) or begin < len(MAGIC):
-        raise ValueError("it isn't whole, or encrypted")
+        raise ValueError("it is cut short, or encrypted")
     try:
-        footer = _Thrift(content, begin, end).struct(FOOTER)
+        footer = _ThriftReader(content, begin, end).struct(FOOTER)
         return _check_columns(content, footer)
     except (LookupError, TypeError) as error:
         raise ValueError("its footer, or the header of a page, is damaged") from error
 
 
 def _check_columns(content: bytes, footer: dict[int, Any]) -> set[bytes]:
-    shared: set[bytes] = set()
-    unpacked, values, pages = 0, 0, 0
-    rows = max(footer[3], sum(group[3] for group in footer[4]))
-    _check(content, WIDEST * rows * len(footer[2]))
+    dictionary_columns: set[bytes] = set()
+    unpacked, num_values, num_pages = 0, 0, 0
+    num_rows = max(footer[3], sum(group[3] for group in footer[4]))
+    _check_unpacked(content, MAX_VALUE_BYTES * num_rows * len(footer[2]))
     for column in (chunk[3] for group in footer[4] for chunk in group[1]):
-        values += max(0, column[5])
+        num_values += max(0, column[5])
         for length, is_dictionary in _pages(content, column):
-            unpacked, pages = unpacked + length, pages + 1
-            shared |= {b".".join(column[3])} if is_dictionary else set()
-            if pages > len(content):
+            unpacked, num_pages = unpacked + length, num_pages + 1
+            dictionary_columns |= {b".".join(column[3])} if is_dictionary else set()
+            if num_pages > len(content):
                 raise ValueError("its columns share their pages")
-        _check(content, max(unpacked, WIDEST * values))
-    return shared
+        _check_unpacked(content, max(unpacked, MAX_VALUE_BYTES * num_values))
+    return dictionary_columns
 
 
-def _check(content: bytes, length: int) -> None:
+def _check_unpacked(content: bytes, length: int) -> None:
     if length > unpacked_limit(len(content)):
         raise ValueError(f"{len(content):,} bytes would unpack to {length:,} or more")
 
 
 def _pages(content: bytes, column: dict[int, Any]) -> Iterator[tuple[int, bool]]:
-    """The length of each page of a column, unpacked, and whether it is a dictionary."""
+    """Yield the unpacked length of each page of a column, and whether the page is a dictionary."""
     begin = column[9]
     if column.get(11, 0) > 0:
         begin = min(begin, column[11])
     end = begin + column[7]
     if not 0 <= begin <= end <= len(content):
         raise ValueError("a column begins or ends outside of the file")
-    place = begin
-    while place < end:
-        header = _Thrift(content, place, end)
+    position = begin
+    while position < end:
+        header = _ThriftReader(content, position, end)
         page = header.struct(PAGE)
-        data, dictionary, data_2 = (page.get(part, {}) for part in (5, 7, 8))
+        data_v1, dictionary, data_v2 = (page.get(number, {}) for number in (5, 7, 8))
         if min(page[2], page[3]) < 0 or dictionary.get(1, 0) > page[2]:
             raise ValueError("a page declares more than it holds")
-        if PREFIXES in (data.get(2), data_2.get(4)):
-            raise ValueError("it holds texts by their common beginnings, which isn't read")
+        if DELTA_BYTE_ARRAY in (data_v1.get(2), data_v2.get(4)):
+            raise ValueError("its texts have the encoding DELTA_BYTE_ARRAY, which isn't read")
         yield page[2], 7 in page
-        place = header.place + page[3]
+        position = header.position + page[3]
 
 
-class _Thrift:
-    """Reads ``content`` from ``place`` to ``end``: structures in Thrift's compact protocol."""
+class _ThriftReader:
+    """Read structures in Thrift's compact protocol from ``content[position:end]``."""
 
-    def __init__(self, content: bytes, place: int, end: int):
-        self.content, self.place, self.end = content, place, end
+    def __init__(self, content: bytes, position: int, end: int):
+        self.content, self.position, self.end = content, position, end
 
-    def struct(self, known: Known, depth: int = 0) -> dict[int, Any]:
-        """The values by the numbers of their fields; of what isn't ``known`` none are right."""
-        found: dict[int, Any] = {}
-        field = 0
+    def struct(self, fields: Fields, depth: int = 0) -> dict[int, Any]:
+        """Return the values by the numbers of their fields; only those of ``fields`` are right."""
+        values: dict[int, Any] = {}
+        number = 0
         while head := self._byte():
-            field = field + (head >> 4) if head >> 4 else self._signed(15)
+            number = number + (head >> 4) if head >> 4 else self._signed(15)
             # pyarrow would go on with a mixture of both.
-            if field in found or field <= 0:
+            if number in values or number <= 0:
                 raise ValueError("a field is there twice")
             kind = head & 15
-            if kind in (1, 2) and field not in known:  # a truth value has nothing but its head
-                found[field] = kind == 1
+            if kind in (1, 2) and number not in fields:  # a truth value has nothing but its head
+                values[number] = kind == 1
             else:
-                found[field] = self._value(kind, known.get(field), depth)
-        return found
+                values[number] = self._value(kind, fields.get(number), depth)
+        return values
 
-    def _value(self, kind: int, known: Known | int | None, depth: int) -> Any:
-        if depth > DEPTH:
-            raise ValueError("structures inside of structures")
+    def _value(self, kind: int, expected: Fields | int | None, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} structures inside of each other")
         if kind in (LIST, 10):
             head = self._byte()
             count = head >> 4 if head >> 4 < 15 else self._unsigned()
-            return [self._value(head & 15, known, depth + 1) for _ in range(count)]
+            return [self._value(head & 15, expected, depth + 1) for _ in range(count)]
         # pyarrow takes another kind for a field that it doesn't know, or for what it expects.
-        if known is not None and kind != (known if isinstance(known, int) else STRUCT):
+        if expected is not None and kind != (expected if isinstance(expected, int) else STRUCT):
             raise ValueError("a field is of another kind")
         match kind:
             case 1 | 2 | 3:
@@ -152,17 +160,17 @@ class _Thrift:
             case 8:
                 return self._text(self._unsigned())
             case 12:
-                return self.struct(known if isinstance(known, dict) else {}, depth + 1)
-        raise ValueError("a field is of no kind")
+                return self.struct(expected if isinstance(expected, dict) else {}, depth + 1)
+        raise ValueError("a field is of no kind that Thrift has")
 
     def _byte(self) -> int:
         return self._text(1)[0]
 
     def _text(self, count: int) -> bytes:
-        self.place += count
-        if self.place > self.end:
+        self.position += count
+        if self.position > self.end:
             raise ValueError("it is cut short")
-        return self.content[self.place - count : self.place]
+        return self.content[self.position - count : self.position]
 
     def _unsigned(self) -> int:
         value = 0

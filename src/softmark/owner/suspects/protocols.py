@@ -1,4 +1,4 @@
-"""What servers reply, read with care: tensors of the Open Inference Protocol, and plain JSON."""
+"""Replies of servers, parsed with care: the Open Inference Protocol (v2), and plain JSON."""
 
 from __future__ import annotations
 
@@ -10,62 +10,72 @@ from torch import Tensor
 
 from softmark.errors import InputError
 
-
-def tensors_of(reply: Any, kind: str) -> dict[str, dict[str, Any]]:
-    """The inputs or outputs that a server of v2 lists, by name."""
-    there = reply.get(kind) if isinstance(reply, dict) else None
-    there = [one for one in there if isinstance(one, dict)] if isinstance(there, list) else []
-    return {one["name"]: one for one in there if isinstance(one.get("name"), str)}
+Metadata = dict[str, Any]  # of one tensor of v2: name, datatype, shape, data
 
 
-def shape_of(tensor: dict[str, Any]) -> list[int]:
-    """Its shape; empty where the server doesn't tell."""
+def tensors_by_name(reply: Any, part: str) -> dict[str, Metadata]:
+    """Return the tensors that a reply of v2 lists under ``part`` (inputs or outputs), by name."""
+    entries = reply.get(part) if isinstance(reply, dict) else None
+    entries = entries if isinstance(entries, list) else []
+    tensors = [entry for entry in entries if isinstance(entry, dict)]
+    return {tensor["name"]: tensor for tensor in tensors if isinstance(tensor.get("name"), str)}
+
+
+def shape_of(tensor: Metadata) -> list[int]:
+    """Return the shape of a tensor; empty if the server doesn't give it."""
     shape = tensor.get("shape")
-    good = isinstance(shape, list) and all(type(size) is int for size in shape)
-    return shape if good else []
+    valid = isinstance(shape, list) and all(type(size) is int for size in shape)
+    return shape if valid else []
 
 
-def fits(ours: list[int], wanted: list[int]) -> bool:
-    """Whether each size is the wanted one, or any (-1) is wanted."""
-    pairs = zip(ours, wanted, strict=False)
-    return len(ours) == len(wanted) and all(w in (size, -1) for size, w in pairs)
+def shape_fits(shape: list[int], expected: list[int]) -> bool:
+    """Whether ``shape`` is the ``expected`` one, in which -1 stands for any size."""
+    sizes = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(wanted in (size, -1) for size, wanted in sizes)
 
 
-def only_name(tensors: dict[str, dict[str, Any]]) -> str | None:
+def only_name(tensors: dict[str, Metadata]) -> str | None:
+    """Return the name of the only tensor; None if there are several, or none."""
     return next(iter(tensors)) if len(tensors) == 1 else None
 
 
-def listed(tensors: dict[str, dict[str, Any]]) -> str:
-    """The names and shapes of ``tensors``, for a message."""
+def describe(tensors: dict[str, Metadata]) -> str:
+    """Return the names and shapes of ``tensors``, for a message."""
     return ", ".join(f"{name!r} {shape_of(one)}" for name, one in tensors.items()) or "none"
 
 
-def of_sizes(tensors: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
-    """Those with so many sizes: 2 of probabilities, 1 of labels."""
-    return {name: one for name, one in tensors.items() if len(shape_of(one)) == count}
+def of_rank(tensors: dict[str, Metadata], rank: int) -> dict[str, Metadata]:
+    """Return the tensors with so many dimensions: 2 for probabilities, 1 for labels."""
+    return {name: one for name, one in tensors.items() if len(shape_of(one)) == rank}
 
 
-def at_path(reply: Any, path: str, where: str) -> Any:
-    """What lies at the dotted ``path`` of ``reply``.
+def value_at_path(reply: Any, path: str, where: str) -> Any:
+    """Return what lies at the dotted ``path`` of ``reply``; ``""`` is the reply itself.
 
-    A number counts the entries of a list, ``*`` goes on with each of them.
+    A number picks an entry of a list, ``*`` goes on with each of them. Raises ``InputError``, which
+    begins with ``where``, if the path leads nowhere.
+
+    >>> value_at_path({"predictions": [{"p": 0.1}, {"p": 0.9}]}, "predictions.*.p", "the server")
+    [0.1, 0.9]
     """
-    for place, step in enumerate(steps := path.split(".") if path else []):
+    for depth, step in enumerate(steps := path.split(".") if path else []):
         if isinstance(reply, list) and step == "*":
-            rest = ".".join(steps[place + 1 :])
-            return [at_path(entry, rest, where) for entry in reply]
+            remaining_path = ".".join(steps[depth + 1 :])
+            return [value_at_path(entry, remaining_path, where) for entry in reply]
         if isinstance(reply, dict) and step in reply:
             reply = reply[step]
         elif isinstance(reply, list) and step.isdecimal() and int(step) < len(reply):
             reply = reply[int(step)]
         else:
-            there = ", ".join(map(repr, reply)) if isinstance(reply, dict) else type(reply).__name__
-            raise InputError(f"--answer={path}: {where} answers no {step!r}, but {there[:120]}")
+            present = type(reply).__name__
+            if isinstance(reply, dict):
+                present = ", ".join(map(repr, reply))
+            raise InputError(f"--answer={path}: {where} answers no {step!r}, but {present[:120]}")
     return reply
 
 
-def table_of(tensor: dict[str, Any], where: str) -> Any:
-    """The rows of a tensor of v2, or its labels; the data of two sizes may be flat."""
+def rows_of(tensor: Metadata, where: str) -> Any:
+    """Return the rows of a tensor of v2, or its labels; data of two dimensions may come flat."""
     data, (count, *others) = tensor.get("data"), shape_of(tensor)
     width = others[0] if others else 1
     if not isinstance(data, list) or (data and isinstance(data[0], list)):
@@ -75,16 +85,17 @@ def table_of(tensor: dict[str, Any], where: str) -> Any:
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-def joined(answers: list[Tensor]) -> Tensor:
-    """All batches (N, K); of one number an input labels (N,)."""
-    together = torch.cat(answers)
-    return together.squeeze(1) if together.shape[1] == 1 else together
+def join_batches(batches: list[Tensor]) -> Tensor:
+    """Return all batches of answers as (N, K); as labels (N,) where K is 1."""
+    answers = torch.cat(batches)
+    return answers.squeeze(1) if answers.shape[1] == 1 else answers
 
 
-def as_rows(rows: Any, count: int, where: str) -> Tensor:
-    """Lists of numbers, one for each of ``count`` inputs, as float32 (count, K).
+def as_answers(rows: Any, count: int, where: str) -> Tensor:
+    """Return lists of numbers, one for each of ``count`` inputs, as float32 (count, K).
 
-    Where there is a number for each it is a label, and K is 1.
+    Where there is one number for each input it is a label, and K is 1. null becomes NaN. Raises
+    ``InputError``, which begins with ``where``, for anything else.
     """
     if isinstance(rows, list) and all(type(row) in (int, float) for row in rows):
         rows = [[row] for row in rows]
@@ -95,11 +106,11 @@ def as_rows(rows: Any, count: int, where: str) -> Tensor:
     widths = sorted({len(row) for row in rows})
     if len(widths) != 1 or not widths[0]:
         raise InputError(f"{where}: rows of {widths} numbers; each needs one for every class")
-    wrong = {type(x).__name__ for row in rows for x in row} - {"int", "float", "NoneType"}
-    if wrong:
-        raise InputError(f"{where}: {sorted(wrong)} among the answers, which are to be numbers")
+    types = {type(value).__name__ for row in rows for value in row}
+    if wrong_types := types - {"int", "float", "NoneType"}:
+        raise InputError(f"{where}: {sorted(wrong_types)} among the answers; numbers are needed")
     try:
-        numbers = [[math.nan if x is None else float(x) for x in row] for row in rows]
+        numbers = [[math.nan if value is None else float(value) for value in row] for row in rows]
     except OverflowError as error:
         raise InputError(f"{where}: a number among the answers is too large") from error
     return torch.tensor(numbers, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What a suspect answers, whatever it is: a module, a function, an array, an endpoint."""
+"""Ask a suspect for its answers, whatever it is: a module, a function, an array, an endpoint."""
 
 from __future__ import annotations
 
@@ -10,53 +10,65 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.owner.suspects.diagnose import probabilities
-from softmark.owner.suspects.endpoint import Endpoint, differing
+from softmark.owner.suspects.diagnose import as_probabilities
+from softmark.owner.suspects.endpoint import Endpoint, fraction_changed
 from softmark.training import predict
 
-AGAIN = 8  # inputs that a function is asked about twice
+NUM_REPEATED = 8  # inputs that a function is asked twice
 
 
-def ask(
-    suspect: Any, samples: Samples, classes: int, logits: bool, where: str = "suspect"
+def query_suspect(
+    suspect: Any, inputs: Tensor, classes: int, logits: bool
 ) -> tuple[Tensor, list[str]]:
-    """The answers (N, K) of ``suspect`` as probabilities, and what is to be said of them."""
-    said: list[str] = []
+    """Return the answers of ``suspect`` to ``inputs``, and remarks on them.
+
+    Args:
+        suspect: a module that gives logits, a function from inputs to answers, an ``Endpoint``, or
+            the answers themselves: (N, K), or labels (N,).
+        inputs: (N, ...), in the order of the key's probes.
+        classes: K of the marked model.
+        logits: the function or the array gives logits or log-probabilities.
+
+    Returns:
+        Probabilities (N, K), and what a reader of the verdict must know of them, in sentences.
+
+    Raises:
+        InputError: for a suspect that can't take the inputs, and answers that can't be used.
+    """
+    remarks: list[str] = []
     if isinstance(suspect, nn.Module):
         try:
-            answers = predict(suspect, samples.inputs)
+            answers = predict(suspect, inputs)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{where}: the module can't take the probes ({reason})") from error
+            raise InputError(f"suspect: the module can't take the probes ({reason})") from error
         logits = False
     elif callable(suspect):
-        answers, said = _called(suspect, samples.inputs, where)
+        answers, remarks = _call_twice(suspect, inputs)
     else:
-        answers = _table(suspect, where)
+        answers = _as_table(suspect)
     if answers.ndim == 1:
-        answers, logits = _one_hot(answers, classes, where), False
-    if answers.shape != (len(samples), classes):
+        answers, logits = _one_hot(answers, classes), False
+    if answers.shape != (len(inputs), classes):
         raise InputError(
-            f"{where}: {answers.shape[0]} answers with {answers.shape[1:].numel()} classes; "
-            f"{len(samples)} probes and a model of {classes} classes were committed to"
+            f"suspect: {answers.shape[0]} answers with {answers.shape[1:].numel()} classes; the "
+            f"key was committed to {len(inputs)} probes and a model of {classes} classes"
         )
-    return probabilities(answers, logits, where), said
+    return as_probabilities(answers, logits), remarks
 
 
-def _called(
-    suspect: Callable[[Tensor], Any], inputs: Tensor, where: str
-) -> tuple[Tensor, list[str]]:
+def _call_twice(suspect: Callable[[Tensor], Any], inputs: Tensor) -> tuple[Tensor, list[str]]:
+    """Return the answers of a function, and a remark where it answers the first inputs anew."""
     if isinstance(suspect, Endpoint):
         answers, changed = suspect(inputs), suspect.changed
     else:
         try:
-            answers, again = suspect(inputs), suspect(inputs[:AGAIN])
+            answers, repeated = suspect(inputs), suspect(inputs[:NUM_REPEATED])
         except Exception as error:
-            raise InputError(f"{where}: the function raises {error!r:.200}") from error
-        answers = _table(answers, where)
-        changed = differing(answers[:AGAIN], _table(again, where))
+            raise InputError(f"suspect: the function raises {error!r:.200}") from error
+        answers = _as_table(answers)
+        changed = fraction_changed(answers[:NUM_REPEATED], _as_table(repeated))
     if changed:
         return answers, [
             f"{100 * changed:.0f} % of the answers that were asked for twice differ: noise, or a "
@@ -65,18 +77,21 @@ def _called(
     return answers, []
 
 
-def _table(answers: Any, where: str) -> Tensor:
+def _as_table(answers: Any) -> Tensor:
     try:
         table = torch.as_tensor(answers if isinstance(answers, Tensor) else np.array(answers))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: its answers are no array of numbers ({error})") from error
+        raise InputError(f"suspect: its answers are no array of numbers ({error})") from error
     if table.ndim not in (1, 2):
-        raise InputError(f"{where}: answers of shape {tuple(table.shape)}; (N, K) is needed")
+        raise InputError(f"suspect: answers of shape {tuple(table.shape)}; (N, K) is needed")
     return table.detach().cpu()
 
 
-def _one_hot(labels: Tensor, classes: int, where: str) -> Tensor:
-    whole = labels.double() == labels.double().round()
-    if not (whole & (labels >= 0) & (labels < classes)).all():
-        raise InputError(f"{where}: one number a probe, but not all are labels 0 to {classes - 1}")
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return ``labels`` (N,) as probabilities (N, K). Raise ``InputError`` for what is no label."""
+    is_label = (labels.double() == labels.double().round()) & (labels >= 0) & (labels < classes)
+    if not is_label.all():
+        raise InputError(
+            f"suspect: one number for each probe, but not all are labels from 0 to {classes - 1}"
+        )
     return F.one_hot(labels.long(), classes).float()
