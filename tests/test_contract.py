@@ -31,6 +31,7 @@ from softmark.methods.key import Key
 from softmark.models.access import Query, expose
 from softmark.models.files import read_tensors
 from softmark.nodes import make
+from softmark.owner.statement import METHODS as OWNERS_METHODS
 from softmark.store.store import Store
 from softmark.training import Classifier, Fit, predict, utility
 
@@ -628,6 +629,11 @@ def test_a_mark_that_is_too_weak_says_what_to_raise_of_what_its_method_has(metho
     config = cell(f"method={method}")
     for key in stronger(config["method"]):
         assert OmegaConf.select(OmegaConf.create(config), key) is not None
+
+
+def test_owners_may_use_the_methods_that_say_so(cell):
+    kinds = {name: get_class(cell(f"method={name}")["method"]["_target_"]) for name in METHODS}
+    assert {name for name, kind in kinds.items() if kind.supports_owner} == set(OWNERS_METHODS)
 
 
 def test_secrets_of_the_system_are_others_each_time(cell, tmp_path):

@@ -441,8 +441,10 @@ def test_triggers_need_pictures_and_one_customer():
 def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():
     way = watermark(settings("usp_margin", ["recipe.epochs=3"]))
     assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
-    assert way.lengthen(2) == 6
-    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (6, 6)
+    longer = way.scale_epochs(2)
+    assert longer.epochs == 6
+    assert (longer.triggers.recipe.epochs, longer.soft.recipe.epochs) == (6, 6)
+    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
 
 
 # --- What can't be.

@@ -648,7 +648,7 @@ def told(kind, key: Key, usual: torch.Tensor | None) -> Key:
     """``key`` where the unmarked model gives the answers ``usual``; None where nobody has one."""
     shown = None if usual is None else usual_of(usual)
     other = Key(key.secret, key.salt, key.message, key.classes, shown)
-    soft(kind).complete(other)
+    soft(kind).build_modules(other)
     return other
 
 

@@ -77,7 +77,7 @@ def asked(key: softmark.Key, inputs: Tensor) -> Tensor:
     from softmark.data.roles import Samples
 
     like = Samples(inputs, torch.zeros(len(inputs)))
-    return torch.cat([inputs, method.added(key.pattern_key("a"), like).inputs])
+    return torch.cat([inputs, method.trigger_probes(key.pattern_key("a"), like).inputs])
 
 
 def judged(key: softmark.Key, inputs: Tensor, labels: Tensor | None = None) -> list[float]:

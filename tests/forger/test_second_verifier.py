@@ -79,7 +79,7 @@ def drawn(number: int) -> Case:
     inputs = probes
     if "_" in kind:
         like = Samples(probes, torch.zeros(count))
-        inputs = torch.cat([probes, way.added(pattern_key, like).inputs])
+        inputs = torch.cat([probes, way.trigger_probes(pattern_key, like).inputs])
     top = torch.randint(classes, (len(inputs),), generator=torch_random)
     if labels is not None:
         agrees = torch.rand(count, generator=torch_random) < random.choice([0.7, 0.9, 0.98])

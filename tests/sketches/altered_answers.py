@@ -14,7 +14,7 @@ from softmark.verification.nulls import Binomial
 
 class AlteredAnswers(Watermark):
     needs = "labels"
-    logs = True
+    uses_query_log = True
 
     def __init__(self, message, share):
         self.message, self.share = message, share

@@ -52,7 +52,7 @@ class Front:
     @property
     def logs(self) -> bool:
         """Whether the owner keeps what the model was asked."""
-        return self.key is not None and self.method.logs
+        return self.key is not None and self.method.uses_query_log
 
     def answer(self, network: nn.Module) -> Answer:
         return served(answers_of(network), self.method, self.key, self.steps)

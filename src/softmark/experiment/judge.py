@@ -58,7 +58,7 @@ def expected(now: Making, method: Watermark, key: Stage, pool: Samples) -> Sampl
     ``key``: the stage of the committed key, whose model was made of the victim. No key decides
     about these answers.
     """
-    if not method.expects:
+    if not method.uses_victim_labels:
         return pool
     (victim,) = key.parents[0].parents
     return Samples(pool.inputs, now.suspect(victim).answers(pool).argmax(1))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from hydra.utils import get_class
+
 from softmark.data.roles import name_of
 from softmark.errors import InputError
 from softmark.experiment import provenance
@@ -212,11 +214,6 @@ def warnings(record: dict[str, Any], cell: Plan) -> list[str]:
     return found
 
 
-def stronger(method: Config) -> list[str]:
-    """The settings that make a mark of this method easier to see."""
-    found = ["recipe.epochs"]
-    found += [f"method.{key}" for key in ("length", "count", "strength", "weight") if key in method]
-    for node, inside in ((method, ""), (method.get("soft", {}), "soft.")):
-        if "marking" in node:
-            found += [f"method.{inside}marking.beta", "verifier.probes"]
-    return found
+def stronger(method: Config) -> tuple[str, ...]:
+    """Return the settings that make a mark of this method easier to see."""
+    return get_class(method["_target_"]).strengthened_by

@@ -36,6 +36,8 @@ from softmark.verification.nulls import Binomial
 class BlackMarks(TriggerSet):
     """``count``: bits, each carried by a picture. ``strength``: of the loss on the groups."""
 
+    strengthened_by = (*TriggerSet.strengthened_by, "method.strength")
+
     def __init__(
         self, message: str, recipe: Recipe, length: float, count: int, share: float, strength: float
     ):
@@ -50,7 +52,7 @@ class BlackMarks(TriggerSet):
         key.register_buffer("groups", torch.randperm(classes, generator=generator(key)) % 2)
         return key
 
-    def complete(self, key: Key) -> None:
+    def build_modules(self, key: Key) -> None:
         # A file may say anything, and a bit of a group without classes can't be answered.
         if key.groups.shape != (key.classes,) or key.groups.unique().tolist() != [0, 1]:
             raise InputError("the key's groups aren't two groups of the model's classes")

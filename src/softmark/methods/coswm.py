@@ -68,7 +68,8 @@ class CosWM(Watermark):
     """
 
     needs = "probabilities"
-    logs = True
+    uses_query_log = True
+    strengthened_by = (*Watermark.strengthened_by, "method.length")
 
     def __init__(
         self,

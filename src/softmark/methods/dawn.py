@@ -27,7 +27,7 @@ from softmark.verification.nulls import Binomial
 
 class Dawn(Watermark):
     needs = "labels"
-    logs = True
+    uses_query_log = True
 
     def __init__(self, message: str, share: float):
         if not 0 < share < 1:

@@ -53,6 +53,7 @@ class DeepMarks(Watermark):
     carries the code, from 0; a negative one counts from the last."""
 
     needs = "weights"
+    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
 
     def __init__(
         self, message: str, recipe: Recipe, length: float, order: int, layer: int, strength: float

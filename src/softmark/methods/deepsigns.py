@@ -72,6 +72,7 @@ class DeepSigns(Watermark):
     """``bits``: of each marked class. ``marked``: how many classes carry bits."""
 
     needs = "weights"
+    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
 
     def __init__(
         self, message: str, recipe: Recipe, length: float, bits: int, marked: int, strength: float

@@ -40,6 +40,8 @@ class EntangledWatermark(Stamped):
     """``layers``: how many of the last layers are entangled. ``temperature``: T. ``weight``: of
     SNNL. The others are those of ``Stamped``."""
 
+    strengthened_by = (*Stamped.strengthened_by, "method.weight")
+
     def __init__(
         self,
         message: str,

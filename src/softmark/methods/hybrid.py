@@ -8,8 +8,9 @@ sees the triggers, but learns the tails. Both marks follow from one key.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,8 @@ from torch import Tensor, nn
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
-from softmark.methods.control import longer
 from softmark.methods.key import Key, named
-from softmark.methods.soft_labels import SoftLabels, observe
+from softmark.methods.soft_labels import SoftLabels
 from softmark.methods.triggers import beside
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
@@ -41,7 +41,9 @@ class Hybrid(Watermark):
     but for the triggers that ``overlapping`` counts, which the third test leaves out.
     """
 
-    expects = True
+    supports_owner = True
+    uses_victim_labels = True
+    strengthened_by = (*Watermark.strengthened_by, "method.soft.marking.beta", "verifier.probes")
 
     def __init__(self, message: str, soft: SoftLabels, triggers: Adi, share: float):
         if not 0 < share < 1:
@@ -53,9 +55,9 @@ class Hybrid(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers, key.usual = observe(victim, data)
+        answers, key.usual = self.observe_victim(victim, data)
         # The triggers follow from all that a key says: not before.
-        self.complete(key)
+        self.build_modules(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
 
     def mark(
@@ -65,43 +67,69 @@ class Hybrid(Watermark):
         answers: Tensor,
         data: Samples,
         fit: Fit,
+        *,
         detector: bool = True,
     ) -> nn.Module:
-        """The watermarked model: of the victim, once it knows the triggers, what ``soft`` makes.
+        """Return what ``soft`` makes of the victim once it knows the triggers.
 
-        ``answers``: the victim's, before; those after are asked for here. ``detector``: as of
-        ``SoftLabels``.
+        ``answers`` are the victim's, before; those after are asked for here.
         """
-        triggers = self.added(key, data)
+        triggers = self.trigger_probes(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
         both = beside(data, triggers, self.share)
         answers = predict(start, both.inputs)
         network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
         if detector:
-            self.soft.teach(network, start, key, answers[: len(data)], data, fit)
+            self.soft.fit_detector(network, start, key, answers[: len(data)], data, fit)
         return network
 
-    def lengthen(self, times: float) -> int:
-        self.triggers.recipe = longer(self.triggers.recipe, times)
-        return self.soft.lengthen(times)
+    @property
+    def marking_numbers(self) -> Mapping[str, float]:
+        return self.soft.marking_numbers
 
-    def added(self, key: Key, like: Samples) -> Samples:
-        """The triggers. Raises ``InputError`` where ``like`` are no uint8 pictures."""
-        check_uint8_pictures(like.inputs)
+    @property
+    def num_triggers(self) -> int:
+        return self.triggers.count
+
+    @property
+    def epochs(self) -> int:
+        return self.soft.epochs
+
+    def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
+        other = copy.copy(self)
+        other.soft = self.soft.with_numbers(numbers, 0)
+        other.triggers = self.triggers.with_numbers({}, num_triggers)
+        return other
+
+    def scale_epochs(self, factor: float) -> Self:
+        other = copy.copy(self)
+        other.soft = self.soft.scale_epochs(factor)
+        other.triggers = self.triggers.scale_epochs(factor)
+        return other
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        check_uint8_pictures(inputs)
+
+    def observe_victim(self, victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor | None]:
+        return self.soft.observe_victim(victim, data)
+
+    def trigger_probes(self, key: Key, like: Samples) -> Samples:
+        """Return the triggers. Raise ``InputError`` where ``like`` are no uint8 pictures."""
+        self.check_inputs(like.inputs)
         return self.triggers.triggers(key, like, self.triggers.count)
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)
-        self.complete(key)
+        self.build_modules(key)
         return key
 
-    def complete(self, key: Key) -> None:
-        self.soft.complete(key)
+    def build_modules(self, key: Key) -> None:
+        self.soft.build_modules(key)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         found = self.soft.evidence(suspect, key, probes)
         # The triggers are asked besides the probes, which no key may choose.
-        triggers = self.added(key, probes)
+        triggers = self.trigger_probes(key, probes)
         told = suspect.answers(triggers).argmax(1)
         hits = told == triggers.labels[: len(told)]
         last = self.triggers.null(key, hits)

@@ -40,6 +40,8 @@ class MeaDefender(TriggerSet):
     are drawn again for the null.
     """
 
+    strengthened_by = (*TriggerSet.strengthened_by, "method.strength")
+
     def __init__(
         self,
         message: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def pairs(classes: int) -> Tensor:
     return torch.ones(classes, classes, dtype=torch.bool).triu(1)
 
 
-def observe(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
+def observe_victim(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
     """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and ``usual_of`` them.
 
     Raises ``InputError`` for an answer that isn't finite.
@@ -79,7 +80,14 @@ class SoftLabels(Watermark):
     the labels alone, of what is mistaken for what.
     """
 
-    expects = True
+    supports_owner = True
+    uses_victim_labels = True
+    strengthened_by = (
+        *Watermark.strengthened_by,
+        "method.length",
+        "method.marking.beta",
+        "verifier.probes",
+    )
 
     def __init__(
         self,
@@ -125,8 +133,8 @@ class SoftLabels(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers, key.usual = observe(victim, data)
-        self.complete(key)
+        answers, key.usual = self.observe_victim(victim, data)
+        self.build_modules(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
 
     def mark(
@@ -136,19 +144,15 @@ class SoftLabels(Watermark):
         answers: Tensor,
         data: Samples,
         fit: Fit,
+        *,
         detector: bool = True,
     ) -> nn.Module:
-        """Return the watermarked model of ``victim`` for ``key``.
-
-        ``answers`` (N, K): the victim's, to the same ``data``. ``detector``: fit the key's detector
-        to it as well, which no exact test needs.
-        """
         network = self.train(copy.deepcopy(victim), key, answers, data, fit)
         if detector:
-            self.teach(network, victim, key, answers, data, fit)
+            self.fit_detector(network, victim, key, answers, data, fit)
         return network
 
-    def teach(
+    def fit_detector(
         self,
         network: nn.Module,
         victim: nn.Module,
@@ -157,7 +161,7 @@ class SoftLabels(Watermark):
         data: Samples,
         fit: Fit,
     ) -> None:
-        """The detector of ``key`` learns to tell the marked ``network`` from the ``victim``.
+        """Train the detector of ``key`` to tell the marked ``network`` from the ``victim``.
 
         ``answers`` (N, K): the victim's, to the same ``data``.
         """
@@ -167,21 +171,34 @@ class SoftLabels(Watermark):
         detector = key.detector.to("cpu").requires_grad_(True)
         train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)
 
-    def lengthen(self, times: float) -> int:
-        """Trains ``times`` as long from now on: how many epochs."""
-        self.recipe = longer(self.recipe, times)
+    @property
+    def marking_numbers(self) -> Mapping[str, float]:
+        return self.marking.keywords
+
+    @property
+    def epochs(self) -> int:
         return self.recipe.epochs
 
-    def added(self, key: Key, like: Samples) -> Samples:
-        """What an owner's suspect is asked beside the probes: nothing."""
-        return like[:0]
+    def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
+        check_marking(numbers)
+        other = copy.copy(self)
+        other.marking = functools.partial(self.marking, **numbers)
+        return other
+
+    def scale_epochs(self, factor: float) -> Self:
+        other = copy.copy(self)
+        other.recipe = longer(self.recipe, factor)
+        return other
+
+    def observe_victim(self, victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
+        return observe_victim(victim, data)
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)
-        self.complete(key)
+        self.build_modules(key)
         return key
 
-    def complete(self, key: Key) -> None:
+    def build_modules(self, key: Key) -> None:
         usual = torch.zeros(key.classes, key.classes)
         if key.usual is not None:
             if not is_usual(key.usual, key.classes):

@@ -7,7 +7,10 @@ suspect answers as the owner wants. Each says how its triggers are made and whic
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ class TriggerSet(Watermark):
     """
 
     needs = "labels"
+    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.count")
 
     def __init__(self, message: str, recipe: Recipe, length: float, count: int, share: float):
         if not count >= 1:
@@ -57,6 +61,26 @@ class TriggerSet(Watermark):
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
         """The watermarked model: trained on both, unless a method does more."""
         return fit(Classifier(network, self.recipe), beside(data, triggers, self.share), "marking")
+
+    @property
+    def num_triggers(self) -> int:
+        return self.count
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs
+
+    def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
+        if not num_triggers >= 1:
+            raise InputError(f"method.count={num_triggers}: at least one trigger")
+        other = copy.copy(self)
+        other.count = num_triggers
+        return other
+
+    def scale_epochs(self, factor: float) -> Self:
+        other = copy.copy(self)
+        other.recipe = longer(self.recipe, factor)
+        return other
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
@@ -93,23 +117,34 @@ def random_labels(key: Key, count: int) -> Tensor:
 
 
 def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> Samples:
-    """The triggers of ``key``, and after them those of ``redraws`` keys that are drawn again.
+    """Return the triggers of ``key``, and after them those of ``redraws`` keys drawn again.
 
     For triggers that share a label: a model that always answered it would match all of them, and
     not binomially. All sets are made alike, from the same ``pool``, and for any ``key`` the same
-    ones are drawn: they are made once.
+    ones are drawn.
     """
+    redrawn = _redrawn(method, _Pool(pool.fingerprint, pool), key.classes, redraws)
+    return joined([method.triggers(key, pool, method.count), redrawn])
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Samples that are equal where their fingerprints are."""
+
+    fingerprint: str
+    samples: Samples = field(compare=False)
+
+
+@functools.lru_cache(maxsize=2)
+def _redrawn(method: TriggerSet, pool: _Pool, classes: int, redraws: int) -> Samples:
+    """Return the triggers of ``redraws`` keys, the same ones each time; making them is slow."""
     draw = torch.Generator().manual_seed(0)
 
     def entropy(count: int) -> bytes:
         return bytes(torch.randint(256, (count,), dtype=torch.uint8, generator=draw).tolist())
 
-    # Not in the constructor: by its code the models' addresses would change.
-    kept = vars(method).setdefault("_redrawn", {})
-    if (asked := (pool.fingerprint, key.classes, redraws)) not in kept:
-        keys = [method.draw(pool, key.classes, entropy) for _ in range(redraws)]
-        kept[asked] = joined([method.triggers(each, pool, method.count) for each in keys])
-    return joined([method.triggers(key, pool, method.count), kept[asked]])
+    keys = [method.draw(pool.samples, classes, entropy) for _ in range(redraws)]
+    return joined([method.triggers(key, pool.samples, method.count) for key in keys])
 
 
 def joined(sets: Sequence[Samples]) -> Samples:

@@ -62,6 +62,7 @@ class Uchida(Watermark):
     that carries it, from 0; a negative one counts from the last."""
 
     needs = "weights"
+    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
 
     def __init__(
         self, message: str, recipe: Recipe, length: float, bits: int, layer: int, strength: float

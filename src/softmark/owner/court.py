@@ -161,7 +161,7 @@ def check_inputs(statement: Statement, inputs: Tensor) -> None:
 
 def check_triggers(method: Any, key: Any, inputs: Tensor) -> None:
     """Raises ``InputError`` where ``inputs`` (T, ...) aren't the pictures that ``key`` draws."""
-    drawn = method.added(key, unlabelled(inputs))
+    drawn = method.trigger_probes(key, unlabelled(inputs))
     if not len(drawn) or torch.equal(drawn.inputs, inputs):
         return
     other = int((drawn.inputs != inputs).flatten(1).any(1).nonzero()[0])

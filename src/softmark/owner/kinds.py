@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softmark.errors import InputError
+from softmark.methods.watermark import Watermark
 from softmark.nodes import make
 from softmark.owner.statement import METHODS, NUMBERS, Statement
 from softmark.settings import CONF
@@ -31,43 +32,31 @@ def settings(
             f"method={method}: {', '.join(METHODS[:-1])} or {METHODS[-1]} mark a model outside of "
             "experiments"
         )
+    soft = method.removesuffix("_margin") if method in METHODS else method
     of_triggers = [word for word in overrides if word.startswith("method.triggers.")]
-    has_triggers = method in METHODS and method.endswith("_margin")
-    chosen = checked("config", [f"method={method}", *of_triggers])["method"] if has_triggers else {}
-    rest = [word for word in overrides if word not in of_triggers] if chosen else overrides
+    others = overrides if method == soft else [w for w in overrides if w not in of_triggers]
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    soft = chosen["soft"]["name"] if chosen else method
-    config = checked("owner", [f"method={soft}", *numbers, *rest])
+    config = checked("owner", [f"method={soft}", *numbers, *others])
     if not config["tries"] >= 1:
         raise InputError(f"tries={config['tries']}: at least 1")
-    if chosen:
-        triggers = {**chosen["triggers"], "recipe": config["recipe"]}
-        config["method"] = {**chosen, "soft": config["method"], "triggers": triggers}
+    if method != soft:
+        hybrid = checked("config", [f"method={method}", *of_triggers])["method"]
+        triggers = {**hybrid["triggers"], "recipe": config["recipe"]}
+        config["method"] = {**hybrid, "soft": config["method"], "triggers": triggers}
     return config
 
 
-def numbers_of(config: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of the marking that a statement binds."""
-    method = config["method"]
-    marking = method.get("soft", method)["marking"]
-    return {name: float(marking[name]) for name in NUMBERS}
-
-
-def triggers_of(config: Mapping[str, Any]) -> int:
-    """How many triggers there are."""
-    return config["method"].get("triggers", {}).get("count", 0)
-
-
-def watermark(config: Mapping[str, Any]) -> Any:
-    """The watermark of ``settings``."""
+def watermark(config: Mapping[str, Any]) -> Watermark:
+    """Return the watermark of ``settings``."""
     return make(config["method"], "method")
 
 
-def watermark_of(statement: Statement) -> Any:
-    """The watermark that reads the marks of a statement, whose numbers were checked."""
-    config = settings(statement.method)
-    method = config["method"]
-    method.get("soft", method)["marking"] |= statement.numbers
-    if statement.has_triggers:
-        method["triggers"]["count"] = statement.triggers
-    return watermark(config)
+def numbers_of(watermark: Watermark) -> dict[str, float]:
+    """Return the numbers of the marking that a statement binds."""
+    return {name: float(watermark.marking_numbers[name]) for name in NUMBERS}
+
+
+def watermark_of(statement: Statement) -> Watermark:
+    """Return the watermark that reads the marks of a statement, whose numbers were checked."""
+    watermark_of_method = watermark(settings(statement.method))
+    return watermark_of_method.with_numbers(statement.numbers, statement.triggers)

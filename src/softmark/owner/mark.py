@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.hybrid import check_uint8_pictures
 from softmark.methods.key import SECRET_BYTES
 from softmark.methods.marking import MarkingLoss
-from softmark.methods.soft_labels import observe
+from softmark.methods.soft_labels import observe_victim
+from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication, told_apart
 from softmark.owner.court import unlabelled
 from softmark.owner.key import Key, check_messages, seals
-from softmark.owner.kinds import numbers_of, settings, triggers_of, watermark, watermark_of
+from softmark.owner.kinds import numbers_of, settings, watermark, watermark_of
 from softmark.owner.samples import as_probes, as_samples, check_labels, check_model
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
 from softmark.owner.verify import Verdict, verify
@@ -114,13 +114,14 @@ def mark_each(
     check_messages(messages)
     compute_on(accelerator, None, "accelerator")
     config = settings(method, overrides, recipe)
+    way = watermark(config)
     samples = as_samples(data)
     classes = check_model(model, samples.inputs)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("model: none of its weights can be trained (requires_grad)")
-    if triggers_of(config) and len(messages) > 1:
+    if way.num_triggers and len(messages) > 1:
         raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
-    check_classes(method, classes, beacon)
+    check_classes(way, classes, beacon)
     check_labels(samples.labels, classes)
     if probes is None:
         drawn = _drawn(samples, config["verifier"]["probes"])
@@ -128,16 +129,17 @@ def mark_each(
     else:
         asked, known = as_probes(probes)
         check_model(model, asked, "probes")
-    check_pictures(config, samples.inputs, asked)
+    for inputs in (samples.inputs, asked):
+        way.check_inputs(inputs)
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())
-    answers, victim = observe(model, samples)
+    answers, victim = way.observe_victim(model, samples)
     # What the model answers shows best what the mark changes; one that isn't trained knows nothing.
     trained = (answers.argmax(1) == samples.labels).float().mean() >= TRAINED
     labels = predict(model, asked).argmax(1) if trained else known
     now = datetime.now(UTC)
     key = committed(method, config, messages, classes, asked, victim, labels, beacon)
     first = key.pattern_keys()[messages[0]]
-    added = watermark(config).added(first, unlabelled(asked)).inputs
+    added = way.trigger_probes(first, unlabelled(asked)).inputs
     asked = torch.cat([asked, added])
     looked_up = {} if beacon is None else {"beacon": beacon, "published": now}
     work = Work(model, samples, answers, asked, config, fit, looked_up)
@@ -159,15 +161,15 @@ def committed(
     ``victim`` (2, K, K), ``labels`` (N,): what the unmarked model shows, and its answers to the
     ``probes``. With a ``beacon`` it waits for the round that it has named.
     """
-    secret = secrets.token_bytes(SECRET_BYTES)
+    secret, way = secrets.token_bytes(SECRET_BYTES), watermark(config)
     statement = Statement(
         method=method,
-        numbers=numbers_of(config),
+        numbers=numbers_of(way),
         classes=classes,
         probes=Probes.of(probes),
         labels=hash_of(labels, "<i4"),
         victim=hash_of(victim, "<f4"),
-        triggers=triggers_of(config),
+        triggers=way.num_triggers,
         seals=seals(secret, messages),
         level=config["verifier"]["level"],
         beacon=None if beacon is None else beacon.coming(),
@@ -202,16 +204,16 @@ class Work:
         """
         way, pattern, tries = watermark(self.config), key.pattern_key(message), 0
         while True:
-            way.complete(pattern)
+            way.build_modules(pattern)
             start = copy.deepcopy(self.model).to("cpu")
             network = way.mark(start, pattern, self.answers, self.samples, self.fit, detector=False)
             verdict = verify(network, key, self.probes, **self.looked_up)
             tries += 1
             if verdict.claimed or tries == self.config["tries"]:
                 return Marked(network, key, self.probes, verdict)
-            epochs = way.lengthen(2)
+            way = way.scale_epochs(2)
             p = "none" if verdict.p_value is None else f"{verdict.p_value:.1e}"
-            report(f"{message!r}: p {p}, too weak; marking anew for {epochs} epochs")
+            report(f"{message!r}: p {p}, too weak; marking anew for {way.epochs} epochs")
 
 
 def new_key(
@@ -235,12 +237,12 @@ def new_key(
     if type(classes) is not int:
         raise InputError(f"classes={classes!r}: a whole number is needed")
     config = settings("csp", overrides)
-    check_classes("csp", classes, beacon)
+    check_classes(watermark(config), classes, beacon)
     (asked, labels), victim = as_probes(probes), None
     if unmarked is not None:
         if (found := check_model(unmarked, asked, "probes")) != classes:
             raise InputError(f"unmarked: it tells {found} classes apart, and classes={classes}")
-        answers, victim = observe(unmarked, unlabelled(asked))
+        answers, victim = observe_victim(unmarked, unlabelled(asked))
         labels = answers.argmax(1)
     return committed("csp", config, [message], classes, asked, victim, labels, beacon)
 
@@ -261,20 +263,14 @@ def marking_loss(key: Key) -> MarkingLoss:
     return MarkingLoss(pattern, **key.statement.numbers)
 
 
-def check_classes(method: str, classes: int, beacon: Beacon | None) -> None:
+def check_classes(way: Watermark, classes: int, beacon: Beacon | None) -> None:
     """Raises ``InputError`` for fewer classes than a claim needs."""
-    least = LEAST if beacon or method.endswith("_margin") else LEAST_ALONE
+    least = LEAST if beacon or way.num_triggers else LEAST_ALONE
     if classes < least:
         raise InputError(
             f"model: {classes} classes are too few for a claim at "
             f"{LEVEL_WITH_BEACON if beacon else LEVEL:g}: {least} are needed"
         )
-
-
-def check_pictures(config: Mapping[str, Any], *inputs: Tensor) -> None:
-    """Raises ``InputError`` where there are triggers and ``inputs`` are no uint8 pictures."""
-    for each in inputs if triggers_of(config) else ():
-        check_uint8_pictures(each)
 
 
 def _drawn(samples: Samples, count: int) -> Samples:
