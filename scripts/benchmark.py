@@ -22,6 +22,7 @@ from softmark.experiment.plan import precision
 from softmark.experiment.stages import roles_of
 from softmark.models.networks import build
 from softmark.nodes import make
+from softmark.renamed import current
 from softmark.settings import composed
 from softmark.training import Batches, Classifier, Fit, choose_device, compute_on, one_cycle
 
@@ -60,7 +61,7 @@ def plain(network, samples, recipe, device, autocast):
 
 
 def main() -> None:
-    config = composed("config", sys.argv[1:])
+    config = composed("config", current(sys.argv[1:]))
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
     wanted = precision(config["precision"])

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from softmark.errors import InputError
+from softmark.renamed import current
 from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
 from softmark.report.sweep import Trouble, by_reason, gather
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
     parser.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
     options = parser.parse_intermixed_args()
+    options.overrides = current(options.overrides)
     try:
         written, trouble = page(options) if options.page else files(options)
     except InputError as error:

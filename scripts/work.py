@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from softmark import training
 from softmark.errors import InputError
 from softmark.experiment import run, stages
+from softmark.renamed import current
 from softmark.settings import configs
 from softmark.sweep.cells import composed, spread
 from softmark.sweep.overrides import check
@@ -69,7 +70,8 @@ def main() -> None:
         role = name.partition("/")[0]
         return made(around, maker, name, *rest)
 
-    given = [line.partition("=")[2] for line in sys.argv[1:] if line.startswith("output_dir=")]
+    overrides = current(sys.argv[1:])
+    given = [line.partition("=")[2] for line in overrides if line.startswith("output_dir=")]
     data = Path(given[-1] if given else "outputs", "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +79,8 @@ def main() -> None:
         with configs():
             more = [f"output_dir={folder}", "logger=none"]
             try:
-                check(["-m", *sys.argv[1:]])
-                cells = [composed([*cell, *more]) for cell in spread(sys.argv[1:])]
+                check(["-m", *overrides])
+                cells = [composed([*cell, *more]) for cell in spread(overrides)]
             except InputError as error:
                 sys.exit(f"error: {error}")
         stages.make_stage = make_stage

@@ -42,9 +42,16 @@ SKETCHED_ATTACKS = sorted(
     path.stem for path in (ROOT / "tests/sketches/conf/attack").glob("*.yaml")
 )
 # One of each way to train.
-STEPPING = ("finetune_adversarial", "distill", "distill_mixtures", "self_distill", "nad", "unlearn")
+STEPPING = (
+    "finetune_adversarial",
+    "distill",
+    "distill_mixtures",
+    "finetune_self_distill",
+    "repair_nad",
+    "repair_unlearn",
+)
 # One of each access, one that stands before the answers, one whose network is made of two.
-KINDS = ("none", "finetune", "distill", "distill_hard", "temperature", "serve_own_tail")
+KINDS = ("none", "finetune", "distill", "distill_hard", "serve_temperature", "serve_own_tail")
 # usp meets all attacks in test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner.
 CELLS = [
     *((method, attack) for method in (*METHODS, *SKETCHED) for attack in KINDS),
@@ -68,7 +75,9 @@ def crossed(cell: Callable[..., dict[str, Any]], method: str, attack: str) -> di
     return {**attacked, "method": cell(f"method={method}")["method"]}
 
 
-@pytest.mark.parametrize("attack", ["distill_finetune", "evade", "overwrite", "forge"])
+@pytest.mark.parametrize(
+    "attack", ["distill_finetune", "adaptive_evade", "adaptive_overwrite", "adaptive_forge"]
+)
 def test_a_config_that_is_put_together_is_the_one_that_hydra_composes(attack, cell):
     assert crossed(cell, "csp", attack) == cell("method=csp", f"attack={attack}")
 
@@ -342,7 +351,7 @@ def made_of(config) -> tuple:
 
 
 def test_the_judge_asks_what_the_attacker_serves(cell):
-    draft, now = made_of(cell("method=csp", "attack=temperature"))
+    draft, now = made_of(cell("method=csp", "attack=serve_temperature"))
     suspect, samples = now.suspect(draft.suspect), now.roles.judge[:20]
     plain = predict(suspect.network, samples.inputs)
     wanted = (plain.clamp_min(1e-12).log() / 4).softmax(1)

@@ -102,7 +102,7 @@ def test_a_distilled_copy_is_claimed(method, real):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_innocent_is_claimed(method, real):
-    _, record, _, _ = real(method, "independent")
+    _, record, _, _ = real(method, "innocent_independent")
     assert not record["claimed"]
     assert record["p_value"] > 1e-3
     assert record["innocent_suspect"]
@@ -245,7 +245,7 @@ def test_the_control_is_trained_as_long_as_the_mark(real):
 
 
 def test_a_forged_key_claims_nothing(real):
-    _, record, _, _ = real("csp", "forge")
+    _, record, _, _ = real("csp", "adaptive_forge")
     assert record["claimed"]
     assert record["forged_claimed"] is False
     assert 1e-6 < record["forged_p_value"] <= 1

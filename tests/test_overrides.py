@@ -80,7 +80,8 @@ from softmark.sweep.overrides import CONF, check, for_hydra
         (["+innocents.kinds.mine=${method}"], ["innocents.kinds.mine"]),
         # Sweeps.
         (["-m", "seed=range(0,5,-1)"], ["seed=range(0,5,-1)", "from 1 to"]),
-        (["-m", "method=glob(*)"], ["method=glob(*)", "VALUE,VALUE"]),
+        (["-m", "method=glob(x*)"], ["method", "no choice", "x*"]),
+        (["-m", "recipe.lr=interval(0,1)"], ["recipe.lr=interval(0,1)", "VALUE,VALUE"]),
         (["-m", "recipe.lr=0.1,0"], ["recipe.lr=0", "above 0"]),
     ],
 )

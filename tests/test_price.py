@@ -39,7 +39,7 @@ def record(**changes):
         ({"suspect_accuracy": 0.95}, "removed"),
         ({"watermarked_accuracy": 0.11, "suspect_accuracy": 0.11}, "useless"),
         ({"attack": "none"}, ""),
-        ({"attack": "forge"}, ""),
+        ({"attack": "adaptive_forge"}, ""),
         ({"innocent_suspect": True}, ""),
         ({"commitment": None}, ""),
     ],

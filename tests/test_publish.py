@@ -125,7 +125,7 @@ def test_the_worst_attack_is_chosen_by_claims_then_by_p_while_the_suspect_is_of_
                 p_value=p,
                 claimed=attack == "finetune" or (p or 1) < 1e-6,
                 suspect_accuracy=0.8 if attack == "distill_hard" else 0.95,
-                innocent_suspect=attack == "independent",
+                innocent_suspect=attack == "innocent_independent",
                 # The largest of all for the worst: it decides nothing.
                 watermark_accuracy=p or 1.0,
             )
@@ -134,7 +134,7 @@ def test_the_worst_attack_is_chosen_by_claims_then_by_p_while_the_suspect_is_of_
         return summary_table(sheet.rows)[1][:6]
 
     # No attack, an innocent, a useless suspect; and one that is claimed in spite of its p.
-    unfit = {"none": 1.0, "independent": 1.0, "distill_hard": 1.0, "finetune": 0.5}
+    unfit = {"none": 1.0, "innocent_independent": 1.0, "distill_hard": 1.0, "finetune": 0.5}
     worst = swept(**unfit, prune=1e-3, distill=0.02)
     assert worst == ["usp", "4", "1", "distill", "0 of 1", "0.020"]
     worst = swept(**unfit, prune=None, distill=0.02)
@@ -172,10 +172,16 @@ def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_pat
     found = [(0.02, False), (3e-9, True), (None, None)]
     for seed, (p, claimed) in enumerate(found):
         archived(
-            "method=usp", "attack=forge", seed=seed,
+            "method=usp", "attack=adaptive_forge", seed=seed,
             forged_p_value=p, forged_claimed=claimed, mark_recall=0.5,
         )  # fmt: skip
-    lines = ("method=usp", "attack=forge", "seed=0,1,2", "scale=smoke", f"output_dir={tmp_path}")
+    lines = (
+        "method=usp",
+        "attack=adaptive_forge",
+        "seed=0,1,2",
+        "scale=smoke",
+        f"output_dir={tmp_path}",
+    )
     sheet, _ = read(*lines)
     line = dict(zip(sheet.head, sheet.body[0], strict=True))
     assert (line["forged"], line["forged p"]) == ("1 of 2", "3.0e-09")

@@ -142,8 +142,8 @@ def test_each_attack_takes_each_network_and_leaves_one_like_it(name):
 
 WRONG = [
     (PruneLayers, {"sparsity": 0.5}, {"sparsity": (-0.1, 1.1, math.nan)}),
-    (PruneFilters, {"share": 0.5}, {"share": (-0.1, 1.1, math.nan)}),
-    (PruneInactive, {"share": 0.5}, {"share": (-0.1, 1.1, math.nan)}),
+    (PruneFilters, {"fraction": 0.5}, {"fraction": (-0.1, 1.1, math.nan)}),
+    (PruneInactive, {"fraction": 0.5}, {"fraction": (-0.1, 1.1, math.nan)}),
     (Quantise, {"bits": 4}, {"bits": (1, 17, 0)}),
     (AddNoise, {"sigma": 0.1}, {"sigma": (-0.1, math.nan)}),
     (
@@ -190,14 +190,14 @@ WRONG = [
             "lr_factor": 0.1,
             "size": 0.1,
             "ascents": 1,
-            "share": 0.5,
+            "fraction": 0.5,
         },
         {
             "epochs": (0,),
             "lr_factor": (0.0,),
             "size": (0.0, math.nan),
             "ascents": (0,),
-            "share": (0.0, 1.1, math.nan),
+            "fraction": (0.0, 1.1, math.nan),
         },
     ),
 ]
@@ -606,7 +606,7 @@ def test_a_search_leaves_statistics_alone_and_only_a_share_is_hit(trained, roles
     module.worst, met = (lambda batch: torch.ones(1, 1, 8, 8)), []
     model.register_forward_pre_hook(lambda m, inputs: met.append(inputs[0]))
     for part in (0.5, 1.0):
-        module.share = part
+        module.fraction = part
         module.loss(batch)
         hit = (met[-1] - batch.inputs).flatten(1)
         assert set(hit.round().unique().tolist()) <= {0.0, 1.0}

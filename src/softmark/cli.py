@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from softmark.errors import InputError
+from softmark.renamed import current
 from softmark.settings import CONF
 from softmark.sweep.overrides import check, for_hydra
 
@@ -81,6 +82,7 @@ def main() -> None:
     # Hydra raises what it would print as a traceback otherwise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        sys.argv[1:] = current(sys.argv[1:])
         check(sys.argv[1:])
         sys.argv[1:] = for_hydra(sys.argv[1:])
         cell()

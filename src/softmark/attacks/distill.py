@@ -144,23 +144,23 @@ class DistillChanged(Distill):
 
 
 class DistillLabelled(Distill):
-    """``labels``: the weight of the true labels in what the student learns, beside the answers."""
+    """``label_weight``: of the true labels in what the student learns, beside the answers."""
 
     def __init__(
         self,
         recipe: Recipe,
         network: functools.partial[nn.Module],
         student: functools.partial[Student],
-        labels: float,
+        label_weight: float,
     ):
-        if not 0 < labels < 1:
-            raise InputError(f"attack.labels={labels}: a fraction between 0 and 1")
+        if not 0 < label_weight < 1:
+            raise InputError(f"attack.label_weight={label_weight}: a fraction between 0 and 1")
         super().__init__(recipe, network, student)
-        self.labels = labels
+        self.label_weight = label_weight
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         true = F.one_hot(data.labels, target.classes).float()
-        return data, (1 - self.labels) * target(data.inputs) + self.labels * true
+        return data, (1 - self.label_weight) * target(data.inputs) + self.label_weight * true
 
 
 class DistillAveraged(Distill):

@@ -126,10 +126,10 @@ def own_channels(network: nn.Module) -> list[Channels]:
 
 
 @torch.no_grad()
-def silence(channels: Channels, worth: Tensor, share: float) -> None:
-    """The ``share`` of channels with the least ``worth`` (C,) answers 0 from now on."""
+def silence(channels: Channels, worth: Tensor, fraction: float) -> None:
+    """The ``fraction`` of channels with the least ``worth`` (C,) answers 0 from now on."""
     convolution, norm = channels
-    least = worth.argsort()[: round(share * len(worth))]
+    least = worth.argsort()[: round(fraction * len(worth))]
     # Without bias and weight of the BatchNorm, its running mean would speak for an empty filter.
     for parameter in (convolution.weight, norm.weight, norm.bias):
         parameter[least] = 0
@@ -138,21 +138,21 @@ def silence(channels: Channels, worth: Tensor, share: float) -> None:
 class PruneFilters(Attack):
     """Whole filters with the smallest L1 norm become zero (Li et al. 2017).
 
-    ``share``: the fraction of the filters of each convolution. The paper chooses one for each
-    layer, by how sensitive it is, and takes the filters out; here all layers lose the same share,
+    ``fraction``: the fraction of the filters of each convolution. The paper chooses one for each
+    layer, by how sensitive it is, and takes the filters out; here all layers lose the same part,
     and what is pruned stays in the file as zeros. Which convolutions: see ``own_channels``.
     """
 
     access = "weights"
 
-    def __init__(self, share: float):
-        if not 0 <= share <= 1:
-            raise InputError(f"attack.share={share}: a fraction between 0 and 1")
-        self.share = share
+    def __init__(self, fraction: float):
+        if not 0 <= fraction <= 1:
+            raise InputError(f"attack.fraction={fraction}: a fraction between 0 and 1")
+        self.fraction = fraction
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         for channels in own_channels(target):
-            silence(channels, channels[0].weight.detach().abs().sum((1, 2, 3)), self.share)
+            silence(channels, channels[0].weight.detach().abs().sum((1, 2, 3)), self.fraction)
         return Stolen(target)
 
 
@@ -160,14 +160,14 @@ class PruneInactive(PruneFilters):
     """Channels that are least active on the attacker's pictures become zero.
 
     The first half of fine-pruning (Liu et al. 2018), which hopes that a mark lives in what ordinary
-    pictures don't use; the second is fine-tuning. ``share``: the fraction of the channels of the
+    pictures don't use; the second is fine-tuning. ``fraction``: the fraction of the channels of the
     last convolution (of ``own_channels``: in residual networks the last block's first). Activity is
     the mean behind BatchNorm and ReLU. The paper prunes on until an accuracy is reached.
     """
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         last = own_channels(target)[-1]
-        silence(last, activity(target, last[1], data), self.share)
+        silence(last, activity(target, last[1], data), self.fraction)
         return Stolen(target)
 
 

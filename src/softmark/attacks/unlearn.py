@@ -182,12 +182,14 @@ class Unlearning(Classifier):
     """Learns to be right in spite of the perturbation that hurts the whole batch most.
 
     ``size``: the perturbation's L2 norm over the square root of its number of pixels, at most.
-    ``ascents``: in how many steps it is found. ``share``: the fraction of pictures that get it.
+    ``ascents``: in how many steps it is found. ``fraction``: the fraction of pictures that get it.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, size: float, ascents: int, share: float):
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, size: float, ascents: int, fraction: float
+    ):
         super().__init__(network, recipe)
-        self.size, self.ascents, self.share = size, ascents, share
+        self.size, self.ascents, self.fraction = size, ascents, fraction
 
     def worst(self, batch: Batch) -> Tensor:
         """One perturbation (1, C, H, W) for all pictures, by steps along the gradient."""
@@ -205,7 +207,7 @@ class Unlearning(Classifier):
         return added
 
     def loss(self, batch: Batch) -> Tensor:
-        hit = torch.rand(len(batch.labels), 1, 1, 1, device=batch.inputs.device) < self.share
+        hit = torch.rand(len(batch.labels), 1, 1, 1, device=batch.inputs.device) < self.fraction
         logits = self.network(batch.inputs + hit * self.worst(batch))
         return F.cross_entropy(logits, batch.labels)
 
@@ -222,17 +224,23 @@ class Unlearn(Attack):
     access = "weights"
 
     def __init__(
-        self, recipe: Recipe, epochs: int, lr_factor: float, size: float, ascents: int, share: float
+        self,
+        recipe: Recipe,
+        epochs: int,
+        lr_factor: float,
+        size: float,
+        ascents: int,
+        fraction: float,
     ):
         if not size > 0:
             raise InputError(f"attack.size={size}: it must be above 0")
         if not ascents >= 1:
             raise InputError(f"attack.ascents={ascents}: at least 1")
-        if not 0 < share <= 1:
-            raise InputError(f"attack.share={share}: a fraction above 0, at most 1")
+        if not 0 < fraction <= 1:
+            raise InputError(f"attack.fraction={fraction}: a fraction above 0, at most 1")
         self.recipe = tuning(recipe, epochs, lr_factor)
-        self.size, self.ascents, self.share = size, ascents, share
+        self.size, self.ascents, self.fraction = size, ascents, fraction
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        module = Unlearning(target, self.recipe, self.size, self.ascents, self.share)
+        module = Unlearning(target, self.recipe, self.size, self.ascents, self.fraction)
         return Stolen(fit(module, data, "unlearn"))

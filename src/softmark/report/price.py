@@ -21,7 +21,7 @@ def outcome(record: Record) -> str:
     """
     if not record["commitment"] or record["innocent_suspect"]:
         return ""
-    if record["attack"] in ("none", "forge"):  # nothing is done to the model
+    if record["attack"] in ("none", "adaptive_forge"):  # nothing is done to the model
         return ""
     if record["claimed"]:
         return "claimed"

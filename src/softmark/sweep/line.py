@@ -11,17 +11,19 @@ import functools
 import importlib.util
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from softmark.errors import InputError
 from softmark.nodes import near, short
+from softmark.renamed import current
 from softmark.settings import CONF, configs
 from softmark.sweep.shape import check_finite, fit
 
@@ -53,6 +55,7 @@ def checked(name: str, line: list[str]) -> dict[str, Any]:
 
     Raises ``InputError`` for an override that can't work.
     """
+    line = current(line)
     for override in map(parse, line):
         if override.is_sweep_override():
             raise InputError(f"{override.input_line}: one value is needed here, not a sweep")
@@ -83,13 +86,37 @@ def checked_line(name: str, line: list[str]) -> dict[str, Any]:
 
 
 def parse(line: str) -> Override:
+    """Return the override that ``line`` says; a glob(...) becomes the choices that it matches.
+
+    Raise ``InputError`` for one that can't be read, and for a glob(...) that matches nothing.
+    """
     try:
-        return OverridesParser.create().parse_override(line)
+        override = OverridesParser.create().parse_override(line)
+        if override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+            return override
+        names = matched(override.key_or_group, override.value())
+        listed = f"{override.get_key_element()}=choice({','.join(names)})"
+        return replace(OverridesParser.create().parse_override(listed), input_line=line)
+    except InputError:
+        raise
     except Exception:  # of Hydra, of its grammar, or of a number with too many digits
         raise InputError(
             f"{short(line)}: it can't be read; an override is KEY=VALUE, with quotes around a "
             "value that holds commas, brackets or spaces"
         ) from None
+
+
+def matched(group: str, pattern: Glob) -> list[str]:
+    """Return the choices of ``group`` that ``pattern`` matches, each once.
+
+    In the order of the patterns, and by name among those of one pattern: glob([none,*]) begins
+    with none.
+    """
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    found = [name for one in pattern.include for name in Glob([one], pattern.exclude).filter(names)]
+    if not found:
+        raise InputError(f"{group}: no choice of it matches {', '.join(pattern.include)}")
+    return list(dict.fromkeys(found))
 
 
 @functools.lru_cache(maxsize=32)

@@ -94,8 +94,10 @@ def _values(override: Override) -> list[str]:
         return [line]
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
-    except Exception:  # glob and interval, which have no values of their own, or a step of 0
-        raise InputError(f"{line}: a sweep is VALUE,VALUE or range(FROM,TO)") from None
+    except Exception:  # interval, which has no values of its own, or a step of 0
+        raise InputError(
+            f"{line}: a sweep is VALUE,VALUE, range(FROM,TO) or glob(PATTERN)"
+        ) from None
     if not 0 < len(values) <= MOST:
         raise InputError(f"{line}: a sweep has from 1 to {MOST} values")
     return [f"{override.get_key_element()}={value}" for value in values]

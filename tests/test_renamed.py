@@ -1,0 +1,180 @@
+"""Overrides that were written for an earlier version, and what a table's glob(...) means."""
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from softmark.errors import InputError
+from softmark.renamed import ATTACKS, KEYS, current
+from softmark.sweep.cells import spread
+from softmark.sweep.line import checked, parse
+from softmark.sweep.overrides import check, for_hydra
+
+ROBUSTNESS = [
+    "adaptive_evade", "adaptive_overwrite", "adaptive_search", "collude_answers",
+    "collude_ensemble", "collude_weights", "distill", "distill_averaged", "distill_boundary",
+    "distill_finetune", "distill_finetune_prune", "distill_flat", "distill_hard", "distill_hot",
+    "distill_labelled", "distill_larger", "distill_mixtures", "distill_noise", "distill_other",
+    "distill_photographs", "distill_rounded", "distill_shuffled", "distill_subtracted",
+    "distill_swapped", "distill_tenth", "distill_top3", "distill_twice", "finetune",
+    "finetune_20", "finetune_50", "finetune_adversarial", "finetune_few", "finetune_full",
+    "finetune_last", "finetune_self_distill", "finetune_self_distill_flat", "finetune_smoothed",
+    "finetune_weak", "input_blur", "input_jpeg", "input_levels", "input_median", "input_mirror",
+    "input_noise", "input_smoothing", "none", "prune", "prune_filters", "prune_filters_finetune",
+    "prune_finetune", "prune_inactive", "prune_layers", "prune_layers_finetune", "prune_limit",
+    "repair_anp", "repair_fine_prune", "repair_nad", "repair_unlearn", "retrain", "retrain_evade",
+    "retrain_few", "retrain_flat", "retrain_last", "retrain_swapped", "serve_calibrated",
+    "serve_calibrated_flat", "serve_flat", "serve_labels", "serve_mean", "serve_noise",
+    "serve_own_tail", "serve_rounded", "serve_shuffled", "serve_subtracted", "serve_sure",
+    "serve_swapped", "serve_temperature", "serve_top3", "weights_average_path",
+    "weights_average_student", "weights_l2", "weights_l2_finetune", "weights_noise",
+    "weights_quantise", "weights_shift",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("attack=nad", "attack=repair_nad"),
+        ("+attack=l2", "+attack=weights_l2"),
+        ("attack='nad'", "attack='repair_nad'"),
+        ("attack=none,l2,l2_finetune,anp", "attack=none,weights_l2,weights_l2_finetune,repair_anp"),
+        ("attack=choice(forge, search)", "attack=choice(adaptive_forge, adaptive_search)"),
+        ("attack=glob(*,exclude=[search])", "attack=glob(*,exclude=[adaptive_search])"),
+        ("attack@attack.steps.1=quantise", "attack@attack.steps.1=weights_quantise"),
+        ("/attack@innocents.attacks.x=ensemble", "/attack@innocents.attacks.x=collude_ensemble"),
+        ("attack.share=0.2", "attack.fraction=0.2"),
+        ("attack.steps.1.share=0.2,0.3", "attack.steps.1.fraction=0.2,0.3"),
+        ("++attack.labels=0.2", "++attack.label_weight=0.2"),
+        ("scale.forged=5", "scale.forged_keys=5"),
+        ("scale.redrawn=5", "scale.redrawn_keys=5"),
+        ("scale.searched=5", "scale.search_trials=5"),
+        ("~scale.searched", "~scale.search_trials"),
+    ],
+)
+def test_an_old_name_means_the_new_one_and_is_answered_with_one_line(old, new, capsys):
+    assert current([old, "seed=1", old]) == [new, "seed=1", new]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert len(set(lines)) == len(lines)
+    assert all(line.startswith("note: ") and line.endswith(" now") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "attack=finetune,prune,distill,none,serve,retrain",
+        "attack=glob(*l2*)",
+        "attack/change=subtract",
+        "attack.student.temperature=2.0",
+        "attack.steps.2.temperature=1",
+        "method.temperature=0.5",
+        "method=ewe",
+        "innocents.kinds.x={attack: ensemble}",
+        "output_dir=/tmp/attack=nad/search",
+        "table=unambiguity",
+        "-m",
+        "--cfg",
+        "--attack=nad",
+        "",
+        "=",
+    ],
+)
+def test_what_was_not_renamed_stays(line, capsys):
+    assert current([line]) == [line]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("old", ATTACKS)
+def test_each_old_attack_is_gone_and_its_new_name_is_there(old):
+    assert not (ROOT / f"conf/attack/{old}.yaml").exists()
+    name = OmegaConf.load(ROOT / f"conf/attack/{ATTACKS[old]}.yaml").name
+    assert name == ATTACKS[old]
+
+
+def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        names = ["distill_labelled", "prune_filters"]
+        configs = [OmegaConf.to_container(compose("config", [f"attack={name}"])) for name in names]
+    there = {
+        f"{group}.{name}"
+        for config in configs
+        for group, inside in config.items()
+        if isinstance(inside, dict)
+        for name in inside
+    }
+    for place, old, new in KEYS:
+        group = place.partition("\\")[0]
+        assert f"{group}.{new}" in there, new
+        assert f"{group}.{old}" not in there, old
+
+
+def test_a_sweep_of_old_names_is_one_of_the_new(capsys):
+    line = current(["-m", "attack=nad,prune_filters", "attack.share=0.1", "scale.searched=3"])
+    assert for_hydra(line)[2] == "attack.fraction=choice(0.1)"
+    assert [cell[0] for cell in spread(line[1:])] == ["attack=repair_nad", "attack=prune_filters"]
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_the_settings_of_an_owner_may_have_old_names(capsys):
+    assert checked("config", ["attack=nad"]) == checked("config", ["attack=repair_nad"])
+    assert "attack=repair_nad" in capsys.readouterr().err
+
+
+def test_run_py_takes_an_old_name_and_says_the_new_one():
+    line = [sys.executable, "run.py", "--cfg", "job", "attack=prune_filters", "attack.share=0.25"]
+    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "fraction: 0.25" in result.stdout
+    assert result.stderr == "note: attack.share is called attack.fraction now\n"
+
+
+# --- glob(...) ---------------------------------------------------------------------------------
+
+
+def attacks_of(line: str) -> list[str]:
+    cells = [dict(text.split("=", 1) for text in cell) for cell in spread([line])]
+    return list(dict.fromkeys(cell["attack"] for cell in cells))
+
+
+def test_the_robustness_table_has_every_attack_that_is_one():
+    assert sorted(attacks_of("table=robustness")) == sorted(ROBUSTNESS)
+    left_out = {path.stem for path in (ROOT / "conf/attack").glob("*.yaml")} - set(ROBUSTNESS)
+    assert left_out == {"serve", "adaptive_forge", "innocent_independent", "innocent_similarity"}
+
+
+def test_the_tables_of_a_family_have_what_they_had():
+    served = [name for name in ROBUSTNESS if name.startswith(("serve_", "input_"))]
+    assert sorted(attacks_of("table=served")) == sorted(["none", *served])
+    assert attacks_of("table=adaptive") == [
+        *("none", "adaptive_evade", "adaptive_overwrite", "adaptive_search"),
+        *("distill_flat", "distill_shuffled", "distill_subtracted", "distill_swapped"),
+        *("retrain_flat", "retrain_swapped", "retrain_evade"),
+    ]
+
+
+def test_a_glob_keeps_the_order_of_its_patterns_and_sorts_within_one():
+    line = "attack=glob([none,input_j*,input_*,none], exclude=[input_b*])"
+    override = parse(line)
+    assert (override.input_line, override.is_sweep_override()) == (line, True)
+    assert list(override.sweep_string_iterator()) == [
+        *("none", "input_jpeg", "input_levels", "input_median", "input_mirror"),
+        *("input_noise", "input_smoothing"),
+    ]
+    assert check(["-m", line, "method=usp"])["attack"]["name"] == "none"
+    assert len(spread([line, "method=glob([?sp])"])) == 14
+
+
+@pytest.mark.parametrize("line", ["attack=glob(nothing_*)", "nothing=glob(*)", "seed=glob(*)"])
+def test_a_glob_that_matches_nothing_is_refused(line):
+    with pytest.raises(InputError, match="matches"):
+        parse(line)
+
+
+def test_a_glob_is_a_sweep():
+    with pytest.raises(InputError, match="add -m"):
+        check(["attack=glob(input_*)"])
