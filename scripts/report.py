@@ -22,8 +22,7 @@ from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
 from softmark.report.sweep import Trouble, by_reason, gather
 from softmark.settings import configs
-from softmark.sweep.cells import spread
-from softmark.sweep.overrides import check, with_table
+from softmark.sweep.command_line import check, expand_sweep, expand_table
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def name_of(options: argparse.Namespace) -> str:
-    name = options.name or with_table(options.overrides)[0].get("name")
+    name = options.name or expand_table(options.overrides)[0].get("name")
     if not name:
         raise InputError("--name NAME of the files is needed where no table=NAME is given")
     return name
@@ -78,8 +77,8 @@ def read(overrides: list[str]) -> tuple[Sheet, list[Trouble]]:
     """The sweep that run.py makes of ``overrides``, and its cells without result."""
     check(["-m", *overrides], writes=False)
     with configs():
-        table, _ = with_table(overrides)
-        rows, varied, trouble = gather(spread(overrides))
+        table, _ = expand_table(overrides)
+        rows, varied, trouble = gather(expand_sweep(overrides))
     if not any(record for row in rows for record in row.records):
         hint = "no record of these cells: run.py -m with the same overrides makes them"
         raise InputError("\n".join([hint, *by_reason(trouble)[:5]]))

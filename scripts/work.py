@@ -24,8 +24,8 @@ from softmark.errors import InputError
 from softmark.experiment import run, stages
 from softmark.renamed import current
 from softmark.settings import configs
-from softmark.sweep.cells import composed, spread
-from softmark.sweep.overrides import check
+from softmark.sweep.command_line import check, expand_sweep
+from softmark.sweep.compose import CellComposer
 from softmark.training import Classifier, Fit, as_input
 
 FEW = 8  # samples that are counted on
@@ -80,7 +80,8 @@ def main() -> None:
             more = [f"output_dir={folder}", "logger=none"]
             try:
                 check(["-m", *overrides])
-                cells = [composed([*cell, *more]) for cell in spread(overrides)]
+                compose = CellComposer().compose
+                cells = [compose([*cell, *more]) for cell in expand_sweep(overrides)]
             except InputError as error:
                 sys.exit(f"error: {error}")
         stages.make_stage = make_stage

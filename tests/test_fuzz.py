@@ -16,7 +16,7 @@ from PIL import Image
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.nodes import make
-from softmark.sweep.overrides import CONF, check
+from softmark.sweep.command_line import CONF, check
 
 CHOICES = [
     [],

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.sweep.overrides import CONF, check, for_hydra
+from softmark.sweep.command_line import CONF, check, to_hydra_arguments
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_right_line_passes(line, tmp_path):
     ],
 )
 def test_a_value_inside_of_a_swept_group_is_a_sweep_of_one(line, single):
-    changed = [new for old, new in zip(line, for_hydra(line), strict=True) if new != old]
+    changed = [new for old, new in zip(line, to_hydra_arguments(line), strict=True) if new != old]
     assert changed == single
 
 
@@ -213,7 +213,7 @@ def test_a_node_is_made_without_its_name(config, top):
 
 def test_a_wrong_number_answers_without_torch(tmp_path):
     code = (
-        "import sys; from softmark.sweep.overrides import check\n"
+        "import sys; from softmark.sweep.command_line import check\n"
         "try: check(sys.argv[1:])\n"
         "except ValueError as error: print(error, 'torch' in sys.modules)"
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 
 from conftest import ROOT
 from softmark.report.sweep import Trouble, by_reason
-from softmark.sweep import cells
-from softmark.sweep.cells import spread
+from softmark.sweep.command_line import expand_sweep
+from softmark.sweep.compose import CellComposer
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
 
@@ -198,37 +199,76 @@ def test_each_cell_of_a_table_has_a_config(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         whole = compose("config", [f"table={name}"], return_hydra_config=True)
         assert whole.table.name == name
-        cells = spread([f"table={name}"])
+        cells = expand_sweep([f"table={name}"])
         assert len({tuple(cell) for cell in cells}) == len(cells) >= 5
         for cell in (cells[0], cells[-1]):
             compose("config", cell)
 
 
-def test_many_configs_are_composed_beforehand_as_each_is_alone(monkeypatch):
-    monkeypatch.setattr(cells, "_configs", {})
-    monkeypatch.setattr(cells, "PARALLEL", 3)
-    wanted = spread(["method=usp,csp,adi,no_such", "attack=none,prune", "seed=3,4"])
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cells.compose_all(wanted)
-        assert len(cells._configs) == 6  # one for both seeds; none of the wrong method
-        alone = [cells._config(group) for group in cells._configs]
-        assert list(cells._configs.values()) == alone
-        assert [cells.composed(cell)["seed"] for cell in wanted[:4]] == [3, 4, 3, 4]
-        with pytest.raises(MissingConfigException, match="no_such"):
-            cells.composed(wanted[-1])
+SAMPLE = [
+    ["method=csp", "attack=prune", "seed=3"],
+    ["method=usp", "attack=adaptive_search", "scale=smoke", "output_dir=elsewhere"],
+    ["method=adi", "attack=distill_hard", "data=cifar10", "scale=full", "model=resnet18"],
+    # A value inside of a section, through one of its interpolations, and one that follows another.
+    ["method=csp", "method.marking.eps=0.3", "attack=prune", "attack.sparsity=0.5", "seed=1"],
+    ["method=csp", "attack=distill", "attack.recipe.lr=0.5"],
+    ["method=csp", "attack=finetune", "recipe.lr=0.5", "attack.epochs=${recipe.epochs}"],
+    ["attack=finetune", "seed=${attack.epochs}"],
+    ["method=csp", "seed=1", "data.roles.split_seed=${seed}"],
+    # Choices in and beside a section.
+    ["method=csp", "method/marking=usp", "method/detector=linear", "attack=distill"],
+    ["method=usp", "attack=distill", "model@attack.network=resnet18"],
+    ["method=csp", "attack@innocents.attacks.distill=prune", "attack=none"],
+    ["method=csp", "~method.control", "+attack.steps={}", "attack=none"],
+    # Sections that are left to Hydra: none, one alone, a value of a default choice.
+    ["seed=2"],
+    ["attack=prune"],
+    ["attack.epochs=3", "attack=finetune"],
+    ["method.message=other", "attack=none"],
+    ["table=prune", "method=csp", "attack=prune", "hydra.sweep.dir=/tmp"],
+]
 
 
-def test_a_value_may_follow_from_the_seed_and_the_seed_from_a_value():
+def outcome(compose, cell):
+    """What ``compose`` makes of ``cell``, or how it fails."""
+    try:
+        return compose(cell)
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def test_a_cells_config_is_what_hydra_composes():
+    composer = CellComposer()
+    wrong = [["method=no_such", "attack=prune"], ["method=csp", "attack=none", "attack.no_such=1"]]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for seed in (0, 1):
-            config = cells.composed([f"seed={seed}", "data.roles.split_seed=${seed}"])
-            assert (config["seed"], config["data"]["roles"]["split_seed"]) == (seed, seed)
-        assert cells.composed(["attack=finetune", "seed=${attack.epochs}"])["seed"] == 5
+        # Twice, the second time from what was kept.
+        for cell in [*SAMPLE, *wrong, *SAMPLE]:
+            assert outcome(composer.compose, cell) == outcome(of_hydra, cell), cell
+        for table in ("table=comparison", "table=ablation", "table=unambiguity"):
+            cells = expand_sweep([table])
+            for cell in cells[:: len(cells) // 4]:
+                assert composer.compose(cell) == of_hydra(cell), cell
+
+
+def of_hydra(cell: list[str]) -> dict:
+    return OmegaConf.to_container(compose("config", cell), resolve=True, throw_on_missing=True)
+
+
+def test_what_another_file_sets_in_a_section_is_kept(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    scale = tmp_path / "conf/scale/smoke.yaml"
+    scale.write_text(scale.read_text() + "method: {message: of the scale}\n")
+    cell = ["method=csp", "attack=none", "scale=smoke"]
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        for _ in range(2):
+            config = CellComposer().compose(cell)
+            assert config["method"]["message"] == "of the scale"
+            assert config == of_hydra(cell)
 
 
 def test_a_cell_that_is_named_twice_is_one():
-    wanted = spread(["method=usp,csp", "seed=0,0,1"])
-    assert wanted == spread(["method=usp,csp", "seed=0,1"])
+    wanted = expand_sweep(["method=usp,csp", "seed=0,0,1"])
+    assert wanted == expand_sweep(["method=usp,csp", "seed=0,1"])
     assert len(wanted) == 4
 
 

@@ -25,7 +25,7 @@ from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
 from softmark.models.files import read_tensors
 from softmark.store.store import Store, manifest
-from softmark.sweep.overrides import check
+from softmark.sweep.command_line import check
 from softmark.tracking import loggers as tracking
 from softmark.tracking import mode as online
 

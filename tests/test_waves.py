@@ -17,15 +17,16 @@ from conftest import ROOT, _composed
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.experiment.run import make_only, run_cell
-from softmark.sweep.cells import spread
-from softmark.sweep.schedule import LiveLine, Sweep, SweepProgress, Task, launch, shares
+from softmark.sweep.command_line import expand_sweep
+from softmark.sweep.progress import LiveLine, file_stamp
+from softmark.sweep.schedule import Sweep, Task, launch, num_joblib_jobs
 
 LINES = ["method=usp,csp", "attack=finetune,prune", "seed=0,1", "scale=smoke", "logger=none"]
 
 
 def swept(*lines: str) -> Sweep:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return Sweep(spread(list(lines)))
+        return Sweep(expand_sweep(list(lines)))
 
 
 def names(task: Task) -> list[str]:
@@ -46,12 +47,12 @@ def test_each_shared_stage_is_made_once_and_after_its_parents(tmp_path):
         ["evidence"] * 4,
     ]
     place = {name.split("/")[-1]: level for level, wave in enumerate(waves) for name in wave}
-    for stage, _ in found.stages.values():
+    for stage, _ in found.missing.values():
         for parent in stage.parents:
             if stage.address in place:
                 assert place[parent.address] < place[stage.address]
     # A suspect is one cell's own: no job for it.
-    assert len(found.stages) == 6 + 6 + 4 + 4 + 8
+    assert len(found.missing) == 6 + 6 + 4 + 4 + 8
     assert len(found.tasks) == 8
 
 
@@ -66,8 +67,8 @@ def test_jobs_share_a_wave_evenly(jobs, tmp_path):
 def test_joblibs_workers_get_a_few_jobs_of_a_wave_each():
     cores = os.cpu_count()
     for given, jobs in ((2, 8), (-1, 4 * cores), (None, None)):
-        assert shares(SimpleNamespace(joblib={"n_jobs": given})) == jobs
-    assert shares(SimpleNamespace()) is None
+        assert num_joblib_jobs(SimpleNamespace(joblib={"n_jobs": given})) == jobs
+    assert num_joblib_jobs(SimpleNamespace()) is None
 
 
 def test_one_cell_shares_out_all_its_stages(tmp_path):
@@ -79,7 +80,7 @@ def test_what_is_done_is_not_planned_again(archived, tmp_path):
     archived("method=usp", "attack=prune")
     archived("method=csp", "attack=prune", status="failed", reason="no")
     found = swept("method=usp,csp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
-    assert found.done == 1
+    assert found.num_done == 1
     assert [task.job[0] for task in found.tasks] == ["method=csp"]
 
 
@@ -136,15 +137,15 @@ def test_a_job_that_always_kills_its_worker_is_given_up_and_alone(tmp_path, caps
 
 
 def test_a_record_written_anew_counts_whatever_the_clock_says(tmp_path):
-    task = Task([], tmp_path / "record")
-    assert task.stamp() is None
-    task.result.write_text("old")
-    before = task.stamp()
+    record = tmp_path / "record"
+    assert file_stamp(record) is None
+    record.write_text("old")
+    before = file_stamp(record)
     other = tmp_path / "other"
     other.write_text("new")
     os.utime(other, ns=(0, before[1]))
-    other.replace(task.result)
-    assert task.stamp() != before
+    other.replace(record)
+    assert file_stamp(record) != before
 
 
 def test_what_others_write_stands_above_the_line():
@@ -164,9 +165,9 @@ def test_what_others_write_stands_above_the_line():
 
 def test_the_line_counts_cells_stages_and_failures(archived, tmp_path):
     found = swept("method=usp,csp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
-    watch = SweepProgress(found)
+    watch = found.progress()
     assert watch.line() == "cells 0/2 · stages 0/14, 0 in the making"
-    stages = [stage for stage, _ in found.stages.values()]
+    stages = [stage for stage, _ in found.missing.values()]
     for stage in stages[:3]:
         folder = found.store.folder(stage)
         folder.mkdir(parents=True)

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from softmark.errors import InputError
 from softmark.renamed import current
 from softmark.settings import CONF
-from softmark.sweep.overrides import check, for_hydra
+from softmark.sweep.command_line import check, to_hydra_arguments
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
 # victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
@@ -37,11 +37,11 @@ def cell(config: DictConfig) -> None:
     from softmark.console import report
     from softmark.experiment.run import make_only, run_cell
     from softmark.report.terminal import print_verdict
-    from softmark.sweep.schedule import above_the_line
+    from softmark.sweep.progress import live_stderr
 
     job = HydraConfig.get()
     sweeping = job.mode == RunMode.MULTIRUN
-    with above_the_line() if sweeping else contextlib.nullcontext():
+    with live_stderr() if sweeping else contextlib.nullcontext():
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             if plain["only"]:
@@ -84,7 +84,7 @@ def main() -> None:
     try:
         sys.argv[1:] = current(sys.argv[1:])
         check(sys.argv[1:])
-        sys.argv[1:] = for_hydra(sys.argv[1:])
+        sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         cell()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")

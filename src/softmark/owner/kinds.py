@@ -10,7 +10,7 @@ from softmark.methods.watermark import Watermark
 from softmark.nodes import make
 from softmark.owner.statement import METHODS, NUMBERS, Statement
 from softmark.settings import CONF
-from softmark.sweep.line import checked
+from softmark.sweep.override_check import checked
 
 
 def settings(

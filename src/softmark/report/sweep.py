@@ -22,7 +22,8 @@ from softmark.report.rows import Record, Row, filled
 from softmark.report.summary import ABOUT, summary_table
 from softmark.report.terminal import plain_table, sweep_table
 from softmark.report.wandb_sweep import log_sweep
-from softmark.sweep.cells import compose_all, composed, spread
+from softmark.sweep.command_line import expand_sweep
+from softmark.sweep.compose import CellComposer
 
 
 class Trouble(NamedTuple):
@@ -58,13 +59,13 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Trouble]]
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
     older = functools.cache(_configs_of_records)
-    compose_all(cells)
+    composer = CellComposer()
     for cell, setting in zip(cells, settings, strict=True):
         name = [setting.get(key, MISSING) for key in varied]
         record: Record | None = None
         stale = False
         try:
-            config = composed(cell)
+            config = composer.compose(cell)
             name[:2] = [config[key]["name"] for key in varied[:2]]
             record = _record(config)
             if record is None:
@@ -112,7 +113,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            sweep = spread(list(config.hydra.overrides.task))
+            sweep = expand_sweep(list(config.hydra.overrides.task))
             rows, varied, trouble = gather(sweep)
         except InputError as error:
             sys.exit(f"error: {error}")

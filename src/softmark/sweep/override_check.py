@@ -25,7 +25,7 @@ from softmark.errors import InputError
 from softmark.nodes import near, short
 from softmark.renamed import current
 from softmark.settings import CONF, configs
-from softmark.sweep.shape import check_finite, fit
+from softmark.sweep.config_shape import check_finite, fit
 
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", "parallel"),

@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers; what this one does stands in ``softmark.sweep``."""
+"""softmark's sweeper, where Hydra looks for plugins; its work is done in ``softmark.sweep``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
 
-class Waves(BasicSweeper):
-    """Hydra's basic sweeper, but for the order: stages before the cells that share them."""
+class StageSweeper(BasicSweeper):
+    """Hydra's basic sweeper, in another order: shared stages come before the cells."""
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        from softmark.sweep.cells import spread
+        """Run all cells of ``arguments`` with the launcher that Hydra was given."""
+        from softmark.sweep.command_line import expand_sweep
         from softmark.sweep.schedule import Sweep
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        return Sweep(spread(arguments)).run(self.launcher, self.max_batch_size)
+        return Sweep(expand_sweep(arguments)).run(self.launcher, self.max_batch_size)

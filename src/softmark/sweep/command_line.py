@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -12,9 +13,9 @@ from omegaconf import OmegaConf
 from softmark.errors import InputError
 from softmark.nodes import make
 from softmark.settings import CONF, configs
-from softmark.sweep.line import check_group, check_writable, checked_line, parse
+from softmark.sweep.override_check import check_group, check_writable, checked_line, parse
 
-MOST = 10_000  # values of one sweep
+MAX_VALUES = 10_000  # values of one sweep
 
 
 def check(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def check(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
     given = get_args_parser().parse_known_args(arguments)[0]
     if given.help or given.hydra_help or given.shell_completion:
         return {}
-    table, lines = with_table(given.overrides)
+    table, lines = expand_table(given.overrides)
     parsed = [parse(line) for line in lines]
     for override in parsed:
         if override.is_sweep_override() and not (given.multirun or table):
@@ -47,7 +48,7 @@ def check(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
     return config
 
 
-def with_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
+def expand_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The chosen table, and what it sweeps over, but for what ``given`` narrows, before ``given``.
 
     Nothing and ``given`` where no table is chosen. Raises ``InputError`` for one that isn't there.
@@ -63,7 +64,21 @@ def with_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
     return OmegaConf.to_container(chosen_table.table), [*swept, *given]
 
 
-def for_hydra(arguments: list[str]) -> list[str]:
+def expand_sweep(given: list[str]) -> list[list[str]]:
+    """Return the overrides of each cell that Hydra's basic sweeper makes of ``given``, in order.
+
+    A cell that is named twice, as by ``seed=0,0``, is returned once.
+
+    Raises:
+        InputError: An override can't be read, or there is no such table.
+    """
+    _, lines = expand_table(given)
+    batches = BasicSweeper.split_arguments([parse(line) for line in lines], None)
+    cells = [tuple(cell) for batch in batches for cell in batch]
+    return [list(cell) for cell in dict.fromkeys(cells)]
+
+
+def to_hydra_arguments(arguments: list[str]) -> list[str]:
     """``arguments`` so that Hydra takes what ``check`` takes.
 
     Before a sweep Hydra composes what isn't swept over: of attack=finetune,retrain
@@ -71,7 +86,7 @@ def for_hydra(arguments: list[str]) -> list[str]:
     or a group inside of a group that is swept over becomes a sweep of one.
     """
     given = get_args_parser().parse_known_args(arguments)[0].overrides
-    _, lines = with_table(given)
+    _, lines = expand_table(given)
     own = lines[: len(lines) - len(given)]
     parsed = [parse(line) for line in given]
     swept = [override for override in parsed if override.is_sweep_override()]
@@ -93,13 +108,13 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [line]
     try:
-        values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+        values = list(itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1))
     except Exception:  # interval, which has no values of its own, or a step of 0
         raise InputError(
             f"{line}: a sweep is VALUE,VALUE, range(FROM,TO) or glob(PATTERN)"
         ) from None
-    if not 0 < len(values) <= MOST:
-        raise InputError(f"{line}: a sweep has from 1 to {MOST} values")
+    if not 0 < len(values) <= MAX_VALUES:
+        raise InputError(f"{line}: a sweep has from 1 to {MAX_VALUES} values")
     return [f"{override.get_key_element()}={value}" for value in values]
 
 

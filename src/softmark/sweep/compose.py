@@ -1,0 +1,140 @@
+"""The configs of a sweep's cells: equal to what Hydra composes, in a tenth of its time."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+SECTIONS = ("method", "attack")  # the groups that a sweep varies most
+SEED = re.compile(r"seed=\d+")
+
+
+class CellComposer:
+    """Composes the configs of many cells.
+
+    Hydra takes a quarter of a second for each config, however little changes. Here Hydra composes
+    the config without method and attack once, and each choice of a method or an attack once by
+    itself. A cell's config is their union, with the cell's values set and its interpolations
+    resolved. A cell that can't be taken apart like this is composed whole.
+
+    Use it while Hydra is initialised, as inside of ``settings.configs()``.
+    """
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[tuple[str, ...], ...], DictConfig | None] = {}
+        self._sections: dict[tuple[str, ...], DictConfig] = {}
+        self._configs: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def compose(self, cell: Sequence[str]) -> dict[str, Any]:
+        """Return the config of the overrides ``cell`` as plain containers, all resolved.
+
+        Cells that differ in their seed alone share these containers: don't change them.
+
+        Raises:
+            HydraException: There is no such choice or key.
+        """
+        overrides, seed = _without_seed(cell)
+        if overrides not in self._configs:
+            try:
+                config = self._union(overrides)
+            except (HydraException, OmegaConfBaseException, _Inseparable):
+                config = compose("config", list(overrides))  # or says in its words what is wrong
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            self._configs[overrides] = plain
+        config = self._configs[overrides]
+        return config if seed is None else {**config, "seed": seed}
+
+    def _union(self, overrides: tuple[str, ...]) -> DictConfig:
+        """Return the config of ``overrides``; the next call may change it."""
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        if any(override.key_or_group == "hydra.searchpath" for override in parsed):
+            raise _Inseparable("sections are looked for in conf/ alone")
+        inside = {name: [o for o in parsed if _section_name(o) == name] for name in SECTIONS}
+        choices = {name: _choices(name, lines) for name, lines in inside.items()}
+        chosen = [name for name in SECTIONS if choices[name]]
+        values = [o for name in chosen for o in inside[name] if o not in choices[name]]
+        rest = [o for o in parsed if _section_name(o) not in chosen]
+        config = self._base(_lines(rest), tuple(chosen))
+        if values:
+            # One may be set through an interpolation, and change what that refers to.
+            config = copy.deepcopy(config)
+        with open_dict(config):
+            for name in chosen:
+                config[name] = self._section(name, _lines(choices[name]))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
+
+    def _base(self, overrides: tuple[str, ...], without: tuple[str, ...]) -> DictConfig:
+        """Return the config of ``overrides`` without the groups ``without``."""
+        if (overrides, without) not in self._bases:
+            config = compose("config", [*overrides, *(f"~{name}" for name in without)])
+            whole = not any(name in config for name in without)
+            self._bases[overrides, without] = config if whole else None
+        base = self._bases[overrides, without]
+        if base is None:
+            raise _Inseparable("another file sets something in a section, before or after it")
+        return base
+
+    def _section(self, name: str, choices: tuple[str, ...]) -> DictConfig:
+        """Return the node ``name`` that its ``choices``, NAME=CHOICE first, make alone."""
+        if choices not in self._sections:
+            loader = GlobalHydra.instance().config_loader()
+            files = CachingConfigRepository(loader.repository)
+            first, *others = OverridesParser.create().parse_overrides(list(choices))
+            path = f"{name}/{first.value()}"
+            defaults = create_defaults_list(files, path, others, False, False).defaults
+            config = loader._compose_config_from_defaults_list(defaults, files)
+            if list(config) != [name]:
+                raise _Inseparable(f"{path} sets more than {name}")
+            self._sections[choices] = config[name]
+        return self._sections[choices]
+
+
+class _Inseparable(Exception):
+    """The config isn't the union of its sections and of the rest."""
+
+
+def _without_seed(cell: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
+    """Return the overrides of ``cell`` but for its seed, and the seed: one config serves all seeds.
+
+    The seed stays where anything else may follow from it, or it from anything else.
+    """
+    seeds = [line for line in cell if SEED.fullmatch(line)]
+    if not seeds or any("${" in line for line in cell):
+        return tuple(cell), None
+    overrides = tuple(line for line in cell if line not in seeds)
+    return overrides, int(seeds[-1].removeprefix("seed="))
+
+
+def _section_name(override: Override) -> str:
+    """Return the group in which ``override`` chooses or sets something; empty for another place."""
+    name = re.split("[./]", override.key_or_group)[0]
+    return name if override.package is None and name in SECTIONS else ""
+
+
+def _choices(name: str, overrides: list[Override]) -> list[Override]:
+    """Return the choices of files among ``overrides``, NAME=CHOICE first; empty without that."""
+    groups = [override for override in overrides if "." not in override.key_or_group]
+    first = [override for override in groups if override.key_or_group == name]
+    if not first:
+        return []
+    if len(first) > 1 or any(o.is_add() or o.is_force_add() or o.is_delete() for o in groups):
+        raise _Inseparable("Hydra knows which of them counts")
+    return [*first, *(override for override in groups if override not in first)]
+
+
+def _lines(overrides: list[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line for override in overrides)
