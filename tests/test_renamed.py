@@ -10,9 +10,8 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from softmark.errors import InputError
 from softmark.renamed import ATTACKS, KEYS, current
-from softmark.sweep.cells import spread
-from softmark.sweep.line import checked, parse
-from softmark.sweep.overrides import check, for_hydra
+from softmark.sweep.command_line import check, expand_sweep, to_hydra_arguments
+from softmark.sweep.override_check import checked, parse
 
 ROBUSTNESS = [
     "adaptive_evade", "adaptive_overwrite", "adaptive_search", "collude_answers",
@@ -115,8 +114,11 @@ def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
 
 def test_a_sweep_of_old_names_is_one_of_the_new(capsys):
     line = current(["-m", "attack=nad,prune_filters", "attack.share=0.1", "scale.searched=3"])
-    assert for_hydra(line)[2] == "attack.fraction=choice(0.1)"
-    assert [cell[0] for cell in spread(line[1:])] == ["attack=repair_nad", "attack=prune_filters"]
+    assert to_hydra_arguments(line)[2] == "attack.fraction=choice(0.1)"
+    assert [cell[0] for cell in expand_sweep(line[1:])] == [
+        "attack=repair_nad",
+        "attack=prune_filters",
+    ]
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
@@ -137,7 +139,7 @@ def test_run_py_takes_an_old_name_and_says_the_new_one():
 
 
 def attacks_of(line: str) -> list[str]:
-    cells = [dict(text.split("=", 1) for text in cell) for cell in spread([line])]
+    cells = [dict(text.split("=", 1) for text in cell) for cell in expand_sweep([line])]
     return list(dict.fromkeys(cell["attack"] for cell in cells))
 
 
@@ -166,7 +168,7 @@ def test_a_glob_keeps_the_order_of_its_patterns_and_sorts_within_one():
         *("input_noise", "input_smoothing"),
     ]
     assert check(["-m", line, "method=usp"])["attack"]["name"] == "none"
-    assert len(spread([line, "method=glob([?sp])"])) == 14
+    assert len(expand_sweep([line, "method=glob([?sp])"])) == 14
 
 
 @pytest.mark.parametrize("line", ["attack=glob(nothing_*)", "nothing=glob(*)", "seed=glob(*)"])
