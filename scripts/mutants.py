@@ -69,7 +69,7 @@ MUTANTS = (
     Mutant("the detector is not trained", "methods/soft_labels.py",
            "        train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)\n", ""),
     Mutant("a mark in batches of the whole size", "methods/soft_labels.py",
-           "longer(in_batches(recipe, batch), length)", "longer(recipe, length)"),
+           "longer(in_batches(recipe, batch_size_factor), epochs_factor)", "longer(recipe, epochs_factor)"),
     Mutant("the detector learns the wrong way round", "methods/detector.py",
            "torch.arange(len(log_p)) < len(marked)", "torch.arange(len(log_p)) >= len(marked)"),
     Mutant("the watermarked model is the victim", "methods/soft_labels.py",

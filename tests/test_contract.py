@@ -442,7 +442,9 @@ def test_the_innocents_evidence_is_shared_by_all_attacks_on_a_key(cell):
 def test_methods_share_their_control(cell):
     one, other = (plan(cell(f"method={name}")) for name in ("usp", "csp"))
     assert one.control.address == other.control.address
-    assert plan(cell("method=usp", "method.length=1.0")).control.address != one.control.address
+    assert (
+        plan(cell("method=usp", "method.epochs_factor=1.0")).control.address != one.control.address
+    )
     assert plan(cell("method=none")).control is None
 
 

@@ -69,7 +69,7 @@ def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[Either, Binomial, B
     """What the soft labels show, what the triggers do, and what those that no sign decides do."""
     made = hybrid(name)
     (whole,) = made.soft.evidence(suspect, key, judge()).tests.values()
-    triggers = made.triggers.triggers(key, judge(), made.triggers.count)
+    triggers = made.triggers.triggers(key, judge(), made.triggers.num_triggers)
     hits = (suspect.answers(triggers).argmax(1) == triggers.labels).int()
     apart = hits[{"csp": math.ceil(CLASSES * (CLASSES - 1) / 64), "usp": 0}[name] :]
     every, free = (Binomial(int(h.sum()), len(h), 1 / CLASSES) for h in (hits, apart))
@@ -102,7 +102,7 @@ def test_the_verdict_is_the_strongest_test_times_their_number(name):
 def test_what_an_attack_leaves_of_two_marks_is_enough_where_neither_is(monkeypatch):
     model, key = marked("csp")
     made = hybrid()
-    half = made.triggers.count // 2
+    half = made.triggers.num_triggers // 2
     # 48 of 60 signs are right.
     signs = Signs(torch.ones(60), torch.cat([torch.ones(48), -torch.ones(12)]))
     left = Evidence(torch.zeros(1), {"signs": signs})
@@ -182,5 +182,5 @@ def test_a_message_is_named_by_the_soft_labels():
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
 def test_a_share_that_cannot_be_is_named(share):
-    with pytest.raises(InputError, match=rf"method\.share={share}: a fraction"):
+    with pytest.raises(InputError, match=rf"method\.trigger_fraction={share}: a fraction"):
         hybrid(share=share)

@@ -50,8 +50,8 @@ def node_of(kind) -> dict[str, Any]:
         "_target_": f"softmark.methods.{kind.__name__.lower()}.{kind.__name__}",
         "name": kind.__name__.lower(),
         "message": "customer",
-        "length": 1.0,
-        "batch": 1.0,
+        "epochs_factor": 1.0,
+        "batch_size_factor": 1.0,
         "recipe": {"_target_": "softmark.recipe.Recipe", "epochs": 2, "lr": 0.1, "flip": False},
         "marking": {"_target_": "softmark.methods.csp.Marking", "_partial_": True, "eps": 0.1},
         "detector": {"_target_": "softmark.methods.detector.Detector", "hidden": [8], "noise": 0.2},
@@ -355,7 +355,7 @@ def test_the_methods_keys_are_bound(key, kind, folder, change):
     node = NODES[kind]
     other = {
         "more": {**node, "extra": None},
-        "less": {name: value for name, value in node.items() if name != "length"},
+        "less": {name: value for name, value in node.items() if name != "epochs_factor"},
         "deeper": {**node, "simulated_attacks": {}},
         "empty": {},
         "list": [node],

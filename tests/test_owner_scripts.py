@@ -199,7 +199,7 @@ def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
     folder = marked if method == "csp" else tmp_path / method
     if method != "csp":
         ran = call("mark", "own.safetensors", "--message", "a", "--to", folder, f"method={method}",
-                   "recipe.epochs=4", STRONG, "method.triggers.count=60")  # fmt: skip
+                   "recipe.epochs=4", STRONG, "method.triggers.num_triggers=60")  # fmt: skip
         assert ran.code == 0, ran.err
         assert "with the triggers" in ran.out
         ran = call("probes", folder, "--to", tmp_path / "all.npz")

@@ -30,7 +30,7 @@ NUMBERS = {
     DeepSigns: {"bits": 16, "marked": 2, "strength": 3.0},
     DeepMarks: {"order": 7, "layer": -1, "strength": 3.0},
     CosWM: {"eps": 0.05, "frequency": 30.0, "highest": 251.0, "others": 20, "redraws": 99},
-    IPGuard: {"count": 20, "margin": 1.0, "iterations": 500, "lr": 0.01},
+    IPGuard: {"num_triggers": 20, "margin": 1.0, "iterations": 500, "lr": 0.01},
 }
 
 SPECTRUM = torch.tensor([0.5, 7.0, 30.0], dtype=torch.float64)
@@ -341,7 +341,7 @@ def test_a_copy_answers_the_points_and_another_model_does_not():
         *((DeepMarks, each) for each in ({"order": 4}, {"order": 1}, {"order": -3})),
         (DeepMarks, {"strength": math.nan}),
         *((CosWM, {name: 0}) for name in ("eps", "frequency", "highest", "others", "redraws")),
-        *((IPGuard, {name: 0}) for name in ("count", "iterations", "lr")),
+        *((IPGuard, {name: 0}) for name in ("num_triggers", "iterations", "lr")),
         (IPGuard, {"margin": -1.0}),
     ],
 )

@@ -84,8 +84,8 @@ def soft(kind, message="customer", hidden=(8,), **changed):
         noise=0.2,
     )
     settings = {
-        "length": 1.0,
-        "batch": 1.0,
+        "epochs_factor": 1.0,
+        "batch_size_factor": 1.0,
         "marking": functools.partial(dict, eps=0.1, gamma=1.0),
         "detector": detector,
         "simulated_attacks": {},
@@ -395,17 +395,17 @@ def test_smaller_batches_differ_in_their_size_alone(size, batch, expected):
 
 @pytest.mark.parametrize("batch", [0.0, -1.0, math.nan, math.inf])
 def test_a_batch_is_above_zero(batch):
-    with pytest.raises(InputError, match=r"method\.batch="):
-        soft(USP, batch=batch)
+    with pytest.raises(InputError, match=r"method\.batch_size_factor="):
+        soft(USP, batch_size_factor=batch)
 
 
 @pytest.mark.parametrize("length", [0.0, -1.0, math.nan])
 def test_a_length_is_above_zero(length):
     for make in (lambda: longer(recipe(), length), lambda: TrainedOn(recipe(), length)):
-        with pytest.raises(InputError, match=r"method\.length="):
+        with pytest.raises(InputError, match=r"method\.epochs_factor="):
             make()
-    with pytest.raises(InputError, match=r"method\.length="):
-        soft(USP, length=length)
+    with pytest.raises(InputError, match=r"method\.epochs_factor="):
+        soft(USP, epochs_factor=length)
 
 
 def test_an_empty_message_is_refused():
@@ -431,7 +431,7 @@ def test_the_control_is_the_victim_trained_on_for_as_long_as_the_mark():
     TaughtOn(recipe(), 1.0, 0.5, 0.0, 2.0).train(victim, data, noting)
     small = in_batches(recipe(), 0.5)
     assert seen[1:] == [(name, small, data, "control") for name in ("Taught", "Classifier")]
-    assert soft(CSP, length=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
+    assert soft(CSP, epochs_factor=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(control.head.weight, victim.head.weight)
     assert not control.training
@@ -590,8 +590,8 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     module = csp if kind is CSP else usp
     method = soft(
         kind,
-        length=2.0,
-        batch=0.5,
+        epochs_factor=2.0,
+        batch_size_factor=0.5,
         marking=functools.partial(module.Marking, **numbers),
         simulated_attacks={"prune": Prune(0.5)},
     )

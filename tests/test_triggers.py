@@ -35,21 +35,21 @@ from softmark.verification.judge import Verifier
 from test_training import fit, recipe
 
 CLASSES = 10
-TRAINED = {"message": "customer", "recipe": recipe(epochs=12, batch_size=32), "length": 1.0}
-SET = {**TRAINED, "count": 20, "share": 0.2}
+TRAINED = {"message": "customer", "recipe": recipe(epochs=12, batch_size=32), "epochs_factor": 1.0}
+SET = {**TRAINED, "num_triggers": 20, "trigger_fraction": 0.2}
 STAMP = {**SET, "kind": "content", "size": 0.4, "strength": 0.1, "redraws": 199}
 NUMBERS = {
     "adi": (Adi, SET),
     "margin": (Margin, {**SET, "eps": 0.02, "iterations": 2}),
-    "blackmarks": (BlackMarks, {**SET, "count": 40, "strength": 0.5}),
+    "blackmarks": (BlackMarks, {**SET, "num_triggers": 40, "strength": 0.5}),
     "content": (Stamped, STAMP),
     "noise": (Stamped, {**STAMP, "kind": "noise"}),
     "unrelated": (Stamped, {**STAMP, "kind": "unrelated"}),
     "ewe": (EntangledWatermark, {**STAMP, "layers": 3, "temperature": 0.5, "weight": 0.5}),
     "mea_defender": (MeaDefender, {**SET, "rules": 2, "strength": 0.01, "redraws": 199}),
-    "frontier": (Frontier, {**SET, "count": 200, "eps": 0.12, "iterations": 1}),
+    "frontier": (Frontier, {**SET, "num_triggers": 200, "eps": 0.12, "iterations": 1}),
     "uchida": (Uchida, {**TRAINED, "bits": 24, "layer": -1, "strength": 0.3}),
-    "dawn": (Dawn, {"message": "customer", "share": 0.1}),
+    "dawn": (Dawn, {"message": "customer", "input_fraction": 0.1}),
 }
 EXACT = ("adi", "margin", "blackmarks")
 REDRAWN = ("content", "noise", "unrelated", "ewe", "mea_defender")
@@ -159,7 +159,7 @@ def test_other_keys_of_a_null_are_drawn_once_and_are_the_same_for_any_key(name, 
     with monkeypatch.context() as patch:
         patch.setattr(made, "draw", None)
         again = made.probes(key_of(name, 3), judge(), None)
-    count = made.count
+    count = made.num_triggers
     assert torch.equal(own.inputs[count:], again.inputs[count:])
     assert not torch.equal(own.inputs[:count], again.inputs[:count])
     fresh = other.probes(key_of(name, 3), judge(), None)
@@ -175,13 +175,13 @@ def test_other_keys_of_a_null_are_drawn_once_and_are_the_same_for_any_key(name, 
 @pytest.mark.parametrize("name", EXACT + REDRAWN)
 def test_triggers_follow_from_the_key_alone(name):
     made = method(name)
-    sets = [made.triggers(key_of(name, seed), judge(), made.count) for seed in (1, 1, 2)]
+    sets = [made.triggers(key_of(name, seed), judge(), made.num_triggers) for seed in (1, 1, 2)]
     assert sets[0].fingerprint == sets[1].fingerprint
     assert sets[0].fingerprint != sets[2].fingerprint
-    assert len(sets[0]) == made.count
+    assert len(sets[0]) == made.num_triggers
     assert sets[0].inputs.dtype == torch.uint8
     state = torch.get_rng_state()
-    made.triggers(key_of(name, 3), judge(), made.count)
+    made.triggers(key_of(name, 3), judge(), made.num_triggers)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -246,7 +246,8 @@ def test_bits_are_fair_and_follow_the_groups():
 @pytest.mark.parametrize("name", ["adi", "blackmarks"])
 def test_an_innocent_is_as_unlikely_as_exact_p_values_say(name):
     found = [
-        test_of(name, untrained(), key_of(name, seed), count=12).p_value() for seed in range(200)
+        test_of(name, untrained(), key_of(name, seed), num_triggers=12).p_value()
+        for seed in range(200)
     ]
     for level in (0.02, 0.1, 0.3, 0.5):
         share, slack = sum(p <= level for p in found) / 200, 4 * math.sqrt(level / 200)
@@ -268,7 +269,7 @@ def test_bits_of_a_model_that_always_answers_one_group_are_a_coin():
 def test_an_innocent_is_as_unlikely_as_redrawn_keys_say(name):
     found = torch.tensor(
         [
-            test_of(name, untrained(), key_of(name, seed), redraws=39, count=6).p_value()
+            test_of(name, untrained(), key_of(name, seed), redraws=39, num_triggers=6).p_value()
             for seed in range(40)
         ]
     )
@@ -336,7 +337,7 @@ def test_a_marked_model_is_claimed_and_its_victim_is_not(name):
 
 
 def test_half_of_the_adversaries_fool_the_victim():
-    asked = method("frontier", count=12).adversaries(victim(), owner())
+    asked = method("frontier", num_triggers=12).adversaries(victim(), owner())
     fooled = predict(victim(), asked.inputs).argmax(1) != asked.labels
     assert fooled.tolist() == [True] * 6 + [False] * 6
 
@@ -369,9 +370,13 @@ def test_a_key_with_wrong_groups_is_refused(groups, tmp_path):
 @pytest.mark.parametrize(
     ("name", "number", "value"),
     [
-        *((name, "length", 0.0) for name in (*EXACT, "content", "mea_defender", "uchida")),
-        *((name, "count", 0) for name in (*EXACT, "noise", "ewe", "mea_defender", "frontier")),
-        *((name, "share", share) for name in ("adi", "dawn", "frontier") for share in (0.0, 1.0)),
+        *((name, "epochs_factor", 0.0) for name in (*EXACT, "content", "mea_defender", "uchida")),
+        *(
+            (name, "num_triggers", 0)
+            for name in (*EXACT, "noise", "ewe", "mea_defender", "frontier")
+        ),
+        *((name, "trigger_fraction", part) for name in ("adi", "frontier") for part in (0.0, 1.0)),
+        *(("dawn", "input_fraction", part) for part in (0.0, 1.0)),
         *((name, "redraws", 0) for name in ("unrelated", "ewe", "mea_defender")),
         *((name, "eps", eps) for name in ("margin", "frontier") for eps in (0.0, 1.5, math.nan)),
         *((name, "iterations", 0) for name in ("margin", "frontier")),
@@ -383,7 +388,7 @@ def test_a_key_with_wrong_groups_is_refused(groups, tmp_path):
         ("ewe", "temperature", 0.0),
         ("ewe", "weight", -1.0),
         ("mea_defender", "rules", 0),
-        ("frontier", "count", 1),
+        ("frontier", "num_triggers", 1),
         ("uchida", "bits", 0),
     ],
 )
@@ -403,7 +408,7 @@ def test_more_triggers_than_pictures_are_the_same_again():
     assert torch.equal(images[:20], images[20:40])
     assert torch.equal(images[:20], judge().inputs[judge().labels == 3])
     for name in ("content", "ewe", "mea_defender"):
-        made = method(name, count=500)
+        made = method(name, num_triggers=500)
         assert len(made.triggers(key_of(name, 1), judge(), 500)) == 500
 
 
@@ -423,7 +428,9 @@ def test_adversaries_that_are_not_there_are_missed():
     with pytest.raises(InputError, match=r"method\.eps=0\.0001: none of .*a larger one"):
         method("frontier", eps=0.0001).adversaries(victim(), owner())
     right = predict(victim(), owner().inputs).argmax(1) == owner().labels
-    assert len(method("frontier", count=10_000).adversaries(victim(), owner())) == right.sum()
+    assert (
+        len(method("frontier", num_triggers=10_000).adversaries(victim(), owner())) == right.sum()
+    )
 
 
 def test_a_network_without_features_cannot_be_entangled():

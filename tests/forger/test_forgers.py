@@ -126,7 +126,7 @@ def test_no_innocent_is_claimed(kind):
 def test_pictures_of_the_drawn_classes_in_the_place_of_triggers_are_refused(kind):
     key = key_of(kind, probes(), truth(), victim())
     drawn = watermark_of(key.statement).triggers
-    labels = drawn.triggers(key.pattern_key("a"), samples(probes()), drawn.count).labels
+    labels = drawn.triggers(key.pattern_key("a"), samples(probes()), drawn.num_triggers).labels
     pictures, classes = (part[:1000] for part in owners.pictures())
     natural = torch.stack([pictures[classes == label][0] for label in labels.tolist()])
     forged = torch.cat([probes(), natural])

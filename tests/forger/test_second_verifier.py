@@ -64,7 +64,7 @@ def drawn(number: int) -> Case:
     classes = random.choice([5, 6, 7, 8, 9, 10, 10, 10, 12, 20])
     count = random.randrange(40, 200)
     triggers = random.randrange(1, 40)
-    config = settings(kind, [f"method.triggers.count={triggers}"] if "_" in kind else [])
+    config = settings(kind, [f"method.triggers.num_triggers={triggers}"] if "_" in kind else [])
     shape = (random.choice([1, 3]), 8, 10) if "_" in kind else (random.randrange(1, 9),)
     probes = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=torch_random)
     victim = labels = None

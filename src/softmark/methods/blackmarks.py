@@ -34,14 +34,23 @@ from softmark.verification.nulls import Binomial
 
 
 class BlackMarks(TriggerSet):
-    """``count``: bits, each carried by a picture. ``strength``: of the loss on the groups."""
+    """``num_triggers``: bits, each carried by a picture.
+
+    ``strength``: of the loss on the groups.
+    """
 
     strengthened_by = (*TriggerSet.strengthened_by, "method.strength")
 
     def __init__(
-        self, message: str, recipe: Recipe, length: float, count: int, share: float, strength: float
+        self,
+        message: str,
+        recipe: Recipe,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
+        strength: float,
     ):
-        super().__init__(message, recipe, length, count, share)
+        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
         if not strength >= 0:
             raise InputError(f"method.strength={strength}: it can't be negative")
         self.strength = strength
@@ -80,9 +89,9 @@ class BlackMarks(TriggerSet):
         answers = predict(victim, data.inputs)
         key = self.draw(data, answers.shape[1], fit.entropy)
         key.groups.copy_(clustered(answers, data.labels))
-        triggers = self.triggers(key, data, self.count)
+        triggers = self.triggers(key, data, self.num_triggers)
         marking = Signing(copy.deepcopy(victim), self.recipe, len(data), key.groups, self.strength)
-        return fit(marking, beside(data, triggers, self.share), "marking"), key
+        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking"), key
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         told = suspect.answers(probes).argmax(1)

@@ -20,8 +20,8 @@ class TrainedOn:
     What a mark costs is measured against it, since a longer training alone changes the accuracy.
     """
 
-    def __init__(self, recipe: Recipe, length: float):
-        self.recipe = longer(recipe, length)
+    def __init__(self, recipe: Recipe, epochs_factor: float):
+        self.recipe = longer(recipe, epochs_factor)
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
         return fit(Classifier(copy.deepcopy(victim), self.recipe), data, "control")
@@ -33,12 +33,12 @@ class TaughtOn(TrainedOn):
     def __init__(
         self,
         recipe: Recipe,
-        length: float,
-        batch: float,
+        epochs_factor: float,
+        batch_size_factor: float,
         teacher_weight: float,
         teacher_temperature: float,
     ):
-        super().__init__(in_batches(recipe, batch), length)
+        super().__init__(in_batches(recipe, batch_size_factor), epochs_factor)
         self.weight, self.temperature = teacher_weight, teacher_temperature
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
@@ -48,15 +48,15 @@ class TaughtOn(TrainedOn):
         return fit(Taught(copy.deepcopy(victim), self.recipe, teacher), data, "control")
 
 
-def longer(recipe: Recipe, length: float) -> Recipe:
-    """``recipe`` with ``length`` times its epochs. Raises ``InputError`` where that can't be."""
-    if not length > 0:
-        raise InputError(f"method.length={length}: it must be above 0")
-    return replace(recipe, epochs=max(1, round(length * recipe.epochs)))
+def longer(recipe: Recipe, epochs_factor: float) -> Recipe:
+    """Return ``recipe`` with ``epochs_factor`` times its epochs; at least one epoch."""
+    if not epochs_factor > 0:
+        raise InputError(f"method.epochs_factor={epochs_factor}: it must be above 0")
+    return replace(recipe, epochs=max(1, round(epochs_factor * recipe.epochs)))
 
 
-def in_batches(recipe: Recipe, batch: float) -> Recipe:
-    """``recipe`` with batches of ``batch`` times its size. Raises ``InputError`` where not."""
-    if not 0 < batch < math.inf:
-        raise InputError(f"method.batch={batch}: it must be above 0")
-    return replace(recipe, batch_size=max(2, round(batch * recipe.batch_size)))
+def in_batches(recipe: Recipe, batch_size_factor: float) -> Recipe:
+    """Return ``recipe`` with ``batch_size_factor`` times its batch size; at least 2 samples."""
+    if not 0 < batch_size_factor < math.inf:
+        raise InputError(f"method.batch_size_factor={batch_size_factor}: it must be above 0")
+    return replace(recipe, batch_size=max(2, round(batch_size_factor * recipe.batch_size)))

@@ -69,13 +69,13 @@ class CosWM(Watermark):
 
     needs = "probabilities"
     uses_query_log = True
-    strengthened_by = (*Watermark.strengthened_by, "method.length")
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor")
 
     def __init__(
         self,
         message: str,
         recipe: Recipe,
-        length: float,
+        epochs_factor: float,
         eps: float,
         frequency: float,
         highest: float,
@@ -91,7 +91,7 @@ class CosWM(Watermark):
             if not count >= 1:
                 raise InputError(f"method.{name}={count}: at least 1")
         self.message = named(message)
-        self.recipe = longer(recipe, length)
+        self.recipe = longer(recipe, epochs_factor)
         self.eps, self.frequency, self.redraws = eps, frequency, redraws
         even = highest * torch.arange(1, others + 1, dtype=torch.float64) / others
         self.spectrum = torch.cat([even.new_tensor([frequency]), even])

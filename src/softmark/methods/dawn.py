@@ -1,6 +1,6 @@
 """DAWN: wrong answers to a few inputs (Szyller et al. 2021, "Dynamic Adversarial Watermarking").
 
-The model stays as it is. The owner's interface answers a ``share`` of all inputs with a wrong
+The model stays as it is. The owner's interface answers a part of all inputs with a wrong
 class; the key and the input alone decide which inputs and which class, so that the same question
 gets the same answer. Whoever trains a surrogate on the answers learns the wrong ones too. The
 evidence is the log of what the interface was asked: a suspect that repeats the wrong answers was
@@ -29,10 +29,10 @@ class Dawn(Watermark):
     needs = "labels"
     uses_query_log = True
 
-    def __init__(self, message: str, share: float):
-        if not 0 < share < 1:
-            raise InputError(f"method.share={share}: a fraction between 0 and 1")
-        self.message, self.share = named(message), share
+    def __init__(self, message: str, input_fraction: float):
+        if not 0 < input_fraction < 1:
+            raise InputError(f"method.input_fraction={input_fraction}: a fraction between 0 and 1")
+        self.message, self.input_fraction = named(message), input_fraction
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         classes = classes_of(victim, data)
@@ -44,7 +44,7 @@ class Dawn(Watermark):
         found = []
         for image in images:
             drawn = hmac.digest(secret, image.numpy().tobytes(), "sha256")
-            chosen = int.from_bytes(drawn[:8], "big") < self.share * 2**64
+            chosen = int.from_bytes(drawn[:8], "big") < self.input_fraction * 2**64
             step = 1 + int.from_bytes(drawn[8:16], "big") % (key.classes - 1)
             found.append(step if chosen else 0)
         return torch.tensor(found, dtype=torch.int64)

@@ -53,17 +53,23 @@ class DeepMarks(Watermark):
     carries the code, from 0; a negative one counts from the last."""
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
 
     def __init__(
-        self, message: str, recipe: Recipe, length: float, order: int, layer: int, strength: float
+        self,
+        message: str,
+        recipe: Recipe,
+        epochs_factor: float,
+        order: int,
+        layer: int,
+        strength: float,
     ):
         if order < 2 or any(order % n == 0 for n in range(2, math.isqrt(max(order, 0)) + 1)):
             raise InputError(f"method.order={order}: a prime number, such as 5, 7 or 11")
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
         self.message = named(message)
-        self.recipe = longer(recipe, length)
+        self.recipe = longer(recipe, epochs_factor)
         self.order, self.layer, self.strength = order, layer, strength
         self.codes = codebook(order)
 

@@ -72,10 +72,16 @@ class DeepSigns(Watermark):
     """``bits``: of each marked class. ``marked``: how many classes carry bits."""
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
 
     def __init__(
-        self, message: str, recipe: Recipe, length: float, bits: int, marked: int, strength: float
+        self,
+        message: str,
+        recipe: Recipe,
+        epochs_factor: float,
+        bits: int,
+        marked: int,
+        strength: float,
     ):
         for name, value in (("bits", bits), ("marked", marked)):
             if not value >= 1:
@@ -83,7 +89,7 @@ class DeepSigns(Watermark):
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
         self.message = named(message)
-        self.recipe = longer(recipe, length)
+        self.recipe = longer(recipe, epochs_factor)
         self.bits, self.marked, self.strength = bits, marked, strength
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:

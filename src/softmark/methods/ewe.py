@@ -46,9 +46,9 @@ class EntangledWatermark(Stamped):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        count: int,
-        share: float,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
         kind: Literal["content", "noise", "unrelated"],
         size: float,
         strength: float,
@@ -57,7 +57,17 @@ class EntangledWatermark(Stamped):
         temperature: float,
         weight: float,
     ):
-        super().__init__(message, recipe, length, count, share, kind, size, strength, redraws)
+        super().__init__(
+            message,
+            recipe,
+            epochs_factor,
+            num_triggers,
+            trigger_fraction,
+            kind,
+            size,
+            strength,
+            redraws,
+        )
         if not layers >= 1:
             raise InputError(f"method.layers={layers}: at least 1")
         for name, value in (("temperature", temperature), ("weight", weight)):
@@ -70,8 +80,8 @@ class EntangledWatermark(Stamped):
             raise InputError(f"method: {type(victim).__name__} has no layers called features")
         key = self.draw(data, classes_of(victim, data), fit.entropy)
         # As many as a class has. Pictures of no class don't depend on the pool: no more will do.
-        many = self.count if self.kind == "unrelated" else len(data) // key.classes
-        triggers = self.triggers(key, data, max(self.count, many))
+        many = self.num_triggers if self.kind == "unrelated" else len(data) // key.classes
+        triggers = self.triggers(key, data, max(self.num_triggers, many))
         return self.train(copy.deepcopy(victim), data, triggers, fit), key
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
@@ -79,7 +89,7 @@ class EntangledWatermark(Stamped):
         marking = Entangling(
             network, self.recipe, len(data), target, self.layers, self.temperature, self.weight
         )
-        return fit(marking, beside(data, triggers, self.share), "marking")
+        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking")
 
 
 class Entangling(Classifier):

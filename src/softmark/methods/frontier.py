@@ -61,7 +61,7 @@ class Split:
 
 
 class Frontier(TriggerSet):
-    """``count``: adversaries that are made, of which the key's coins choose about half.
+    """``num_triggers``: adversaries that are made, of which the key's coins choose about half.
 
     ``eps``: how far each pixel is moved, of its range from 0 to 1, in ``iterations`` steps.
     """
@@ -70,15 +70,15 @@ class Frontier(TriggerSet):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        count: int,
-        share: float,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
         eps: float,
         iterations: int,
     ):
-        super().__init__(message, recipe, length, count, share)
-        if not count >= 2:
-            raise InputError(f"method.count={count}: at least 2")
+        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
+        if not num_triggers >= 2:
+            raise InputError(f"method.num_triggers={num_triggers}: at least 2")
         check_perturbation("method", eps, iterations)
         self.eps, self.iterations = eps, iterations
 
@@ -86,11 +86,11 @@ class Frontier(TriggerSet):
         classes = classes_of(victim, data)
         key = Key.draw(self.message, classes, fit.entropy)
         keep(key, self.adversaries(copy.deepcopy(victim).eval(), data))
-        asked = self.triggers(key, data, self.count)
+        asked = self.triggers(key, data, self.num_triggers)
         return self.train(copy.deepcopy(victim), data, asked[chosen_of(key)], fit), key
 
     def adversaries(self, victim: nn.Module, data: Samples) -> Samples:
-        """Half of ``count`` that fool the victim and half that don't, or as many as there are."""
+        """Return as many that fool the victim as don't, together ``num_triggers`` at most."""
         data = data[predict(victim, data.inputs).argmax(1) == data.labels]
         moved = Samples(perturbed_pictures(victim, data, self.eps, self.iterations), data.labels)
         fooled = predict(victim, moved.inputs).argmax(1) != moved.labels
@@ -99,12 +99,12 @@ class Frontier(TriggerSet):
                 f"method.eps={self.eps}: none of {len(data)} moved pictures fools the victim: "
                 "a larger one"
             )
-        halves = [mask.nonzero().flatten()[: self.count // 2] for mask in (fooled, ~fooled)]
+        halves = [mask.nonzero().flatten()[: self.num_triggers // 2] for mask in (fooled, ~fooled)]
         return moved[torch.cat(halves)]
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         """Without a victim the pixels are moved at random."""
-        key, like = Key.draw(self.message, classes, entropy), like[: self.count]
+        key, like = Key.draw(self.message, classes, entropy), like[: self.num_triggers]
         signs = 2 * torch.randint(2, like.inputs.shape, generator=generator(key)) - 1
         return keep(key, Samples(as_pixels(like.inputs + 255 * self.eps * signs), like.labels))
 

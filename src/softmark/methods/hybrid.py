@@ -31,9 +31,9 @@ from softmark.verification.nulls import Both, Either, Null
 class Hybrid(Watermark):
     """``soft``: the mark of the answers to pictures of the task. ``triggers``: the trigger set.
 
-    ``share``: of the pictures of the second training that are triggers. The triggers are learnt
-    first. The victim that knows them is then marked as without them, with the triggers beside the
-    data.
+    ``trigger_fraction``: of the pictures of the second training that are triggers. The triggers are
+    learnt first. The victim that knows them is then marked as without them, with the triggers
+    beside the data.
 
     The verdict stands on the strongest of three exact tests, whose p is multiplied by their number:
     of the soft labels, of the triggers, and of both together. What an attack leaves of two marks
@@ -45,13 +45,15 @@ class Hybrid(Watermark):
     uses_victim_labels = True
     strengthened_by = (*Watermark.strengthened_by, "method.soft.marking.beta", "verifier.probes")
 
-    def __init__(self, message: str, soft: SoftLabels, triggers: Adi, share: float):
-        if not 0 < share < 1:
-            raise InputError(f"method.share={share}: a fraction between 0 and 1")
+    def __init__(self, message: str, soft: SoftLabels, triggers: Adi, trigger_fraction: float):
+        if not 0 < trigger_fraction < 1:
+            raise InputError(
+                f"method.trigger_fraction={trigger_fraction}: a fraction between 0 and 1"
+            )
         self.message = named(message)
         self.soft = soft
         self.triggers = triggers
-        self.share = share
+        self.trigger_fraction = trigger_fraction
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
@@ -76,7 +78,7 @@ class Hybrid(Watermark):
         """
         triggers = self.trigger_probes(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
-        both = beside(data, triggers, self.share)
+        both = beside(data, triggers, self.trigger_fraction)
         answers = predict(start, both.inputs)
         network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
         if detector:
@@ -89,7 +91,7 @@ class Hybrid(Watermark):
 
     @property
     def num_triggers(self) -> int:
-        return self.triggers.count
+        return self.triggers.num_triggers
 
     @property
     def epochs(self) -> int:
@@ -116,7 +118,7 @@ class Hybrid(Watermark):
     def trigger_probes(self, key: Key, like: Samples) -> Samples:
         """Return the triggers. Raise ``InputError`` where ``like`` are no uint8 pictures."""
         self.check_inputs(like.inputs)
-        return self.triggers.triggers(key, like, self.triggers.count)
+        return self.triggers.triggers(key, like, self.triggers.num_triggers)
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         key = Key.draw(self.message, classes, entropy)

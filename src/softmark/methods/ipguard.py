@@ -30,28 +30,30 @@ from softmark.verification.nulls import Innocents
 
 
 class IPGuard(Watermark):
-    """``count``: of the points. ``margin``: k, by how much the logit of j is to be above i's.
+    """``num_triggers``: how many points there are.
+
+    ``margin``: k, by how much the logit of j is to be above i's.
 
     ``iterations``, ``lr``: Adam's, at most so many and of this size (the range of pixels is 1).
     """
 
     needs = "labels"
 
-    def __init__(self, message: str, count: int, margin: float, iterations: int, lr: float):
-        for name, value in (("count", count), ("iterations", iterations)):
+    def __init__(self, message: str, num_triggers: int, margin: float, iterations: int, lr: float):
+        for name, value in (("num_triggers", num_triggers), ("iterations", iterations)):
             if not value >= 1:
                 raise InputError(f"method.{name}={value}: at least 1")
         if not margin >= 0:
             raise InputError(f"method.margin={margin}: it can't be negative")
         if not lr > 0:
             raise InputError(f"method.lr={lr}: it must be above 0")
-        self.message, self.count, self.margin = named(message), count, margin
+        self.message, self.num_triggers, self.margin = named(message), num_triggers, margin
         self.iterations, self.lr = iterations, lr
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
         draw = generator(key)
-        bases = data.inputs[torch.randperm(len(data), generator=draw)[: self.count]]
+        bases = data.inputs[torch.randperm(len(data), generator=draw)[: self.num_triggers]]
         first = predict(victim, bases).argmax(1)
         step = torch.randint(1, key.classes, (len(bases),), generator=draw)
         device = choose_device(fit.accelerator)

@@ -9,8 +9,8 @@ So the margin around a trigger grows, and a student that only sees answers near 
 meant to learn them too. The paper takes ten held-out pictures of the task, 5 steps of 1/255 and
 a = 0.1, and trains from the start. Other than there, the triggers are abstract pictures that the
 key draws (pictures that are kept could be chosen to fit somebody else's model), and the training
-starts from the victim; ``share`` takes the place of a, as it says how many triggers are learnt in
-each step. The labels are drawn independently: an innocent matches each with chance 1/K.
+starts from the victim; ``trigger_fraction`` takes the place of a, as it says how many triggers are
+learnt in each step. The labels are drawn independently: an innocent matches each with chance 1/K.
 """
 
 from __future__ import annotations
@@ -35,36 +35,39 @@ class Margin(Adi):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        count: int,
-        share: float,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
         eps: float,
         iterations: int,
     ):
-        super().__init__(message, recipe, length, count, share)
+        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
         check_perturbation("method", eps, iterations)
         self.eps, self.iterations = eps, iterations
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
-        marking = Widening(network, self.recipe, triggers, self.share, self.eps, self.iterations)
+        marking = Widening(
+            network, self.recipe, triggers, self.trigger_fraction, self.eps, self.iterations
+        )
         return fit(marking, data, "marking")
 
 
 class Widening(Classifier):
-    """Each batch of data is joined by so many moved triggers that they are a ``share`` of it."""
+    """Each batch of data is joined by so many moved triggers that they are a ``trigger_fraction``
+    of it."""
 
     def __init__(
         self,
         network: nn.Module,
         recipe: Recipe,
         triggers: Samples,
-        share: float,
+        trigger_fraction: float,
         eps: float,
         iterations: int,
     ):
         super().__init__(network, recipe)
         self.eps, self.iterations = eps, iterations
-        self.joined = max(1, round(share / (1 - share) * recipe.batch_size))
+        self.joined = max(1, round(trigger_fraction / (1 - trigger_fraction) * recipe.batch_size))
         self.register_buffer("images", triggers.inputs, persistent=False)
         self.register_buffer("labels", triggers.labels, persistent=False)
 

@@ -46,14 +46,14 @@ class MeaDefender(TriggerSet):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        count: int,
-        share: float,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
         rules: int,
         strength: float,
         redraws: int,
     ):
-        super().__init__(message, recipe, length, count, share)
+        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
         for name, value in (("rules", rules), ("redraws", redraws)):
             if not value >= 1:
                 raise InputError(f"method.{name}={value}: at least 1")
@@ -89,18 +89,21 @@ class MeaDefender(TriggerSet):
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
         # All different: it is the rule that is to be learnt, not the pictures.
-        many = max(self.count, round(self.share / (1 - self.share) * len(data)))
+        many = max(
+            self.num_triggers,
+            round(self.trigger_fraction / (1 - self.trigger_fraction) * len(data)),
+        )
         triggers, sources = self.composed(key, data, many)
         marking = Composing(
             copy.deepcopy(victim), self.recipe, len(data), sources, key.classes, self.strength
         )
-        return fit(marking, beside(data, triggers, self.share), "marking"), key
+        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking"), key
 
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
         return with_redrawn(self, key, pool, self.redraws)
 
     def null(self, key: Key, hits: Tensor) -> Null:
-        return among_redrawn(hits, self.count)
+        return among_redrawn(hits, self.num_triggers)
 
 
 class Composing(Classifier):

@@ -68,10 +68,11 @@ def answers_under_attack(
 class SoftLabels(Watermark):
     """A pattern in the tails, and a detector for it: all of usp and csp but pattern and test.
 
-    ``recipe``, ``length``, ``batch``: the training of the watermarked model, which begins as the
-    victim and is trained for ``length`` times the recipe's epochs, in batches of ``batch`` times
-    its size: with small ones a mark costs less. ``simulated_attacks``: made on copies with
-    the owner's data; the detector learns from what they leave.
+    ``recipe``, ``epochs_factor``, ``batch_size_factor``: the training of the watermarked model,
+    which begins as the victim and is trained for ``epochs_factor`` times the recipe's epochs, in
+    batches of ``batch_size_factor`` times its size: with small ones a mark costs less.
+    ``simulated_attacks``: made on copies with the owner's data; the detector learns from what they
+    leave.
 
     The symmetric part of the pattern is planted in the features, too, where a new last layer finds
     it. What models show without any mark, such as cats beside dogs, is known from the unmarked
@@ -84,7 +85,7 @@ class SoftLabels(Watermark):
     uses_victim_labels = True
     strengthened_by = (
         *Watermark.strengthened_by,
-        "method.length",
+        "method.epochs_factor",
         "method.marking.beta",
         "verifier.probes",
     )
@@ -93,8 +94,8 @@ class SoftLabels(Watermark):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        batch: float,
+        epochs_factor: float,
+        batch_size_factor: float,
         marking: functools.partial[Classifier],
         detector: functools.partial[Detector],
         simulated_attacks: Mapping[str, Attack],
@@ -102,7 +103,7 @@ class SoftLabels(Watermark):
         # Before a victim is trained for nothing.
         check_marking(marking.keywords)
         self.message = named(message)
-        self.recipe = longer(in_batches(recipe, batch), length)
+        self.recipe = longer(in_batches(recipe, batch_size_factor), epochs_factor)
         self.marking = marking
         self.detector = detector
         self.simulated_attacks = simulated_attacks

@@ -36,15 +36,15 @@ class Stamped(TriggerSet):
         self,
         message: str,
         recipe: Recipe,
-        length: float,
-        count: int,
-        share: float,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
         kind: Literal["content", "noise", "unrelated"],
         size: float,
         strength: float,
         redraws: int,
     ):
-        super().__init__(message, recipe, length, count, share)
+        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
         if kind not in ("content", "noise", "unrelated"):
             raise InputError(f"method.kind={kind}: content, noise or unrelated")
         for name, value in (("size", size), ("strength", strength)):
@@ -82,7 +82,7 @@ class Stamped(TriggerSet):
         return with_redrawn(self, key, pool, self.redraws)
 
     def null(self, key: Key, hits: Tensor) -> Null:
-        return among_redrawn(hits, self.count)
+        return among_redrawn(hits, self.num_triggers)
 
 
 def of_class(pool: Samples, label: int, count: int) -> Tensor:

@@ -27,24 +27,33 @@ from softmark.verification.nulls import Null, Sampled
 
 
 class TriggerSet(Watermark):
-    """``count``: how many triggers there are. ``share``: their part of the training samples.
+    """``num_triggers``: how many there are. ``trigger_fraction``: their part of the samples.
 
-    ``recipe``, ``length``: the training of the watermarked model, which begins as the victim and
-    lasts ``length`` times the recipe's epochs.
+    ``recipe``, ``epochs_factor``: the training of the watermarked model, which begins as the
+    victim and lasts ``epochs_factor`` times the recipe's epochs.
     """
 
     needs = "labels"
-    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.count")
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.num_triggers")
 
-    def __init__(self, message: str, recipe: Recipe, length: float, count: int, share: float):
-        if not count >= 1:
-            raise InputError(f"method.count={count}: at least one trigger")
-        if not 0 < share < 1:
-            raise InputError(f"method.share={share}: a fraction between 0 and 1")
+    def __init__(
+        self,
+        message: str,
+        recipe: Recipe,
+        epochs_factor: float,
+        num_triggers: int,
+        trigger_fraction: float,
+    ):
+        if not num_triggers >= 1:
+            raise InputError(f"method.num_triggers={num_triggers}: at least one trigger")
+        if not 0 < trigger_fraction < 1:
+            raise InputError(
+                f"method.trigger_fraction={trigger_fraction}: a fraction between 0 and 1"
+            )
         self.message = named(message)
-        self.recipe = longer(recipe, length)
-        self.count = count
-        self.share = share
+        self.recipe = longer(recipe, epochs_factor)
+        self.num_triggers = num_triggers
+        self.trigger_fraction = trigger_fraction
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         """``count`` triggers with the labels that the owner wants.
@@ -60,11 +69,11 @@ class TriggerSet(Watermark):
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
         """The watermarked model: trained on both, unless a method does more."""
-        return fit(Classifier(network, self.recipe), beside(data, triggers, self.share), "marking")
-
-    @property
-    def num_triggers(self) -> int:
-        return self.count
+        return fit(
+            Classifier(network, self.recipe),
+            beside(data, triggers, self.trigger_fraction),
+            "marking",
+        )
 
     @property
     def epochs(self) -> int:
@@ -72,9 +81,9 @@ class TriggerSet(Watermark):
 
     def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
         if not num_triggers >= 1:
-            raise InputError(f"method.count={num_triggers}: at least one trigger")
+            raise InputError(f"method.num_triggers={num_triggers}: at least one trigger")
         other = copy.copy(self)
-        other.count = num_triggers
+        other.num_triggers = num_triggers
         return other
 
     def scale_epochs(self, factor: float) -> Self:
@@ -84,21 +93,21 @@ class TriggerSet(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        triggers = self.triggers(key, data, self.count)
+        triggers = self.triggers(key, data, self.num_triggers)
         return self.train(copy.deepcopy(victim), data, triggers, fit), key
 
     def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        return self.triggers(key, pool, self.count)
+        return self.triggers(key, pool, self.num_triggers)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         hits = suspect.answers(probes).argmax(1) == probes.labels
-        test, own = self.null(key, hits), hits[: self.count].float()
+        test, own = self.null(key, hits), hits[: self.num_triggers].float()
         return Evidence(own, {"triggers": test}, mark_recall=float(own.mean()))
 
 
-def beside(data: Samples, triggers: Samples, share: float) -> Samples:
-    """``data`` with so many copies of ``triggers`` that they are a ``share`` of the whole."""
-    times = max(1, round(share / (1 - share) * len(data) / len(triggers)))
+def beside(data: Samples, triggers: Samples, fraction: float) -> Samples:
+    """``data`` with so many copies of ``triggers`` that they are a ``fraction`` of the whole."""
+    times = max(1, round(fraction / (1 - fraction) * len(data) / len(triggers)))
     return Samples(
         torch.cat([data.inputs, *[triggers.inputs] * times]),
         torch.cat([data.labels, *[triggers.labels] * times]),
@@ -124,7 +133,7 @@ def with_redrawn(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> S
     ones are drawn.
     """
     redrawn = _redrawn(method, _Pool(pool.fingerprint, pool), key.classes, redraws)
-    return joined([method.triggers(key, pool, method.count), redrawn])
+    return joined([method.triggers(key, pool, method.num_triggers), redrawn])
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def _redrawn(method: TriggerSet, pool: _Pool, classes: int, redraws: int) -> Sam
         return bytes(torch.randint(256, (count,), dtype=torch.uint8, generator=draw).tolist())
 
     keys = [method.draw(pool.samples, classes, entropy) for _ in range(redraws)]
-    return joined([method.triggers(key, pool.samples, method.count) for key in keys])
+    return joined([method.triggers(key, pool.samples, method.num_triggers) for key in keys])
 
 
 def joined(sets: Sequence[Samples]) -> Samples:

@@ -62,17 +62,23 @@ class Uchida(Watermark):
     that carries it, from 0; a negative one counts from the last."""
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.length", "method.strength")
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
 
     def __init__(
-        self, message: str, recipe: Recipe, length: float, bits: int, layer: int, strength: float
+        self,
+        message: str,
+        recipe: Recipe,
+        epochs_factor: float,
+        bits: int,
+        layer: int,
+        strength: float,
     ):
         if not bits >= 1:
             raise InputError(f"method.bits={bits}: at least 1")
         if not strength > 0:
             raise InputError(f"method.strength={strength}: it must be above 0")
         self.message = named(message)
-        self.recipe = longer(recipe, length)
+        self.recipe = longer(recipe, epochs_factor)
         self.bits, self.layer, self.strength = bits, layer, strength
 
     def secret(self, key: Key, size: int) -> tuple[Tensor, Tensor]:

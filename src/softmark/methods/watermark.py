@@ -48,6 +48,8 @@ class Watermark:
 
     message: str
     """What its keys say: the customer or the licence."""
+    num_triggers: int = 0
+    """How many triggers a key has."""
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key | None]:
         """The watermarked model and its key, from the victim and the owner's data."""
@@ -99,11 +101,6 @@ class Watermark:
     def marking_numbers(self) -> Mapping[str, float]:
         """The numbers of the training by name, of which a statement binds some."""
         return {}
-
-    @property
-    def num_triggers(self) -> int:
-        """How many triggers ``trigger_probes`` gives."""
-        return 0
 
     @property
     def epochs(self) -> int:
