@@ -44,6 +44,7 @@ from softmark.attacks.served import (
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
+from softmark.models.files import load_network, save_network
 from softmark.models.networks import ConvNet, build
 from softmark.training import Classifier, accuracy, as_input, predict
 from test_training import fit, network, recipe, samples
@@ -261,6 +262,17 @@ def test_the_own_tail_is_the_own_models():
     spread = ratio.nan_to_num(0).amax(1) / ratio.nan_to_num(torch.inf).amin(1)
     # Proportional to the second's, but where that would exceed the likeliest class.
     assert spread.median() < 1.001
+
+
+@pytest.mark.parametrize("kind", [ServeTogether, ServeOwnTail])
+def test_what_is_served_by_two_models_is_the_same_from_a_file(kind, tmp_path):
+    torch.manual_seed(0)
+    data = samples(50)
+    whole = kind(recipe(), NETWORK).apply(build(NETWORK, data, 3), data, fit()).network
+    save_network(whole, tmp_path / "model")
+    again = load_network(tmp_path / "model")
+    assert type(again) is type(whole)
+    assert torch.equal(predict(again, data.inputs), predict(whole, data.inputs))
 
 
 def test_together_they_answer_with_their_mean():

@@ -216,7 +216,9 @@ def test_an_ensemble_of_too_many_or_too_deep_is_named(tmp_path):
         deep = {"kind": "ensemble", "networks": [deep]}
     many = {"kind": "ensemble", "networks": [WHOLE.node] * (TOGETHER + 1)}
     none = {"kind": "ensemble", "networks": []}
-    for node, message in ((deep, "more than 4 levels"), (many, "of 65 netw"), (none, "of 0 netw")):
+    one = {"kind": "other_tail", "networks": [WHOLE.node]}
+    wrong = ((deep, "more than 4 levels"), (many, "of 65 netw"), (none, "of 0 netw"))
+    for node, message in (*wrong, (one, "of 1 netw")):
         with pytest.raises(InputError, match=rf"/model: .*{message}"):
             load_network(written(tmp_path / "model", node))
 

@@ -166,3 +166,21 @@ def surprises(counts: Tensor, usual: Tensor | None) -> Tensor:
     shared = torch.ones(classes, classes) / (classes - 1) if usual is None else usual[1]
     expected = counts.sum(1, keepdim=True) * shared
     return ((counts + 0.375).sqrt() - (expected + 0.375).sqrt()).fill_diagonal_(0)
+
+
+def is_top(p: Tensor) -> Tensor:
+    """Return (N, K): true at the likeliest class of each row of ``p`` (N, K)."""
+    return F.one_hot(p.argmax(1), p.shape[1]).bool()
+
+
+def with_tail(p: Tensor, log_tail: Tensor) -> Tensor:
+    """Return ``p`` with the softmax of ``log_tail`` (N, K) as its tail, of the mass that it had.
+
+    The likeliest class stays the likeliest: no tail's entry may exceed it.
+    """
+    top = is_top(p)
+    mass = 1 - p.amax(1, keepdim=True)
+    tail = mass * log_tail.masked_fill(top, -torch.inf).softmax(1)
+    most = p.amax(1, keepdim=True)
+    answer = torch.where(top, p, torch.minimum(tail, 0.999 * most))
+    return answer / answer.sum(1, keepdim=True)

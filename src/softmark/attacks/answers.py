@@ -17,7 +17,7 @@ from softmark.attacks.own import own_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
-from softmark.tails import log_of, log_tail
+from softmark.tails import is_top, log_of, log_tail, with_tail
 from softmark.training import Fit, predict
 
 
@@ -210,24 +210,6 @@ class Calibrate(Learnt):
     def forward(self, p: Tensor) -> Tensor:
         told = (log_of(p) @ self.learnt[:-1] + self.learnt[-1]).softmax(1)
         return with_tail(told, torch.zeros_like(told)) if self.flat else told
-
-
-def is_top(p: Tensor) -> Tensor:
-    """(N, K): true at the likeliest class."""
-    return F.one_hot(p.argmax(1), p.shape[1]).bool()
-
-
-def with_tail(p: Tensor, log_tail: Tensor) -> Tensor:
-    """``p`` whose tail is the softmax of ``log_tail`` (N, K), with the mass that it had.
-
-    The likeliest class stays the likeliest: no tail's entry may exceed it.
-    """
-    top = is_top(p)
-    mass = 1 - p.amax(1, keepdim=True)
-    tail = mass * log_tail.masked_fill(top, -torch.inf).softmax(1)
-    most = p.amax(1, keepdim=True)
-    answer = torch.where(top, p, torch.minimum(tail, 0.999 * most))
-    return answer / answer.sum(1, keepdim=True)
 
 
 def mean_tails(p: Tensor) -> Tensor:

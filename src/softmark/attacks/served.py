@@ -14,16 +14,15 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from softmark.attacks.answers import Change, with_tail
+from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, Stolen
 from softmark.attacks.own import own_model
 from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Answer, answers_of, classes_of
-from softmark.models.networks import Ensemble
+from softmark.models.networks import Ensemble, OtherTail
 from softmark.recipe import Recipe
-from softmark.tails import log_of
 from softmark.training import Fit, as_pixels, predict
 
 
@@ -58,14 +57,6 @@ class ServeTogether(Attack):
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
         own = own_model(self.network, self.recipe, data, classes_of(target, data), fit)
         return Stolen(self.together.of([target, own]))
-
-
-class OtherTail(Ensemble):
-    """The first network's likeliest class and its probability, with the second network's tail."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        first, second = (network(images).float().softmax(1) for network in self.networks)
-        return log_of(with_tail(first, log_of(second)))
 
 
 class ServeOwnTail(ServeTogether):

@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from softmark.errors import InputError
-from softmark.models.kinds import build_node, check, differences, unlike
+from softmark.models.kinds import ENSEMBLES, build_node, check, differences, unlike
 from softmark.models.networks import KINDS
 from softmark.nodes import short
 
@@ -104,6 +104,6 @@ def _renamed(node: Any) -> Any:
     if not isinstance(name, str) or "kind" in node:
         raise InputError("it names no network")
     rest = {key: value for key, value in node.items() if key != "_target_"}
-    if KINDS.get(name) == "ensemble" and isinstance(rest.get("networks"), list):
+    if KINDS.get(name) in ENSEMBLES and isinstance(rest.get("networks"), list):
         rest["networks"] = [_renamed(inner) for inner in rest["networks"]]
     return {"kind": KINDS.get(name, name), **rest}

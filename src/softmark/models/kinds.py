@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from softmark.errors import InputError
-from softmark.models.networks import KINDS, VGG, ConvNet, Ensemble, ResNet, WideResNet
+from softmark.models.networks import KINDS, VGG, ConvNet, Ensemble, OtherTail, ResNet, WideResNet
 from softmark.nodes import OF_HYDRA, fits, short
 
 Node = dict[str, Any]
@@ -26,7 +26,8 @@ CLASSES: Classes = {
     "vgg": VGG,
     "wideresnet": WideResNet,
 }
-ENSEMBLE = "ensemble"
+# Kinds made of networks that a list holds.
+ENSEMBLES: dict[str, type[Ensemble]] = {each.kind: each for each in (Ensemble, OtherTail)}
 # The least and the largest whole number that each argument may be.
 RANGES = {"classes": (2, 1_000_000), "width": (1, 100_000), "depth": (1, 250), "factor": (1, 100)}
 SIDES = (1, 10_000)  # the channels of an image, and its pixels a side
@@ -43,7 +44,7 @@ def check(node: Any, allowed: Collection[str] = (), level: int = 1) -> Classes:
     kind = node.get("kind") if isinstance(node, dict) else None
     if not isinstance(kind, str):
         raise InputError("it names no kind of network")
-    if kind == ENSEMBLE:
+    if kind in ENSEMBLES:
         return _check_ensemble(node, allowed, level)
     if kind not in CLASSES:
         _check_plain(node)
@@ -60,13 +61,14 @@ def check(node: Any, allowed: Collection[str] = (), level: int = 1) -> Classes:
 
 
 def _check_ensemble(node: Node, allowed: Collection[str], level: int) -> Classes:
-    networks = node.get("networks")
+    kind, networks = node["kind"], node.get("networks")
     if level > LEVELS:
         raise InputError(f"ensembles of ensembles: more than {LEVELS} levels")
     if node.keys() != {"kind", "networks"} or not isinstance(networks, list):
-        raise InputError(f"an {ENSEMBLE} takes a list of networks, and nothing else")
-    if not 1 <= len(networks) <= TOGETHER:
-        raise InputError(f"an {ENSEMBLE} of {len(networks)} networks: 1 to {TOGETHER} are right")
+        raise InputError(f"{kind} takes a list of networks, and nothing else")
+    least, most = (2, 2) if kind == OtherTail.kind else (1, TOGETHER)
+    if not least <= len(networks) <= most:
+        raise InputError(f"{kind} of {len(networks)} networks: {least} to {most} are right")
     found: Classes = {}
     for each in networks:
         found |= check(each, allowed, level + 1)
@@ -141,7 +143,7 @@ def _compare(
     node: Node, tensors: Mapping[str, Tensor], under: str, known: set[str]
 ) -> Iterator[str]:
     """The differences of the tensors whose names begin with ``under``; adds those to ``known``."""
-    if node["kind"] == ENSEMBLE:
+    if node["kind"] in ENSEMBLES:
         for number, inner in enumerate(node["networks"]):
             yield from _compare(inner, tensors, f"{under}networks.{number}.", known)
     elif node["kind"] not in CLASSES:
@@ -169,7 +171,7 @@ def unlike(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Itera
 
 def build_node(node: Node, own: Classes) -> nn.Module:
     """The network that ``node`` describes, untrained. ``own``: what ``check`` gave."""
-    if node["kind"] == ENSEMBLE:
-        return Ensemble([build_node(each, own) for each in node["networks"]])
+    if node["kind"] in ENSEMBLES:
+        return ENSEMBLES[node["kind"]]([build_node(each, own) for each in node["networks"]])
     arguments = {name: value for name, value in node.items() if name != "kind"}
     return (CLASSES | own)[node["kind"]](**arguments)

@@ -16,20 +16,22 @@ from torch.nn.functional import relu
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.tails import log_of, with_tail
 
 Shape = Sequence[int]  # (C, H, W)
 Floats = Sequence[float]  # one a channel
 SMALLEST = 8  # pixels a side
 RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
-# What a file calls a network. The full names stand in files of "softmark network 1": they stay,
-# wherever the classes move.
+# What a file calls a network. Files of "softmark network 1" have these full names: they stay.
 KINDS = {
     "softmark.models.networks.ConvNet": "convnet",
     "softmark.models.networks.ResNet": "resnet",
     "softmark.models.networks.VGG": "vgg",
     "softmark.models.networks.WideResNet": "wideresnet",
     "softmark.models.networks.Ensemble": "ensemble",
+    "softmark.models.networks.OtherTail": "other_tail",
+    "softmark.attacks.served.OtherTail": "other_tail",
 }
 
 
@@ -240,13 +242,14 @@ def _halve() -> nn.MaxPool2d:
 
 def _known(network: str, depth: int, depths: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
     if depth not in depths:
-        known = " or ".join(str(d) for d in depths)
-        raise InputError(f"{network} has no depth {depth}: use {known}")
+        raise InputError(f"{network} has no depth {depth}: use {' or '.join(map(str, depths))}")
     return depths[depth]
 
 
 class Ensemble(nn.Module):
     """Several networks that answer as one: the mean of their probabilities, as logits."""
+
+    kind = "ensemble"
 
     def __init__(self, networks: Sequence[nn.Module]):
         super().__init__()
@@ -256,12 +259,22 @@ class Ensemble(nn.Module):
     def of(cls, networks: Sequence[nn.Module]) -> Ensemble:
         """Of networks that ``build`` has made."""
         whole = cls(networks)
-        whole.node = {"kind": "ensemble", "networks": [network.node for network in networks]}
+        whole.node = {"kind": cls.kind, "networks": [network.node for network in networks]}
         return whole
 
     def forward(self, images: Tensor) -> Tensor:
         answers = [network(images).float().softmax(1) for network in self.networks]
         return torch.stack(answers).mean(0).clamp_min(1e-30).log()
+
+
+class OtherTail(Ensemble):
+    """The first network's likeliest class and its probability, with the second network's tail."""
+
+    kind = "other_tail"
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = (network(images).float().softmax(1) for network in self.networks)  # (N, K)
+        return log_of(with_tail(first, log_of(second)))
 
 
 def build(network: functools.partial[nn.Module], samples: Samples, classes: int) -> nn.Module:
