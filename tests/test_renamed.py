@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT
 from softmark.errors import InputError
-from softmark.renamed import ATTACKS, KEYS, current
+from softmark.renamed import ATTACKS, KEYS, METHOD, current
 from softmark.sweep.command_line import check, expand_sweep, to_hydra_arguments
 from softmark.sweep.override_check import checked, parse
 
@@ -49,6 +49,12 @@ ROBUSTNESS = [
         ("attack.share=0.2", "attack.fraction=0.2"),
         ("attack.steps.1.share=0.2,0.3", "attack.steps.1.fraction=0.2,0.3"),
         ("++attack.labels=0.2", "++attack.label_weight=0.2"),
+        ("method.length=2.0", "method.epochs_factor=2.0"),
+        ("+method.control.length=2.0", "+method.control.epochs_factor=2.0"),
+        ("method.soft.batch=1", "method.soft.batch_size_factor=1"),
+        ("method.triggers.count=10,20", "method.triggers.num_triggers=10,20"),
+        ("method.share=0.1", "method.trigger_fraction=0.1"),
+        ("innocents.methods.csp.length=1", "innocents.methods.csp.epochs_factor=1"),
         ("scale.forged=5", "scale.forged_keys=5"),
         ("scale.redrawn=5", "scale.redrawn_keys=5"),
         ("scale.searched=5", "scale.search_trials=5"),
@@ -72,6 +78,8 @@ def test_an_old_name_means_the_new_one_and_is_answered_with_one_line(old, new, c
         "attack.student.temperature=2.0",
         "attack.steps.2.temperature=1",
         "method.temperature=0.5",
+        "method.detector.batch=5",
+        "method.simulated_attacks.share=5",
         "method=ewe",
         "innocents.kinds.x={attack: ensemble}",
         "output_dir=/tmp/attack=nad/search",
@@ -97,8 +105,11 @@ def test_each_old_attack_is_gone_and_its_new_name_is_there(old):
 
 def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        names = ["distill_labelled", "prune_filters"]
-        configs = [OmegaConf.to_container(compose("config", [f"attack={name}"])) for name in names]
+        chosen = [
+            *("attack=distill_labelled", "attack=prune_filters"),
+            *("method=csp", "method=usp_margin", "method=margin", "method=dawn"),
+        ]
+        configs = [OmegaConf.to_container(compose("config", [choice])) for choice in chosen]
     there = {
         f"{group}.{name}"
         for config in configs
@@ -107,9 +118,16 @@ def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
         for name in inside
     }
     for place, old, new in KEYS:
-        group = place.partition("\\")[0]
+        group = "method" if place == METHOD else place.partition("\\")[0]
         assert f"{group}.{new}" in there, new
         assert f"{group}.{old}" not in there, old
+
+
+def test_the_share_of_dawn_is_one_of_inputs(capsys):
+    line = ["method=dawn", "method.share=0.1"]
+    assert current(line) == ["method=dawn", "method.input_fraction=0.1"]
+    assert capsys.readouterr().err == "note: method.share is called method.input_fraction now\n"
+    assert checked("config", line)["method"]["input_fraction"] == 0.1
 
 
 def test_a_sweep_of_old_names_is_one_of_the_new(capsys):

@@ -32,8 +32,14 @@ ATTACKS = {
     "temperature": "serve_temperature",
     "unlearn": "repair_unlearn",
 }
-# Where a key stands, what it was called last of all, and what it is called now.
+# A method, its control, and the two that a hybrid is made of.
+METHOD = r"(method|innocents\.methods\.\w+)\.((control|soft|triggers)\.)*"
+# Where a key stands, what its last part was called, and what it is called now.
 KEYS = (
+    (METHOD, "length", "epochs_factor"),
+    (METHOD, "batch", "batch_size_factor"),
+    (METHOD, "count", "num_triggers"),
+    (METHOD, "share", "trigger_fraction"),
     (r"attack\.(.+\.)?", "share", "fraction"),
     (r"attack\.(.+\.)?", "labels", "label_weight"),
     (r"scale\.", "forged", "forged_keys"),
@@ -58,6 +64,10 @@ def current(overrides: Sequence[str]) -> list[str]:
     """
     renamed: dict[str, str] = {}
     lines = [_current(line, renamed) for line in overrides]
+    if "method=dawn" in overrides and "method.share" in renamed:
+        # A fraction of what its interface is asked, and of no triggers.
+        renamed["method.share"] = "method.input_fraction"
+        lines = [line.replace("method.trigger_fraction", "method.input_fraction") for line in lines]
     for old, new in renamed.items():
         print(f"note: {old} is called {new} now", file=sys.stderr, flush=True)
     return lines
