@@ -10,8 +10,10 @@ import textwrap
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from conftest import ROOT
 from softmark.attacks.distill import Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
@@ -335,3 +337,18 @@ def test_no_step_waits_for_a_figure(monkeypatch):
     assert reads == []
     fit()(Reading(network(), recipe(epochs=2)), samples(), "classifier")
     assert len(reads) == 8
+
+
+def test_a_recipes_defaults_are_those_of_the_small_scale():
+    node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/scale/small.yaml"))["recipe"]
+    del node["_target_"]
+    assert Recipe() == Recipe(**node)
+
+
+def test_a_scaled_recipe_keeps_an_epoch_and_two_samples():
+    assert Recipe().scaled() == Recipe()
+    assert Recipe().scaled(epochs=2, batch_size=0.5, lr=0.5) == Recipe(
+        epochs=20, batch_size=64, lr=0.1
+    )
+    least = Recipe().scaled(epochs=0.01, batch_size=0.001)
+    assert (least.epochs, least.batch_size) == (1, 2)

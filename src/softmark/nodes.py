@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -128,6 +129,9 @@ def _located(name: Any) -> Any:
 def _hints(target: Any) -> dict[str, Any]:
     """The types of the arguments; none where they can't be told without what a type checker has."""
     try:
+        if dataclasses.is_dataclass(target):
+            # Field by field, each in the module of the class that defines it.
+            return typing.get_type_hints(target)
         return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
     except Exception:
         return {}

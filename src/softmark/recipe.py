@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softmark.errors import InputError
 
@@ -11,20 +11,31 @@ from softmark.errors import InputError
 class Recipe:
     """How long and how hard to train: SGD with Nesterov momentum, one cycle of the learning rate.
 
-    ``lr``: the peak. ``warmup``: the fraction of all steps that climb to it. ``pad``: random crops
-    of a picture padded by so many pixels; ``flip``: mirrored at random. ``label_smoothing``: of the
-    cross-entropy of a plain classifier.
+    The defaults are those of ``conf/scale/small.yaml``.
+
+    Example:
+        >>> Recipe(epochs=10).scaled(epochs=0.5).epochs
+        5
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    warmup: float
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    pad: int
-    flip: bool
+    epochs: int = 10
+    """Passes over the training samples, at least 1."""
+    batch_size: int = 128
+    """Samples of a step, at least 2 for BatchNorm."""
+    lr: float = 0.2
+    """The peak of the learning rate, above 0."""
+    warmup: float = 0.2
+    """The fraction of all steps that climb to the peak, from 0 to below 1."""
+    momentum: float = 0.9
+    """Of SGD, from 0 to below 1."""
+    weight_decay: float = 5e-4
+    """Of all weights but biases and those of BatchNorm, from 0 on."""
+    label_smoothing: float = 0.0
+    """Of the cross-entropy of a plain classifier, from 0 to below 1."""
+    pad: int = 4
+    """Random crops of uint8 pictures that are padded by so many pixels, from 0 on."""
+    flip: bool = True
+    """Whether uint8 pictures are mirrored at random."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr"):
@@ -38,3 +49,15 @@ class Recipe:
         for name in ("weight_decay", "pad"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"recipe.{name}={getattr(self, name)}: it can't be negative")
+
+    def scaled(self, *, epochs: float = 1.0, batch_size: float = 1.0, lr: float = 1.0) -> Recipe:
+        """Return the recipe with numbers times these factors, each above 0.
+
+        Epochs and samples are rounded; at least one epoch and two samples are left.
+        """
+        return replace(
+            self,
+            epochs=max(1, round(epochs * self.epochs)),
+            batch_size=max(2, round(batch_size * self.batch_size)),
+            lr=lr * self.lr,
+        )
