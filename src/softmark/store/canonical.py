@@ -85,6 +85,9 @@ class Writer:
                 return "" if left_out else self._scoped(node)
             case ast.ClassDef() | ast.Lambda():
                 return self._scoped(node)
+            case ast.JoinedStr(values=[*pieces, ast.Constant(value="")]):
+                # The first releases of Python 3.12 end a nested format with an empty text.
+                return self.write(ast.JoinedStr(pieces))
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 return self._comprehension(node)
             case ast.Name() | ast.Attribute():
