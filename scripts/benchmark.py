@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional as F
 
+from softmark.experiment.context import roles_of
 from softmark.experiment.plan import precision
-from softmark.experiment.stages import roles_of
 from softmark.models.networks import build
 from softmark.nodes import make
 from softmark.renamed import current

@@ -124,7 +124,8 @@ def _entry(folder: Path, needs: Counter[str]) -> Entry:
 
 def _what(config: dict[str, Any]) -> str:
     """``usp, seed 0``, ``distill, convnet, seed 0`` or ``convnet, party half, seed 2``."""
-    names = [config[key]["name"] for key in ("method", "attack", "model") if key in config]
+    nodes = [config[name] for name in ("method", "model") if name in config]
+    names = [node["name"] for node in (*config.get("attacks", [])[-1:], *nodes)]
     rest = [f"{key} {config[key]}" for key in ("party", "seed") if key in config]
     return ", ".join([*names, *rest])
 

@@ -65,10 +65,10 @@ def main() -> None:
             module.predict = counted_predict
     made = stages.make_stage
 
-    def make_stage(around, maker, name, *rest):
+    def make_stage(settings, stage, folder):
         global role
-        role = name.partition("/")[0]
-        return made(around, maker, name, *rest)
+        role = stage.role.partition("/")[0]
+        return made(settings, stage, folder)
 
     overrides = current(sys.argv[1:])
     given = [line.partition("=")[2] for line in overrides if line.startswith("output_dir=")]

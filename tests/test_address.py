@@ -80,7 +80,6 @@ def test_the_address_is_short_and_says_everything(monkeypatch):
     assert len(first.address) == 16
     assert set(first.address) <= set("0123456789abcdef")
     assert stage(seed=0).address == first.address
-    assert replace(first, make=lambda folder: {"other": 1}).address == first.address
     child = replace(first, role="suspect", parents=(first,))
     others = [
         stage(seed=1),
@@ -593,8 +592,8 @@ def test_the_hash_is_the_same_on_every_machine(code):
 
         def g(): ...
     """
-    assert code(a=a)[:16] == "21a56d8e3fa556bf"
-    assert code("a.g", a=a)[:16] == "652a4274212ce790"
+    assert code(a=a)[:16] == "f311c73aa4bfd046"
+    assert code("a.g", a=a)[:16] == "60f1af841b582afb"
 
 
 def test_a_module_that_is_used_as_a_whole_counts_as_a_whole(code):

@@ -23,7 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import ROOT
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment import front, judge, stages
+from softmark.experiment import judge, stages
+from softmark.experiment.context import StageContext, roles_of, samples_of
+from softmark.experiment.evidence import gather_evidence
+from softmark.experiment.interface import KEY, MODEL, load_key
 from softmark.experiment.plan import plan
 from softmark.experiment.record import Record
 from softmark.experiment.run import check, run_cell, stronger
@@ -109,9 +112,9 @@ def test_no_secret_leaves_the_key(method, cell):
     run_cell(config, [], silent)
     draft = plan(config)
     folder = Store.under(config["output_dir"]).folder(draft.key)
-    key = front.load_key(folder / front.KEY, make(config["method"]))
+    key = load_key(folder / KEY, make(config["method"]))
     if key is None:
-        assert not (folder / front.KEY).exists()
+        assert not (folder / KEY).exists()
         return
     secrets = [bytes(key.secret.tolist()).hex(), str(key.secret.tolist())]
     written = list(Path(config["output_dir"]).rglob("*.json"))
@@ -119,7 +122,7 @@ def test_no_secret_leaves_the_key(method, cell):
     for path in written:
         assert not any(secret in path.read_text() for secret in secrets)
     verifier = make(config["verifier"])
-    pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
+    pool = roles_of(config).probes(verifier.inputs, verifier.probes)
     committed = key.check(draft.key.config["method"], verifier.terms, pool)
     assert committed == json.loads(draft.record.read_text())["commitment"]
 
@@ -155,13 +158,13 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
     """And what a step makes is the same when it is made again."""
     config = crossed(cell, "usp", attack)
     assert run_cell(config, [], silent)["status"] == "done"
-    draft, roles = plan(config), stages.roles_of(config)
+    draft, roles = plan(config), roles_of(config)
     store = Store.under(config["output_dir"])
-    key = front.load_key(store.folder(draft.key) / front.KEY, make(config["method"]))
+    key = load_key(store.folder(draft.key) / KEY, make(config["method"]))
     secrets = {name: t for name, t in key.state_dict().items() if t.numel() > 1}
     pattern = make(config["method"]).pattern(key)
     for link in draft.links:
-        attacker = make(link.config["attack"], "attack")
+        attacker = make(link.config["attacks"][-1], "attack")
         handed: list[Any] = []
         real = type(attacker).apply
 
@@ -170,7 +173,7 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
             return real(*args)
 
         monkeypatch.setattr(type(attacker), "apply", watched)
-        stages.make_stage(config, "attack", "suspect", link.config, link.parents, tmp_path)
+        stages.make_stage(config, link, tmp_path)
         things = list(reachable(handed[0], set()))
         assert any(
             isinstance(thing, Tensor) and thing.data_ptr() == roles.attacker.inputs.data_ptr()
@@ -187,8 +190,8 @@ def test_an_attacker_holds_no_key_no_secret_and_no_data_of_the_owner(
             met = list(reachable(handed[0][1], set()))
             assert not any(isinstance(thing, nn.Module) for thing in met)
         monkeypatch.setattr(type(attacker), "apply", real)
-        made = read_tensors(store.folder(link) / front.MODEL)[0]
-        again = read_tensors(tmp_path / front.MODEL)[0]
+        made = read_tensors(store.folder(link) / MODEL)[0]
+        again = read_tensors(tmp_path / MODEL)[0]
         assert all(torch.equal(again[name], value) for name, value in made.items())
 
 
@@ -316,14 +319,14 @@ def test_no_innocent_descends_from_another_pool_or_from_the_victim(cell):
 
 def test_the_pools_are_trained_on_disjoint_halves(cell):
     config = cell("innocents.calibration=14", "innocents.evaluation=14")
-    draft, roles = plan(config), stages.roles_of(config)
+    draft, roles = plan(config), roles_of(config)
     parties = {
         name: {stage.config["party"] for stage in pool_of(draft, name)}
         for name in ("calibration", "evaluation")
     }
     assert parties["calibration"] == {"calibration"}
     assert parties["evaluation"] == {"evaluation", "owner", "attacker"}
-    halves = [stages.party(roles, name, 1.0) for name in ("calibration", "evaluation")]
+    halves = [samples_of(roles, name, 1.0) for name in ("calibration", "evaluation")]
     both = torch.cat([half.inputs for half in halves])
     whole = torch.cat([roles.owner.inputs, roles.attacker.inputs])
     # Each picture lies in one of them, and as often as there.
@@ -344,16 +347,16 @@ def test_false_claims_are_counted_on_the_evaluation_pool(cell):
 
 
 def made_of(config) -> tuple:
-    """The plan of a cell that is run, and what the making of its stages may use."""
+    """The plan of a cell that is run, and the context of its verdict."""
     run_cell(config, [], silent)
     draft = plan(config)
     store = Store.under(config["output_dir"])
-    return draft, stages.Making(None, {}, stages.roles_of(config), None, (), store)
+    return draft, StageContext(draft.verdict, None, roles_of(config), None, store)
 
 
 def test_the_judge_asks_what_the_attacker_serves(cell):
-    draft, now = made_of(cell("method=csp", "attack=serve_temperature"))
-    suspect, samples = now.suspect(draft.suspect), now.roles.judge[:20]
+    draft, context = made_of(cell("method=csp", "attack=serve_temperature"))
+    suspect, samples = context.suspect(draft.suspect), context.roles.judge[:20]
     plain = predict(suspect.network, samples.inputs)
     wanted = (plain.clamp_min(1e-12).log() / 4).softmax(1)
     torch.testing.assert_close(suspect.answers(samples), wanted)
@@ -361,25 +364,26 @@ def test_the_judge_asks_what_the_attacker_serves(cell):
 
 def test_an_attacker_asks_what_the_owner_serves(cell):
     config = cell("method=altered_answers", "attack=distill")
-    draft, now = made_of(config)
-    (query,) = replace(now, parents=(draft.watermarked,)).targets("probabilities")
-    (network,) = replace(now, parents=(draft.watermarked,)).targets("weights")
-    images = now.roles.attacker.inputs
+    draft, context = made_of(config)
+    attacking = replace(context, stage=draft.suspect)
+    (query,) = attacking.targets("probabilities")
+    (network,) = attacking.targets("weights")
+    images = context.roles.attacker.inputs
     lies = query(images).argmax(1) != predict(network, images).argmax(1)
     assert 0.04 < float(lies.float().mean()) < 0.2
     # The suspect's log holds the pictures with the labels that the interface answered.
-    log = now.suspect(draft.suspect).log
+    log = context.suspect(draft.suspect).log
     assert torch.equal(log.inputs, images)
     assert torch.equal(log.labels, query(images).argmax(1))
 
 
 def test_all_accuracies_are_on_the_judges_pictures(cell):
     config = crossed(cell, "csp", "distill")
-    draft, now = made_of(config)
-    record, samples = json.loads(draft.record.read_text()), now.roles.judge
+    draft, context = made_of(config)
+    record, samples = json.loads(draft.record.read_text()), context.roles.judge
     right = {}
     for name in ("victim", "control", "watermarked", "suspect"):
-        answers = predict(now.suspect(getattr(draft, name)).network, samples.inputs)
+        answers = predict(context.suspect(getattr(draft, name)).network, samples.inputs)
         right[name] = answers.argmax(1) == samples.labels
         for what, value in utility(answers, samples.labels).items():
             assert record[f"{name}_{what}"] == pytest.approx(value, rel=1e-4)
@@ -391,7 +395,7 @@ def test_all_accuracies_are_on_the_judges_pictures(cell):
 
 def test_the_judge_expects_the_unmarked_victims_answers(cell, monkeypatch, tmp_path):
     """Of the suspect, of the marked model before the attack, and of each innocent."""
-    draft, now = made_of(cell("method=csp", "attack=none"))
+    draft, context = made_of(cell("method=csp", "attack=none"))
     kind, seen = get_class(draft.config["method"]["_target_"]), []
     evidence = kind.evidence
 
@@ -399,15 +403,13 @@ def test_the_judge_expects_the_unmarked_victims_answers(cell, monkeypatch, tmp_p
         seen.append(probes.labels)
         return evidence(self, suspect, key, probes)
 
-    def at(stage):
-        return replace(now, folder=tmp_path, own=stage.config, parents=stage.parents)
-
     monkeypatch.setattr(kind, "evidence", watched)
-    judge.judge(draft, at(draft.verdict))
-    judge.gather(at(draft.evidence))
-    probes = now.roles.judge[:50]
+    judge.verdict(judge.load(draft, context))
+    gather_evidence(replace(context, folder=tmp_path, stage=draft.evidence))
+    probes = context.roles.judge[:50]
     victim, marked = (
-        now.suspect(stage).answers(probes).argmax(1) for stage in (draft.victim, draft.watermarked)
+        context.suspect(stage).answers(probes).argmax(1)
+        for stage in (draft.victim, draft.watermarked)
     )
     assert not torch.equal(victim, marked)
     assert not torch.equal(victim, probes.labels)
@@ -451,7 +453,7 @@ def test_methods_share_their_control(cell):
 
 def test_every_step_of_a_chain_of_chains_is_made(cell):
     draft = plan(cell("attack=distill_finetune", "attack@attack.steps.1=distill_finetune"))
-    made = [link.config["attack"]["name"] for link in draft.links]
+    made = [link.config["attacks"][-1]["name"] for link in draft.links]
     assert made == ["distill", "finetune", "finetune"]
     assert (
         draft.suspect.parents[0].parents[0].address == plan(cell("attack=distill")).suspect.address
@@ -485,7 +487,7 @@ def test_finetune_then_collude_averages_both_models(cell):
 
 def test_collude_then_finetune_plans_the_accomplices(cell):
     draft = plan(cell("method=csp", "attack=collude_finetune"))
-    assert [link.config["attack"]["name"] for link in draft.links] == [
+    assert [link.config["attacks"][-1]["name"] for link in draft.links] == [
         "collude_weights",
         "finetune",
     ]
@@ -508,16 +510,16 @@ def test_a_student_of_another_architecture_says_what_it_is(cell):
     config = cell("attack=distill", "model@attack.network=vgg11", "attack.network.width=8")
     run_cell(config, [], silent)
     folder = Store.under(config["output_dir"]).folder(plan(config).suspect)
-    assert type(load_network(folder / front.MODEL)).__name__ == "VGG"
+    assert type(load_network(folder / MODEL)).__name__ == "VGG"
 
 
 def test_the_attackers_share_of_the_data_is_a_setting(cell):
-    config = cell("attack=distill", "attacker.share=0.1")
+    config = cell("attack=distill", "attacker.fraction=0.1")
     whole = run_cell(cell("attack=distill"), [], silent)
     assert run_cell(config, [], silent)["queries"] == round(whole["queries"] / 10)
     assert plan(config).watermarked.address == plan(cell("attack=distill")).watermarked.address
-    with pytest.raises(InputError, match=r"attacker\.share=0"):
-        plan(cell("attacker.share=0.0"))
+    with pytest.raises(InputError, match=r"attacker\.fraction=0"):
+        plan(cell("attacker.fraction=0.0"))
 
 
 @pytest.mark.parametrize(
@@ -620,11 +622,11 @@ def test_sure_probes_are_the_judges_that_the_victim_is_surest_of_whatever_the_ke
         config = cell(*lines)
         run_cell(config, lines, silent)
         drawn, store = plan(config), Store.under(config["output_dir"])
-        now = stages.Making(None, {}, stages.roles_of(config), None, (), store)
-        pools.append(now.pool(make(config["verifier"]), drawn.key))
-    judge = now.roles.judge
-    sure = now.suspect(drawn.victim).answers(judge).amax(1)
-    least = now.suspect(drawn.victim).answers(pools[0]).amax(1).min()
+        context = StageContext(drawn.verdict, None, roles_of(config), None, store)
+        pools.append(context.pool(make(config["verifier"])))
+    judge = context.roles.judge
+    sure = context.suspect(drawn.victim).answers(judge).amax(1)
+    least = context.suspect(drawn.victim).answers(pools[0]).amax(1).min()
     assert pools[0].fingerprint == pools[1].fingerprint
     assert len(pools[0]) == 50
     assert (sure > least).sum() < 50 <= (sure >= least).sum()
@@ -656,7 +658,7 @@ def test_secrets_of_the_system_are_others_each_time(cell, tmp_path):
         )
         assert run_cell(config, [], silent)["secrets"] == "system"
         folder = Store.under(config["output_dir"]).folder(plan(config).key)
-        keys.append(front.load_key(folder / front.KEY, make(config["method"])))
+        keys.append(load_key(folder / KEY, make(config["method"])))
     assert not torch.equal(keys[0].secret, keys[1].secret)
     with pytest.raises(InputError, match="secrets=none: repeatable or system"):
         run_cell(cell("secrets=none"), [], silent)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from softmark.errors import InputError
-from softmark.experiment import front, judge, stages
+from softmark.experiment.context import StageContext, repeatable, roles_of
+from softmark.experiment.evidence import labelled, load_evidence
+from softmark.experiment.interface import KEY, load_key
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
 from softmark.methods.key_verifier import KeyVerifier
@@ -59,16 +61,16 @@ def real(tmp_path_factory):
 def key_verifier_of(config, cell, store) -> tuple[KeyVerifier, dict]:
     """The key as the verdict has it, and the innocents of each pool."""
     method, verifier = make(cell.key.config["method"]), make(config["verifier"])
-    pool = stages.roles_of(config).probes(verifier.inputs, verifier.probes)
-    key = front.load_key(store.folder(cell.key) / front.KEY, method)
-    now = stages.Making(None, {}, None, None, (), store)
-    key_verifier = KeyVerifier(method, verifier, key, judge.expected(now, method, cell.key, pool))
-    pools, _ = judge._load(store.folder(cell.evidence) / judge.EVIDENCE)
+    pool = roles_of(config).probes(verifier.inputs, verifier.probes)
+    key = load_key(store.folder(cell.key) / KEY, method)
+    context = StageContext(cell.verdict, None, None, None, store)
+    key_verifier = KeyVerifier(method, verifier, key, labelled(context, method, pool))
+    pools, _ = load_evidence(store.folder(cell.evidence))
     return key_verifier, pools
 
 
 def meet(stage, store) -> Suspect:
-    return stages.Making(None, {}, None, None, (), store).suspect(stage)
+    return StageContext(stage, None, None, None, store).suspect(stage)
 
 
 def p_of(key_verifier: KeyVerifier, suspect: Suspect) -> float:
@@ -130,7 +132,7 @@ def test_another_key_finds_nothing_in_the_marked_model(method, real):
     suspect = meet(cell.watermarked, store)
     for number in range(20):
         torch.manual_seed(number)
-        key_verifier.key = key_verifier.method.draw(key_verifier.pool, 10, stages.repeatable)
+        key_verifier.key = key_verifier.method.draw(key_verifier.pool, 10, repeatable)
         assert p_of(key_verifier, suspect) > 1e-4
 
 
@@ -138,7 +140,7 @@ def test_another_key_finds_nothing_in_the_marked_model(method, real):
 def test_what_is_usual_is_the_unmarked_victims_and_nothing_that_was_learnt_moves_p(method, real):
     config, record, cell, store = real(method)
     key_verifier, _ = key_verifier_of(config, cell, store)
-    victim = meet(cell.victim, store).answers(stages.roles_of(config).owner)
+    victim = meet(cell.victim, store).answers(roles_of(config).owner)
     torch.testing.assert_close(key_verifier.key.usual, usual_of(victim))
     suspect = meet(cell.suspect, store)
     assert p_of(key_verifier, suspect) == record["p_value"]
@@ -161,7 +163,7 @@ def test_calibration_and_evaluation_are_other_models(method, real):
 
 def spoil(folder, change) -> None:
     """Changes the key in ``folder`` as somebody would who can write anything in the store."""
-    path = folder / front.KEY
+    path = folder / KEY
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -171,7 +173,7 @@ def spoil(folder, change) -> None:
     change(tensors, about)
     save_file(tensors, path, about)
     noted = json.loads((folder / "stage.json").read_text())
-    noted["files"][front.KEY] = stores._sha256(path)
+    noted["files"][KEY] = stores._sha256(path)
     (folder / "stage.json").write_text(json.dumps(noted))
 
 

@@ -20,8 +20,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from softmark.errors import InputError
-from softmark.experiment.front import MODEL
-from softmark.experiment.stages import Making
+from softmark.experiment.context import StageContext
+from softmark.experiment.interface import MODEL
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.models.kinds import LEVELS, TOGETHER
 from softmark.models.networks import KINDS, ConvNet, Ensemble, build
@@ -377,12 +377,15 @@ def test_a_stage_takes_the_classes_of_its_config_and_its_ancestors(own, tmp_path
         folder.mkdir(parents=True)
         shutil.copy(own, folder / MODEL)
     roles = types.SimpleNamespace(classes=("a", "b", "c"))
-    making = functools.partial(Making, None, {}, roles, None, store=store)
-    assert type(making(parents=(second,)).network()).__name__ == "Net"
-    (target,) = making(parents=(second,)).targets("weights")
+
+    def context(parent):
+        return StageContext(Stage("suspect", {}, (), (parent,)), None, roles, None, store)
+
+    assert type(context(second).network()).__name__ == "Net"
+    (target,) = context(second).targets("weights")
     assert type(target).__name__ == "Net"
     with pytest.raises(InputError, match="it needs 'own_networks"):
-        making(parents=(other,)).network()
+        context(other).network()
 
 
 def test_what_a_config_names_is_called_only_if_it_is_a_network(own, tmp_path):

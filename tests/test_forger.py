@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.stages import repeatable
+from softmark.experiment.context import repeatable
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
 from softmark.nodes import make

@@ -10,7 +10,8 @@ import sys
 import textwrap
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,19 @@ from softmark.store.store import Stage, Store, manifest, write_json
 ROOT = Path(__file__).parents[1]
 
 
+@dataclass(frozen=True)
+class Made(Stage):
+    """A stage that knows how it is made."""
+
+    make: Callable = field(default=lambda folder: {}, compare=False)
+
+
 def stage(make=lambda folder: {}, role="victim", parents=(), **config):
-    return Stage(role, config, (), parents, make)
+    return Made(role, config, (), parents, make=make)
+
+
+def make(stage, folder):
+    return stage.make(folder)
 
 
 def run(script, *arguments):
@@ -93,9 +105,9 @@ class Maker:
 def test_once_makes_once(store, told):
     maker = Maker()
     first = stage(maker, role="innocent/evaluation/3", seed=0)
-    folder = store.once(first)
+    folder = store.once(first, make)
     assert folder == store.folder(first) == store.root / "innocent" / first.address
-    assert store.once(first) == Store(store.root, told.append).once(first) == folder
+    assert store.once(first, make) == Store(store.root, told.append).once(first, make) == folder
     assert maker.calls == 1
     assert store.made == [first]
     assert len(told) == 1
@@ -106,7 +118,7 @@ def test_once_makes_once(store, told):
     assert about["config"] == {"seed": 0}
     assert about["notes"] == {"calls": 1}
     assert about["files"].keys() == {"model", "curves/loss.csv"}
-    store.once(stage(maker, role="innocent/evaluation/3", seed=1))
+    store.once(stage(maker, role="innocent/evaluation/3", seed=1), make)
     assert maker.calls == 2
 
 
@@ -119,13 +131,13 @@ def test_parents_are_made_first_and_once(store):
     victim = stage(noting("victim"))
     marked = stage(noting("watermarked"), "watermarked", (victim,))
     suspect = stage(noting("suspect"), "suspect", (victim, marked))
-    folder = store.once(suspect)
+    folder = store.once(suspect, make)
     assert order == ["victim", "watermarked", "suspect"]
     assert manifest(folder)["parents"] == [f"{s.role}:{s.address}" for s in (victim, marked)]
     shutil.rmtree(store.folder(victim))
-    store.once(suspect)
+    store.once(suspect, make)
     assert len(order) == 3  # a whole child needs no parent
-    store.once(replace(suspect, config={"seed": 1}))
+    store.once(replace(suspect, config={"seed": 1}), make)
     assert order[3:] == ["victim", "suspect"]
 
 
@@ -138,18 +150,18 @@ def test_a_make_that_fails_leaves_nothing(store, told, error):
     victim = stage(Maker())
     child = stage(failing, "suspect", (victim,))
     with pytest.raises(type(error)):
-        store.once(child)
+        store.once(child, make)
     assert [path for path in left(store) if path.startswith("suspect")] == []
     assert store.made == [victim]
     maker = Maker()
-    store.once(replace(child, make=maker))
+    store.once(replace(child, make=maker), make)
     assert maker.calls == 1
     assert len(told) == 2
 
 
 def test_notes_that_are_no_json_leave_nothing(store):
     with pytest.raises(TypeError):
-        store.once(stage(lambda folder: {"tensor": object()}))
+        store.once(stage(lambda folder: {"tensor": object()}), make)
     assert left(store) == []
 
 
@@ -172,11 +184,11 @@ def test_notes_that_are_no_json_leave_nothing(store):
 )
 def test_damage_is_said_and_made_anew(store, told, damage):
     maker = Maker()
-    folder = store.once(stage(maker))
+    folder = store.once(stage(maker), make)
     (folder / "stranger").touch()
     damage(folder)
     told.clear()
-    store.once(stage(maker))
+    store.once(stage(maker), make)
     assert maker.calls == 2
     assert (folder / "model").read_text() == "weights"
     assert not (folder / "stranger").exists()
@@ -185,7 +197,7 @@ def test_damage_is_said_and_made_anew(store, told, damage):
     assert "damaged" in told[0]
     assert "made" in told[1]
     told.clear()
-    store.once(stage(maker))
+    store.once(stage(maker), make)
     assert (maker.calls, told) == (2, [])
 
 
@@ -196,7 +208,7 @@ SLOW = """
 
     here = Path(sys.argv[1])
 
-    def make(folder):
+    def make(stage, folder):
         with (here / "calls").open("a") as log:
             log.write("made ")
         (folder / "model").write_text("half")
@@ -209,7 +221,7 @@ SLOW = """
     (here / f"ready{sys.argv[3]}").touch()
     while len(list(here.glob("ready*"))) < int(sys.argv[4]):
         time.sleep(0.01)
-    print((store.once(Stage("victim", {}, (), (), make)) / "model").read_text(), len(store.made))
+    print((store.once(Stage("victim", {}, ()), make) / "model").read_text(), len(store.made))
 """
 
 
@@ -229,7 +241,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_trusted(tmp_path, store
     folder = store.folder(stage(maker))
     assert not folder.exists()
     assert (folder.with_suffix(".making") / "model").read_text() == "half"
-    store.once(stage(maker))
+    store.once(stage(maker), make)
     assert maker.calls == 1
     assert (folder / "model").read_text() == "weights"
     assert not folder.with_suffix(".making").exists()
@@ -239,7 +251,7 @@ def test_a_root_that_cannot_be_is_named(tmp_path, told):
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file" / "store", told.append)
     with pytest.raises(InputError, match=r"file/store/victim/.*Not a directory; output_dir=DIR"):
-        store.once(stage(Maker()))
+        store.once(stage(Maker()), make)
     with pytest.raises(InputError, match=r"file/records/a\.json: Not a directory"):
         write_json(tmp_path / "file" / "records" / "a.json", {})
 
@@ -248,7 +260,7 @@ def test_a_root_that_cannot_be_is_named(tmp_path, told):
 def test_a_root_without_the_right_to_write_is_named(tmp_path, store):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"Permission denied"):
-        store.once(stage(Maker()))
+        store.once(stage(Maker()), make)
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
@@ -258,7 +270,7 @@ def test_a_full_disk_is_an_input_error(store):
         Path("/dev/full").write_text("no room")
 
     with pytest.raises(InputError, match=r"victim/\w+: No space left on device; output_dir=DIR"):
-        store.once(stage(filling))
+        store.once(stage(filling), make)
     assert left(store) == []
 
 
@@ -267,7 +279,7 @@ def test_other_errors_of_the_system_stay_what_they_are(store):
         (folder / "not there").read_text()
 
     with pytest.raises(FileNotFoundError):
-        store.once(stage(reading))
+        store.once(stage(reading), make)
 
 
 def test_whoever_writes_when_the_disk_is_full(tmp_path):
@@ -280,20 +292,20 @@ def test_whoever_writes_when_the_disk_is_full(tmp_path):
         from softmark.errors import InputError
         from softmark.store.store import Stage, Store, write_json
 
-        def plain(folder):
+        def plain(stage, folder):
             (folder / "model").write_bytes(bytes(10000))
 
-        def tensors(folder):
+        def tensors(stage, folder):
             save_file({"weight": np.zeros(10000)}, folder / "model.safetensors")
 
-        def notes(folder):
+        def notes(stage, folder):
             return {"notes": "x" * 10000}
 
         here = Path(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         store = Store(here / "store", print)
         makes = [
-            lambda make=make: store.once(Stage("victim", {}, (), (), make))
+            lambda make=make: store.once(Stage("victim", {}, ()), make)
             for make in (plain, tensors, notes)
         ]
         for make in (*makes, lambda: write_json(here / "records" / "a.json", "x" * 10000)):
@@ -369,12 +381,12 @@ def outputs(tmp_path):
         Maker(),
         "suspect",
         (stages["watermarked"],),
-        attack={"name": "distill"},
+        attacks=[{"name": "distill"}],
         model={"name": "vgg11"},
         seed=0,
     )
     for each in stages.values():
-        store.once(each)
+        store.once(each, make)
     listed = {name: stages[name].address for name in ("victim", "watermarked", "suspect")}
     listed |= {"calibration": [stages["innocent"].address], "evaluation": []}
     records = tmp_path / "outputs" / "records"
@@ -466,7 +478,7 @@ def test_the_script_prunes_what_no_record_needs(outputs):
     told = cli(folder, "--prune")
     assert told.returncode == 0
     assert "nothing to remove" in told.stdout
-    store.once(stages["suspect"])
+    store.once(stages["suspect"], make)
     assert rows(cli(folder))[damaged.name] == ("suspect", "distill, vgg11, seed 0", 2)
 
 

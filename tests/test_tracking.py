@@ -24,6 +24,7 @@ from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
 from softmark.models.files import read_tensors
+from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
 from softmark.sweep.command_line import check
 from softmark.tracking import loggers as tracking
@@ -88,6 +89,9 @@ def read_all(folder: Path) -> dict[str, Run]:
     files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
     with ThreadPoolExecutor(2) as pool:
         return {one.about["run_id"]: one for one in pool.map(read, files)}
+
+
+VICTIM = Stage("victim", {"seed": 0}, ())
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +261,7 @@ def test_weights_are_uploaded_only_when_asked_for(weights, cell, tmp_path, monke
     config["output_dir"] = str(tmp_path)
     workshop = tmp_path / "store/victim/0123.making"
     workshop.mkdir(parents=True)
-    with tracking.watch(config, "victim", {"seed": 0}, (), workshop):
+    with tracking.watch(config, VICTIM, workshop):
         for name in ("model", "key"):
             (workshop / f"{name}.safetensors").write_bytes(name.encode())
     (made,) = read_all(tmp_path)["0123"].made
@@ -271,14 +275,14 @@ def test_a_stage_that_fails_ends_its_run_as_failed(cell, tmp_path, monkeypatch):
     config = {**cell("logger=wandb"), "output_dir": str(tmp_path)}
     with (
         pytest.raises(InputError, match="too bad"),
-        tracking.watch(config, "victim", {"seed": 0}, (), tmp_path / "0123.making"),
+        tracking.watch(config, VICTIM, tmp_path / "0123.making"),
     ):
         raise InputError("too bad")
     failed = read_all(tmp_path)["0123"]
     assert failed.exit_code == 1
     assert not failed.made
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with tracking.watch(config, "victim", {"seed": 0}, (), tmp_path / "4567.making") as logger:
+    with tracking.watch(config, VICTIM, tmp_path / "4567.making") as logger:
         assert logger is tracking._nothing
     assert len(read_all(tmp_path)) == 1
 

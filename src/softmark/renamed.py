@@ -42,6 +42,7 @@ KEYS = (
     (METHOD, "share", "trigger_fraction"),
     (r"attack\.(.+\.)?", "share", "fraction"),
     (r"attack\.(.+\.)?", "labels", "label_weight"),
+    (r"attacker\.", "share", "fraction"),
     (r"scale\.", "forged", "forged_keys"),
     (r"scale\.", "redrawn", "redrawn_keys"),
     (r"scale\.", "searched", "search_trials"),

@@ -215,7 +215,7 @@ def test_a_model_file_calls_nothing(nothing, tmp_path, model, new, instead, data
     path = data.draw(st.sampled_from(places(node)))
     changed = put(node, path, new, instead)
     # Names that a config of the user's own holds, but not these.
-    allowed = data.draw(st.sampled_from([(), ("softmark.experiment.plan.Plan", "gone.Net")]))
+    allowed = data.draw(st.sampled_from([(), ("softmark.experiment.cell.Plan", "gone.Net")]))
     with nothing():
         refuse(tmp_path / "model", format, changed, allowed)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -44,11 +44,20 @@ class Decoded:
 
 
 class Source(Protocol):
+    """Where pictures and labels come from."""
+
     def read(self) -> Decoded:
         """Decodes everything. Raises ``InputError`` where the data cannot be used."""
 
     def signature(self) -> dict[str, Any]:
         """What tells this source from others, without decoding it: fit for JSON."""
+
+
+def source_of(data: Mapping[str, Any]) -> Source:
+    """Return where the samples of the config node ``data`` come from."""
+    from hydra.utils import instantiate
+
+    return instantiate(data["source"])
 
 
 @dataclass(frozen=True)

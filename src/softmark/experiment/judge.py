@@ -1,179 +1,184 @@
-"""The verdict on one cell: the suspect, and the innocents judged with the same key and probes."""
+"""The verdict on one cell: what it needs is loaded first, then judged without reading anything."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-from safetensors.torch import save_file
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.plan import Plan
-from softmark.experiment.stages import Making
+from softmark.experiment.cell import InnocentStage, Plan
+from softmark.experiment.context import StageContext
+from softmark.experiment.evidence import labelled, load_evidence
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
-from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
-from softmark.models.files import read_tensors
-from softmark.store.address import Stage
 from softmark.training import utility
-from softmark.verification.evidence import Evidence
-from softmark.verification.judge import Innocent
+from softmark.verification.judge import Innocent, Verifier
 from softmark.verification.nulls import Measured
 
 CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
-EVIDENCE = "evidence.safetensors"
 
 
-def gather(now: Making) -> dict[str, Any]:
-    """Makes the stage of the innocents' evidence; the first parent is the committed key."""
-    method, verifier = now.make("method"), now.make("verifier")
-    key = now.key(now.parents[0], method)
-    named = now.own["innocents"]
-    if key is None:
-        _save(now.folder / EVIDENCE, [], [])
-        return {"innocents": 0}
-    pool = expected(now, method, now.parents[0], now.pool(verifier, now.parents[0]))
-    key_verifier = KeyVerifier(method, verifier, key, pool)
-    suspects = [now.suspect(stage) for stage in now.parents[1:]]
-    found = [key_verifier.evidence(suspect) for suspect in suspects]
-    messages = [
-        {name: test.p_value() for name, test in key_verifier.messages(suspect).items()}
-        for suspect in suspects
-    ]
-    noted = [
-        {"pool": name, "kind": kind, "messages": p_values}
-        for (name, kind), p_values in zip(named, messages, strict=True)
-    ]
-    _save(now.folder / EVIDENCE, found, noted)
-    return {"innocents": len(found), "skipped": sum(not each.tests for each in found)}
+@dataclass(frozen=True)
+class Loaded:
+    """All that a verdict stands on.
 
-
-def expected(now: Making, method: Watermark, key: Stage, pool: Samples) -> Samples:
-    """The probes as ``method`` reads them: with true labels, or with the unmarked victim's answers.
-
-    ``key``: the stage of the committed key, whose model was made of the victim. No key decides
-    about these answers.
+    Args:
+        models: the victim, the control if there is one, the watermarked model, the suspect.
+        samples: the judge's, on which their accuracy is measured.
+        classes: how many there are.
+        links: what the making of each step of the attack noted.
+        seconds: what the stages of each role took.
+        verifier: the terms of a claim.
+        key_verifier: looks for the committed key; None for a method without keys.
+        forger: looks for the attacker's own key; None where the attack left none.
+        pools: what the innocents of each pool show of the committed key.
+        notes: what was noted of each innocent.
+        calibration: the calibration innocents themselves, where there is a forger.
     """
-    if not method.uses_victim_labels:
-        return pool
-    (victim,) = key.parents[0].parents
-    return Samples(pool.inputs, now.suspect(victim).answers(pool).argmax(1))
+
+    models: dict[str, Suspect]
+    samples: Samples
+    classes: int
+    links: list[dict[str, Any]]
+    seconds: dict[str, float]
+    verifier: Verifier
+    key_verifier: KeyVerifier | None = None
+    forger: KeyVerifier | None = None
+    pools: dict[str, list[Innocent]] | None = None
+    notes: Sequence[dict[str, Any]] = ()
+    calibration: Sequence[tuple[str, Suspect]] = ()
 
 
-def _save(path: Path, found: list[Evidence], noted: list[dict]) -> None:
-    tensors = {f"scores.{number}": each.scores.contiguous() for number, each in enumerate(found)}
-    about = [
-        {
-            **facts,
-            "why": each.why,
-            "tests": {
-                name: {"kind": test.kind, "score": test.score, "p": _known(test)}
-                for name, test in each.tests.items()
-            },
-        }
-        for each, facts in zip(found, noted, strict=True)
-    ]
-    save_file(tensors, path, {"innocents": json.dumps(about)})
+def load(cell: Plan, context: StageContext) -> Loaded:
+    """Return all that the verdict on ``cell`` stands on.
 
-
-def _known(test: Any) -> float:
-    # What rests on innocents is computed by the judge, from the scores.
-    return 1.0 if test.kind == "innocents" else test.p_value()
-
-
-def _load(path: Path) -> tuple[dict[str, list[Innocent]], list[dict]]:
-    """The innocents of each pool, and what was noted of each."""
-    tensors, metadata = read_tensors(path)
-    about = json.loads(metadata["innocents"])
-    pools: dict[str, list[Innocent]] = {"calibration": [], "evaluation": []}
-    for number, facts in enumerate(about):
-        tests = {name: Measured(**test) for name, test in facts["tests"].items()}
-        evidence = Evidence(tensors[f"scores.{number}"], tests, facts["why"])
-        pools[facts["pool"]].append(Innocent(facts["kind"], evidence))
-    return pools, about
-
-
-def judge(cell: Plan, now: Making) -> dict[str, Any]:
-    """The figures of a record: the verdict, the accuracies, the cost."""
-    method, verifier = now.make("method"), now.make("verifier")
-    facts = {**_accuracies(cell, now), **_cost(cell, now)}
-    key = now.key(cell.key, method)
-    if key is None:
-        return {**facts, "reason": "no mark to judge", "probes": verifier.probes}
-    pool = now.pool(verifier, cell.key)
-    _check_committed(cell, now, key, verifier.terms, pool)
-    pools, about = _load(now.store.folder(cell.evidence) / EVIDENCE)
-    key_verifier = KeyVerifier(method, verifier, key, expected(now, method, cell.key, pool))
-    suspect = now.suspect(cell.suspect)
-    found = key_verifier.evidence(suspect)
-    verdict = asdict(verifier.judge(found, pools["calibration"], pools["evaluation"]))
-    verdict["reason"] = verdict.pop("why") or None
-    del verdict[
-        "grounds"
-    ]  # the judge draws the key: what an owner says of it is no part of a record
-    before = verifier.p_values(
-        key_verifier.evidence(now.suspect(cell.watermarked)), pools["calibration"]
-    )
-    return {
-        **facts,
-        **verdict,
-        **_identification(key_verifier, suspect, about),
-        **_forgery(cell, now, key_verifier),
-        "p_before_attack": max(before.values(), default=None),
-        "probes": len(pool),
-        "p_by_probes": _curve(key_verifier, suspect, verdict["p_value"]),
-        "commitment": key.commitment,
+    Raises:
+        InputError: the key isn't the one whose commitment was published.
+    """
+    method, verifier = context.make("method"), context.make("verifier")
+    stages = {
+        "victim": cell.victim,
+        "control": cell.control,
+        "watermarked": cell.watermarked,
+        "suspect": cell.suspect,
     }
+    measured = Loaded(
+        models={name: context.suspect(stage) for name, stage in stages.items() if stage},
+        samples=context.roles.judge,
+        classes=len(context.roles.classes),
+        links=[context.manifest(link)["notes"] for link in cell.links],
+        seconds=_seconds(context),
+        verifier=verifier,
+    )
+    key = context.key(cell.key, method)
+    if key is None:
+        return measured
+    pool = context.pool(verifier)
+    published = context.manifest(cell.key)["notes"]["commitment"]
+    _check_committed(key, context.config["method"], verifier, pool, published)
+    probes = labelled(context, method, pool)
+    pools, notes = load_evidence(context.store.folder(cell.evidence))
+    forger, calibration = None, []
+    forged = context.key(cell.suspect, method)
+    if forged is not None:
+        # It is held to what the owner's key is: committed to before the judge asks.
+        forged.commit(context.config["method"], verifier.terms, probes)
+        forger = KeyVerifier(method, verifier, forged, probes)
+        calibration = list(_calibration(cell.innocents, context))
+    return replace(
+        measured,
+        key_verifier=KeyVerifier(method, verifier, key, probes),
+        forger=forger,
+        pools=pools,
+        notes=notes,
+        calibration=calibration,
+    )
+
+
+def _seconds(context: StageContext) -> dict[str, float]:
+    """Return what the stages of each role took, but for the innocents, which all cells share."""
+    seconds: dict[str, float] = {}
+    for stage in context.stage.parents:
+        if not stage.role.startswith("innocent"):
+            taken = context.manifest(stage)["seconds"]
+            seconds[stage.role] = round(seconds.get(stage.role, 0.0) + taken, 3)
+    return seconds
+
+
+def _calibration(
+    innocents: Sequence[InnocentStage], context: StageContext
+) -> Iterator[tuple[str, Suspect]]:
+    """Yield the kind and the model of each calibration innocent."""
+    for innocent in innocents:
+        if innocent.pool == "calibration":
+            yield innocent.kind, context.suspect(innocent.stage)
 
 
 def _check_committed(
-    cell: Plan, now: Making, key: Key, terms: dict[str, Any], pool: Samples
+    key: Key, method: dict[str, Any], verifier: Verifier, pool: Samples, published: str | None
 ) -> None:
-    """Raises ``InputError`` where ``key`` isn't the one whose commitment was published."""
-    published = now.notes(cell.key)["notes"]["commitment"]
-    if key.check(cell.key.config["method"], terms, pool) != published:
+    """Raise ``InputError`` where ``key`` isn't the one whose commitment was published."""
+    if key.check(method, verifier.terms, pool) != published:
         raise InputError(
             f"the key's commitment {key.commitment[:16]}... isn't the published one, "
             f"{str(published)[:16]}...: no verdict can stand on it"
         )
 
 
-def _accuracies(cell: Plan, now: Making) -> dict[str, Any]:
-    """Accuracy, log-likelihood and calibration error of each model, on the judge's samples."""
-    models = {
-        "victim": cell.victim,
-        "control": cell.control,
-        "watermarked": cell.watermarked,
-        "suspect": cell.suspect,
+def verdict(loaded: Loaded) -> dict[str, Any]:
+    """Return the figures of a record: the accuracies, the cost, the verdict.
+
+    Nothing is read: ``loaded`` alone decides.
+    """
+    figures = {**_accuracies(loaded), **_cost(loaded)}
+    verifier, key_verifier = loaded.verifier, loaded.key_verifier
+    if key_verifier is None:
+        return {**figures, "reason": "no mark to judge", "probes": verifier.probes}
+    pools, suspect = loaded.pools, loaded.models["suspect"]
+    shown = key_verifier.evidence(suspect)
+    judged = asdict(verifier.judge(shown, pools["calibration"], pools["evaluation"]))
+    judged["reason"] = judged.pop("why") or None
+    # The judge draws the key: what an owner says of it is no part of a record.
+    del judged["grounds"]
+    before = key_verifier.evidence(loaded.models["watermarked"])
+    p_before = verifier.p_values(before, pools["calibration"])
+    return {
+        **figures,
+        **judged,
+        **_identification(loaded),
+        **_forgery(loaded),
+        "p_before_attack": max(p_before.values(), default=None),
+        "probes": len(key_verifier.pool),
+        "p_by_probes": _curve(key_verifier, suspect, judged["p_value"]),
+        "commitment": key_verifier.key.commitment,
     }
-    samples = now.roles.judge
-    answers = {name: now.suspect(stage).answers(samples) for name, stage in models.items() if stage}
-    right = {name: each.argmax(1) == samples.labels for name, each in answers.items()}
-    worth = {
-        f"{name}_{what}": value
-        for name, each in answers.items()
-        for what, value in utility(each, samples.labels).items()
+
+
+def _accuracies(loaded: Loaded) -> dict[str, Any]:
+    """Return each model's accuracy, log-likelihood and calibration error."""
+    samples = loaded.samples
+    answers = {name: model.answers(samples) for name, model in loaded.models.items()}  # (N, K) each
+    correct = {name: given.argmax(1) == samples.labels for name, given in answers.items()}  # (N,)
+    measures = {
+        f"{name}_{measure}": value
+        for name, given in answers.items()
+        for measure, value in utility(given, samples.labels).items()
     }
-    apart = {
-        f"{name}_disagreement": float((right[name] != right["watermarked"]).float().mean())
+    disagreements = {
+        f"{name}_disagreement": float((correct[name] != correct["watermarked"]).float().mean())
         for name in ("victim", "control")
-        if name in right
+        if name in correct
     }
-    sizes = {"classes": len(now.roles.classes), "judged_samples": len(samples)}
-    return {**worth, **apart, **sizes}
+    sizes = {"classes": loaded.classes, "judged_samples": len(samples)}
+    return {**measures, **disagreements, **sizes}
 
 
-def _cost(cell: Plan, now: Making) -> dict[str, Any]:
-    """What the attack's steps took together, and what the attacker needed."""
-    links = [now.notes(link)["notes"] for link in cell.links]
-    seconds: dict[str, float] = {}
-    for stage in cell.verdict.parents:
-        taken = now.notes(stage)["seconds"]
-        seconds[stage.role] = round(seconds.get(stage.role, 0.0) + taken, 3)
+def _cost(loaded: Loaded) -> dict[str, Any]:
+    """Return what the attack's steps took together, and what the attacker needed."""
+    links = loaded.links
     return {
         # Whoever has extracted a model holds the weights of the student.
         "access": links[0]["access"],
@@ -182,65 +187,60 @@ def _cost(cell: Plan, now: Making) -> dict[str, Any]:
         "epochs": round(sum(link["epochs"] for link in links), 2),
         "attack_note": "; ".join(filter(None, (link["note"] for link in links))) or None,
         "innocent_suspect": any(link["innocent"] for link in links),
-        "stage_seconds": seconds,
+        "stage_seconds": loaded.seconds,
     }
 
 
 def _curve(
-    key_verifier: KeyVerifier, suspect: Suspect, last: float | None
+    key_verifier: KeyVerifier, suspect: Suspect, p_value: float | None
 ) -> dict[str, float | None]:
-    """p by the number of probes, where all tests stand without innocents."""
-    asked = len(key_verifier.probes)
-    if last is None:
+    """Return p by the number of probes, where all tests stand without innocents.
+
+    Args:
+        p_value: of all probes; None where nothing could be tested.
+    """
+    probes = len(key_verifier.probes)
+    if p_value is None:
         return {}
     curve: dict[str, float | None] = {}
     for count in CURVE:
-        if count < asked:
-            found = key_verifier.evidence(suspect, count)
-            known = all(test.kind != "innocents" for test in found.tests.values())
-            p_values = key_verifier.verifier.p_values(found, ()) if known else {}
+        if count < probes:
+            shown = key_verifier.evidence(suspect, count)
+            alone = all(test.kind != "innocents" for test in shown.tests.values())
+            p_values = key_verifier.verifier.p_values(shown, ()) if alone else {}
             curve[str(count)] = max(p_values.values(), default=None)
-    return {**curve, str(asked): last}
+    return {**curve, str(probes): p_value}
 
 
-def _identification(
-    key_verifier: KeyVerifier, suspect: Suspect, about: list[dict]
-) -> dict[str, Any]:
-    """Which registered message the suspect carries, and how many innocents are named as well."""
-    tests = key_verifier.messages(suspect)
-    named = key_verifier.verifier.identify(tests)
-    wrong = 0
-    for facts in about:
-        if facts["pool"] == "evaluation" and set(facts["messages"]) == set(tests):
-            kept = {
-                name: Measured(tests[name].kind, 0.0, p) for name, p in facts["messages"].items()
+def _identification(loaded: Loaded) -> dict[str, Any]:
+    """Return which registered message the suspect carries, and how many innocents are named."""
+    tests = loaded.key_verifier.messages(loaded.models["suspect"])
+    identified = loaded.verifier.identify(tests)
+    named = 0
+    for note in loaded.notes:
+        if note["pool"] == "evaluation" and set(note["messages"]) == set(tests):
+            measured = {
+                name: Measured(tests[name].kind, 0.0, p) for name, p in note["messages"].items()
             }
-            found = key_verifier.verifier.identify(kept)
-            wrong += bool(found and found.name)
+            innocent = loaded.verifier.identify(measured)
+            named += bool(innocent and innocent.name)
     return {
-        "identified": named.name if named else None,
-        "identification": named and named.p_values,
-        "innocents_identified": wrong,
+        "identified": identified.name if identified else None,
+        "identification": identified and identified.p_values,
+        "innocents_identified": named,
     }
 
 
-def _forgery(cell: Plan, now: Making, key_verifier: KeyVerifier) -> dict[str, Any]:
-    """What an attacker's own key, left by the attack, proves of the suspect.
-
-    It is held to what the owner's key is: the attacker commits to it before the judge asks.
-    """
-    key = now.key(cell.suspect, key_verifier.method)
-    if key is None:
+def _forgery(loaded: Loaded) -> dict[str, Any]:
+    """Return what an attacker's own key, left by the attack, proves of the suspect."""
+    if (forger := loaded.forger) is None:
         return {}
-    key.commit(cell.key.config["method"], key_verifier.verifier.terms, key_verifier.pool)
-    forger = KeyVerifier(key_verifier.method, key_verifier.verifier, key, key_verifier.pool)
-    found = forger.evidence(now.suspect(cell.suspect))
+    shown = forger.evidence(loaded.models["suspect"])
     # Most nulls stand without innocents.
-    needed = any(test.kind == "innocents" for test in found.tests.values())
+    needed = any(test.kind == "innocents" for test in shown.tests.values())
     calibration = [
-        Innocent(each.kind, forger.evidence(now.suspect(each.stage)))
-        for each in cell.innocents
-        if needed and each.pool == "calibration"
+        Innocent(kind, forger.evidence(model))
+        for kind, model in (loaded.calibration if needed else ())
     ]
-    claim = key_verifier.verifier.judge(found, calibration, ())
+    claim = loaded.verifier.judge(shown, calibration, ())
     return {"forged_p_value": claim.p_value, "forged_claimed": claim.claimed}

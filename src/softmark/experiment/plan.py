@@ -8,80 +8,42 @@ each other; ``colluders``, the messages of customers whose models the attackers 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from hydra.utils import instantiate
 
 from softmark.data.cache import fingerprint
+from softmark.data.sources import source_of
 from softmark.errors import InputError
+from softmark.experiment.cell import Config, InnocentStage, Plan
 from softmark.store.address import Stage
 
-Config = dict[str, Any]
 # Where a cell runs and how it is watched: never part of what it is.
 UNHASHED = ("output_dir", "trainer", "logger", "table", "only")
-# What the making of a stage may read of the cell's config beside the stage's own.
-SURROUNDINGS = ("output_dir", "data", "trainer", "logger", "method")
 # Whose pictures an attacker holds: their own, or the owner's, of which a copy has leaked.
 PICTURES = {"own": "attacker", "owner": "owner"}
 # What decides the result of every stage that trains, beside its own function and its config.
 CODE = (
-    "softmark.experiment.stages:seed_torch",
-    "softmark.experiment.stages:repeatable",
-    "softmark.experiment.stages:party",
-    "softmark.experiment.front:served",
+    "softmark.experiment.context:seed_torch",
+    "softmark.experiment.context:repeatable",
+    "softmark.experiment.context:samples_of",
+    "softmark.experiment.interface:served",
     "softmark.data.roles:share",
     "softmark.models.access:expose",
     "softmark.training:Fit",
 )
 # What decides evidence and verdicts, beside the method, the verifier and the function itself.
-JUDGING = ("softmark.experiment.front:served", "softmark.training:predict")
-
-
-@dataclass(frozen=True)
-class InnocentStage:
-    """An independent model: its pool (calibration or evaluation), its kind, its stage."""
-
-    pool: str
-    kind: str
-    stage: Stage
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The stages of one cell; ``verdict`` descends from all others.
-
-    ``control``: the victim trained on without a mark, None where the method names none. ``key``:
-    the committed key. ``links``: the attack's steps in order, of which ``suspect`` is the last.
-    ``evidence``: what the innocents show of the key.
-    """
-
-    config: Config
-    victim: Stage
-    control: Stage | None
-    watermarked: Stage
-    key: Stage
-    links: tuple[Stage, ...]
-    innocents: tuple[InnocentStage, ...]
-    evidence: Stage
-    verdict: Stage
-
-    @property
-    def suspect(self) -> Stage:
-        return self.links[-1]
-
-    @property
-    def record(self) -> Path:
-        return Path(self.config["output_dir"]) / "records" / f"{self.verdict.address}.json"
+JUDGING = (
+    "softmark.experiment.interface:served",
+    "softmark.methods.key_verifier:KeyVerifier",
+    "softmark.training:predict",
+)
 
 
 def plan(config: Config) -> Plan:
-    """The stages of the cell ``config`` (plain containers, interpolations resolved).
+    """Return the stages of the cell ``config`` (plain containers, interpolations resolved).
 
-    Raises ``InputError`` for settings that no stage can be made of.
+    Raises:
+        InputError: no stage can be made of these settings.
     """
     draft = _Draft(config)
     victim = draft.classifier("victim", config["seed"], {"party": "owner"})
@@ -91,27 +53,29 @@ def plan(config: Config) -> Plan:
     innocents = (*draft.innocents("calibration"), *draft.innocents("evaluation"))
     method = without(config["method"], "control")
     judging = {"method": method, "verifier": config["verifier"], **draft.common}
-    key = draft.stage("key", "commit", judging, (watermarked,))
-    named = [[each.pool, each.kind] for each in innocents]
+    key = draft.stage("key", "commit", judging, (watermarked, victim))
+    named = [[innocent.pool, innocent.kind] for innocent in innocents]
     evidence = draft.stage(
         "evidence",
-        "innocents_evidence",
+        "gather_evidence",
         {**judging, "innocents": named},
-        (key, *(each.stage for each in innocents)),
+        (key, victim, *(innocent.stage for innocent in innocents)),
         judges=True,
     )
-    parents = (victim, *([control] if control else []), watermarked, key, *links, evidence)
+    # A forger's key may be judged by the calibration innocents themselves.
+    others = [innocent.stage for innocent in innocents]
+    controls = [control] if control else []
+    parents = (victim, *controls, watermarked, key, *links, evidence, *others)
     verdict = Stage(
         role="verdict",
         config={
             **judging,
-            # Two cells may share every model and still be two cells: attack=none and method=none.
-            "cell": [config["attack"]["name"], config["method"]["name"], config["seed"]],
+            "seed": config["seed"],
             # Changes no result; whether the attack can be made at all depends on it.
             "access": config["attacker"]["access"],
-            "attacks": [link.config["attack"] for link in links],
+            "attacks": [link.config["attacks"][-1] for link in links],
         },
-        code=("softmark.experiment.judge:judge", *JUDGING),
+        code=("softmark.experiment.judge:verdict", "softmark.experiment.judge:load", *JUDGING),
         parents=parents,
         judges=True,
     )
@@ -123,7 +87,6 @@ class _Draft:
 
     def __init__(self, config: Config):
         self.config = config
-        self.around = {name: config[name] for name in SURROUNDINGS}
         folder = Path(config["output_dir"]) / "data"
         self.common = {
             "data": [fingerprint(source_of(config["data"]), folder), config["data"]["roles"]],
@@ -134,57 +97,71 @@ class _Draft:
         self,
         role: str,
         maker: str,
-        own: Config,
+        config: Config,
         parents: tuple[Stage, ...],
         *,
         judges: bool = False,
     ) -> Stage:
-        """A stage made by the function ``maker`` of ``softmark.experiment.stages``."""
+        """Return a stage that the function ``maker`` of ``experiment.stages`` makes."""
         code = (f"softmark.experiment.stages:{maker}", *(JUDGING if judges else CODE))
-        make = functools.partial(_make, self.around, maker, role, own, parents)
-        return Stage(role, own, code, parents, make, judges)
+        return Stage(role, config, code, parents, judges)
 
-    def classifier(self, role: str, seed: int, own: Config) -> Stage:
+    def classifier(self, role: str, seed: int, settings: Config) -> Stage:
         base = {"model": self.config["model"], "recipe": self.config["recipe"], "seed": seed}
-        return self.stage(role, "train_classifier", {**self.common, **base, **own}, ())
+        return self.stage(role, "train_classifier", {**self.common, **base, **settings}, ())
 
     def watermarked(self, method: Config, victim: Stage) -> Stage:
-        own = {
+        config = {
             **self.common,
             "method": without(method, "control"),
             "party": "owner",
             "secrets": self.config["secrets"],
             "seed": self.config["seed"],
         }
-        return self.stage("watermarked", "embed", own, (victim,))
+        return self.stage("watermarked", "embed", config, (victim,))
 
     def control(self, victim: Stage) -> Stage | None:
         node = self.config["method"].get("control")
         if not node:
             return None
-        own = {**self.common, "control": node, "party": "owner", "seed": self.config["seed"]}
-        return self.stage("control", "train_control", own, (victim,))
+        config = {**self.common, "control": node, "party": "owner", "seed": self.config["seed"]}
+        return self.stage("control", "train_control", config, (victim,))
 
     def attacked(self, victim: Stage, watermarked: Stage) -> tuple[Stage, ...]:
-        """The links of the attack, the suspect last; what colluders hold goes the same way."""
+        """Return the steps of the attack; the last makes the suspect.
+
+        What colluders hold goes the same way, until a step merges all models into one.
+        """
         steps = list(steps_of(self.config["attack"]))
         held = [watermarked, *self._colluders(steps, victim)]
-        share = self.config["attacker"]["share"]
-        if not 0 < share <= 1:
-            raise InputError(f"attacker.share={share}: a fraction above 0, at most 1")
-        pictures = self.config["attacker"]["pictures"]
-        if pictures not in PICTURES:
-            raise InputError(f"attacker.pictures={pictures}: own or owner")
         links: list[Stage] = []
         for step in steps:
-            own = {**self.common, "party": PICTURES[pictures], "share": share}
-            own |= {"attack": without(step, "colluders"), "seed": self.config["seed"]}
-            groups = [tuple(held)] if step.get("merges") else [(each,) for each in held]
-            held = [self.stage("suspect", "attack", own, group) for group in groups]
+            groups = [tuple(held)] if step.get("merges") else [(model,) for model in held]
+            held = [self._attack("suspect", step, self._attacker(), group) for group in groups]
             links += held
         if len(held) > 1:
             raise InputError("attack.colluders: no step of this attack merges their models")
         return tuple(links)
+
+    def _attacker(self) -> Config:
+        """Return whose samples the attacker trains on, how many of them, and the seed."""
+        fraction = self.config["attacker"]["fraction"]
+        if not 0 < fraction <= 1:
+            raise InputError(f"attacker.fraction={fraction}: a fraction above 0, at most 1")
+        pictures = self.config["attacker"]["pictures"]
+        if pictures not in PICTURES:
+            raise InputError(f"attacker.pictures={pictures}: own or owner")
+        seed = self.config["seed"]
+        return {"party": PICTURES[pictures], "fraction": fraction, "seed": seed}
+
+    def _attack(
+        self, role: str, step: Config, attacker: Config, targets: tuple[Stage, ...]
+    ) -> Stage:
+        """Return ``step``, made on ``targets``; its config names the steps before it as well."""
+        before = targets[0].config.get("attacks", [])
+        attacks = [*before, without(step, "colluders")]
+        config = {**self.common, **attacker, "attacks": attacks}
+        return self.stage(role, "attack", config, targets)
 
     def _colluders(self, steps: list[Config], victim: Stage) -> Iterator[Stage]:
         method = self.config["method"]
@@ -194,11 +171,11 @@ class _Draft:
             if message == method.get("message"):
                 raise InputError(f"attack.colluders names {message!r}, the marked model's own")
             # A method without messages gives each customer the same model.
-            own = {**method, "message": message} if "message" in method else method
-            yield self.watermarked(own, victim)
+            named = {**method, "message": message} if "message" in method else method
+            yield self.watermarked(named, victim)
 
     def innocents(self, pool: str) -> Iterator[InnocentStage]:
-        """As many models as ``innocents.POOL`` says, of its kinds in turn.
+        """Yield as many models as ``innocents.POOL`` says, of its kinds in turn.
 
         They never depend on the experiment's seed. A pool's models are trained on that pool's half
         of all training data, unless their kind says whose data they take, and an attack is made on
@@ -216,54 +193,46 @@ class _Draft:
             kind = self._named("kinds", name)
             role, seed = f"innocent/{pool}/{number}", number // len(kinds)
             if not ({"attack", "method"} & set(kind)):
-                made = self._independent(role, seed, {"party": pool, **kind})
-                plain.append(made)
+                stage = self._independent(role, seed, {"party": pool, **kind})
+                plain.append(stage)
             elif not plain:
                 raise InputError(f"innocents.pools.{pool}: the first can't be an attacked model")
             else:
-                made = self._derived(role, seed, {"party": pool, **kind}, plain)
-            yield InnocentStage(pool, name, made)
+                stage = self._derived(role, seed, {"party": pool, **kind}, plain)
+            yield InnocentStage(pool, name, stage)
 
     def _named(self, group: str, name: str) -> Config:
-        """What ``innocents.GROUP`` has under ``name``, which another part of ``innocents`` uses."""
-        there = self.config["innocents"][group]
-        if name not in there:
-            raise InputError(f"innocents.{group} has no {name!r}; there are: {', '.join(there)}")
-        return there[name]
+        """Return what ``innocents.GROUP`` has under ``name``, which another part of it uses."""
+        choices = self.config["innocents"][group]
+        if name not in choices:
+            raise InputError(f"innocents.{group} has no {name!r}; there are: {', '.join(choices)}")
+        return choices[name]
 
     def _independent(self, role: str, seed: int, kind: Config) -> Stage:
-        own = {
+        """Return a model that is trained as the victim is, but for what ``kind`` says."""
+        settings = {
             "party": kind["party"],
             "recipe": {**self.config["recipe"], **kind.get("recipe", {})},
         }
         if network := kind.get("network"):
-            own["model"] = self._named("networks", network)
-        return self.classifier(role, seed, own)
+            settings["model"] = self._named("networks", network)
+        return self.classifier(role, seed, settings)
 
     def _derived(self, role: str, seed: int, kind: Config, plain: list[Stage]) -> Stage:
-        """An attacked or marked model: of the pool's latest plain one, or of the last three."""
-        own = {**self.common, "party": kind["party"], "share": 1.0, "seed": seed}
+        """Return an attacked or marked model: of the pool's latest plain one, or of three."""
+        party = {"party": kind["party"], "seed": seed}
         if name := kind.get("method"):
-            own |= {"method": self._named("methods", name), "secrets": "repeatable"}
-            return self.stage(role, "embed", without(own, "share"), (plain[-1],))
+            method = {"method": self._named("methods", name), "secrets": "repeatable"}
+            return self.stage(role, "embed", {**self.common, **party, **method}, (plain[-1],))
         step = self._named("attacks", kind["attack"])
         if "steps" in step:
             raise InputError(f"innocents.attacks.{kind['attack']}: an attack of one step is needed")
         parents = tuple(plain[-3:]) if step.get("merges") else (plain[-1],)
-        return self.stage(role, "attack", {**own, "attack": step}, parents)
-
-
-def _make(
-    around: Config, maker: str, role: str, own: Config, parents: tuple[Stage, ...], folder: Path
-) -> dict[str, Any]:
-    """Makes a stage. Torch is imported here and not before."""
-    from softmark.experiment import stages
-
-    return stages.make_stage(around, maker, role, own, parents, folder)
+        return self._attack(role, step, {**party, "fraction": 1.0}, parents)
 
 
 def steps_of(attack: Config) -> Iterator[Config]:
-    """The steps of an attack, each with the name of its own; a step may consist of steps."""
+    """Yield the steps of an attack, each with its own name; a step may consist of steps."""
     if not attack.get("steps"):
         yield attack
         return
@@ -272,16 +241,12 @@ def steps_of(attack: Config) -> Iterator[Config]:
 
 
 def without(node: Config, *names: str) -> Config:
-    return {key: value for key, value in node.items() if key not in names}
-
-
-def source_of(data: Config):
-    """Where the samples of the node ``data`` come from."""
-    return instantiate(data["source"])
+    """Return ``node`` without what it has under ``names``."""
+    return {name: value for name, value in node.items() if name not in names}
 
 
 def precision(wanted: str) -> str:
-    """``auto`` is bf16-mixed where the processor or a GPU computes in bfloat16, else 32-true."""
+    """Return ``wanted``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
     if wanted != "auto":
         return wanted
     with contextlib.suppress(OSError):

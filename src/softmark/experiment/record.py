@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softmark.data.roles import name_of
 from softmark.errors import InputError
+from softmark.experiment.cell import Config, Plan
 
 
 def _figure(default: Any = None) -> Any:
@@ -104,8 +106,32 @@ class Record:
 CSV = tuple(f.name for f in dataclasses.fields(Record) if f.metadata.get("csv"))
 
 
+def names_of(config: Config) -> dict[str, str]:
+    """Return what tables call the parts of a cell: names for people, which decide no result."""
+    return {
+        "method": config["method"]["name"],
+        "attack": config["attack"]["name"],
+        "data": name_of(config["data"]),
+        "model": config["model"]["name"],
+        "scale": config["scale"]["name"],
+    }
+
+
+def record_of(cell: Plan) -> dict[str, Any] | None:
+    """Return the record of ``cell`` under the names of today; None where there is none yet.
+
+    Two cells that differ by names alone have one record, since they have one verdict.
+    """
+    record = read_record(cell.record)
+    return record and {**record, **names_of(cell.config)}
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record, or None where there is none yet. Raises ``InputError`` where it is broken."""
+    """Return the record, or None where there is none yet.
+
+    Raises:
+        InputError: it is broken.
+    """
     try:
         record = json.loads(path.read_text())
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import time
 import typing
 from collections.abc import Callable
@@ -12,29 +13,36 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from softmark.data.roles import name_of
 from softmark.errors import InputError
 from softmark.experiment import provenance
-from softmark.experiment.plan import UNHASHED, Plan, plan, precision, steps_of
-from softmark.experiment.record import Record, read_record
+from softmark.experiment.cell import Config, Plan
+from softmark.experiment.plan import UNHASHED, plan, precision, steps_of
+from softmark.experiment.record import Record, names_of, record_of
 from softmark.store.address import Stage
 from softmark.store.store import Store, write_json
 from softmark.tracking.loggers import log_verdict
 
-Config = dict[str, Any]
 Report = Callable[[str], None]
 UNDERTRAINED = 0.05  # what longer training may still add to a victim's accuracy
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
 
 def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, Any]:
-    """Makes what is missing, judges, and leaves one record. A finished cell is only read.
+    """Make what is missing, judge, and leave one record. A finished cell is only read.
 
     Whatever fails after planning is recorded as failed, with its reason, and raised.
+
+    Args:
+        config: the cell's, plain containers, interpolations resolved.
+        overrides: what the user gave on the command line; the record keeps it.
+        report: gets one line for each stage that is made.
+
+    Returns:
+        The record, and under ``made`` how many stages were made for it.
     """
     cell = plan(config)
     with contextlib.suppress(InputError):
-        record = read_record(cell.record)
+        record = record_of(cell)
         if record and record["status"] == "done":
             log_verdict(config, record, (cell.suspect, cell.watermarked), cached=True)
             return {**record, "made": 0}
@@ -43,12 +51,8 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
     record = describe(cell, overrides)
     try:
         check(config)
-        # A sweep has made nearly all before its cells, and has said how many.
-        if (missing := len(_missing(cell.verdict, store))) > 3:
-            report(f"{missing} stages to make; other cells share most of them")
-        for stage in cell.verdict.parents:
-            store.once(stage)
-        record |= _judge(cell, store)
+        make_all(cell, store)
+        record |= judge(cell, store)
         record["warnings"] = warnings(record, cell)
         record["status"] = "done"
     except Exception as error:
@@ -66,47 +70,67 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
     return {**record, "made": len(store.made)}
 
 
+def make_all(cell: Plan, store: Store) -> None:
+    """Make every stage of ``cell`` that isn't in ``store`` yet, parents before children."""
+    from softmark.experiment.stages import make_stage
+
+    # A sweep has made nearly all before its cells, and has said how many.
+    if (missing := len(_missing(cell.verdict, store))) > 3:
+        store.report(f"{missing} stages to make; other cells share most of them")
+    for stage in cell.verdict.parents:
+        store.once(stage, functools.partial(make_stage, cell.config))
+
+
 def _missing(stage: Stage, store: Store) -> set[str]:
-    """The addresses of what ``stage`` needs and isn't there."""
-    found: set[str] = set()
+    """Return the addresses of what ``stage`` needs and isn't there."""
+    missing: set[str] = set()
     for parent in stage.parents:
-        if parent.address not in found and not store.has(parent):
-            found |= {parent.address, *_missing(parent, store)}
-    return found
+        if parent.address not in missing and not store.has(parent):
+            missing |= {parent.address, *_missing(parent, store)}
+    return missing
 
 
-def _judge(cell: Plan, store: Store) -> dict[str, Any]:
-    from softmark.experiment.judge import judge
-    from softmark.experiment.stages import Making, roles_of
+def judge(cell: Plan, store: Store) -> dict[str, Any]:
+    """Return the figures of ``cell``, all stages of which are in ``store``."""
+    from softmark.experiment.context import StageContext, roles_of
+    from softmark.experiment.judge import load, verdict
 
-    verdict = cell.verdict
-    roles = roles_of(cell.config)
-    return judge(cell, Making(None, verdict.config, roles, None, verdict.parents, store))
+    context = StageContext(cell.verdict, None, roles_of(cell.config), None, store)
+    return verdict(load(cell, context))
 
 
-def make_only(config: Config, wanted: list[str], report: Report) -> None:
-    """Makes the stages ROLE/ADDRESS of the cell ``config``, but for those that miss a parent.
+def make_only(config: Config, names: list[str], report: Report) -> None:
+    """Make the stages ROLE/ADDRESS of the cell ``config``, but for those that miss a parent.
 
     A parent that couldn't be made has failed in a wave before; each cell that needs it says why.
+
+    Raises:
+        InputError: the cell has no such stage.
     """
+    from softmark.experiment.stages import make_stage
+
     store = Store.under(config["output_dir"], report)
     todo = list(plan(config).verdict.parents)
-    found = {}
+    stages = {}
     while todo:
         stage = todo.pop()
-        found[f"{stage.role}/{stage.address}"] = stage
+        stages[f"{stage.role}/{stage.address}"] = stage
         todo += stage.parents
-    if strange := set(wanted) - set(found):
-        raise InputError(f"only={sorted(strange)}: the cell has no such stage")
+    if unknown := set(names) - set(stages):
+        raise InputError(f"only={sorted(unknown)}: the cell has no such stage")
     check(config)
-    for name in wanted:
-        if all(map(store.has, found[name].parents)):
-            store.once(found[name])
+    for name in names:
+        if all(map(store.has, stages[name].parents)):
+            store.once(stages[name], functools.partial(make_stage, config))
 
 
 def check(config: Config) -> None:
-    """Builds everything that has numbers, so that a wrong one stops the cell before it trains."""
-    from softmark.experiment.stages import roles_of
+    """Build everything that has numbers, so that a wrong one stops the cell before it trains.
+
+    Raises:
+        InputError: a number can't be used.
+    """
+    from softmark.experiment.context import roles_of
     from softmark.nodes import make
     from softmark.training import compute_on
 
@@ -126,9 +150,12 @@ def check(config: Config) -> None:
 
 
 def check_access(has: str, steps: list[Any]) -> None:
-    """Raises ``InputError`` where the first step of an attack needs more than the attacker has.
+    """Check that the first step of an attack needs no more than the attacker has.
 
     The steps after it work on what the first one has left in the attacker's hands.
+
+    Raises:
+        InputError: it needs more, or ``has`` or an attack's ``access`` names no access.
     """
     from softmark.models.access import Access
 
@@ -150,19 +177,15 @@ def check_access(has: str, steps: list[Any]) -> None:
 
 
 def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
-    """What a record says before anything has run."""
+    """Return what a record says before anything has run."""
     config = cell.config
     pools = {
-        pool: [each.stage.address for each in cell.innocents if each.pool == pool]
+        pool: [one.stage.address for one in cell.innocents if one.pool == pool]
         for pool in ("calibration", "evaluation")
     }
     record = Record(
-        method=config["method"]["name"],
-        attack=config["attack"]["name"],
-        data=name_of(config["data"]),
-        model=config["model"]["name"],
+        **names_of(config),
         seed=config["seed"],
-        scale=config["scale"]["name"],
         address=cell.verdict.address,
         path=str(cell.record),
         stages={
@@ -176,7 +199,7 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
             **pools,
         },
         overrides=overrides,
-        config={key: value for key, value in config.items() if key not in UNHASHED},
+        config={name: value for name, value in config.items() if name not in UNHASHED},
         precision=precision(config["precision"]),
         threads=config["trainer"]["threads"],
         secrets=config["secrets"],
@@ -189,29 +212,29 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
 
 
 def warnings(record: dict[str, Any], cell: Plan) -> list[str]:
-    """What makes a verdict mean little, and what to raise against it."""
-    found = []
+    """Return what makes a verdict mean little, and what to raise against it."""
+    lines = []
     classes = record["classes"]
     needed = 1 / classes + TRAINED * (1 - 1 / classes)
     if record["victim_accuracy"] < needed:
-        found.append(
+        lines.append(
             f"the victim is right on {100 * record['victim_accuracy']:.0f} % only: too little "
             "trained for a mark to mean anything; raise recipe.epochs, or give it more data"
         )
     if (control := record["control_accuracy"]) is not None:
         better = control - record["victim_accuracy"]
         if better > UNDERTRAINED:
-            found.append(
+            lines.append(
                 f"the control, the victim trained on for longer, is {100 * better:.0f} points "
                 "better: the victim is trained too little; raise recipe.epochs"
             )
     p_value, levels = record["p_before_attack"], record["levels"]
     if p_value is not None and levels and p_value > max(levels.values()):
-        found.append(
+        lines.append(
             f"the mark isn't claimed even before an attack (p {p_value:.1g}): raise "
             f"{' or '.join(stronger(cell.config['method']))}"
         )
-    return found
+    return lines
 
 
 def stronger(method: Config) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from softmark.console import console, report
 from softmark.errors import InputError
 from softmark.experiment.plan import UNHASHED, plan
-from softmark.experiment.record import read_record
+from softmark.experiment.record import read_record, record_of
 from softmark.report.intervals import MISSING
 from softmark.report.rows import Record, Row, filled
 from softmark.report.summary import ABOUT, summary_table
@@ -100,7 +100,7 @@ def _configs_of_records(folder: str) -> set[str]:
 
 
 def _record(config: dict[str, Any]) -> Record | None:
-    record = read_record(plan(config).record)
+    record = record_of(plan(config))
     return record and filled(record)
 
 

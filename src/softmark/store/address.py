@@ -1,49 +1,59 @@
 """The address of a stage: a hash of everything that decides its result.
 
 That is its own config, the definitions that make it, the versions of torch and Lightning, and the
-addresses of its parents. A definition counts by what it says, not by where it lies or what it is
-called. Code is read and never imported: an address doesn't cost the seconds that torch takes.
+addresses of its parents. A definition counts by what it says, not by where it lies or how it names
+its own names. Code is read and never imported: an address doesn't cost the seconds that torch
+takes.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from softmark.errors import InputError
-from softmark.store.canonical import sha256, written
+from softmark.store.canonical import Written, sha256, written
 from softmark.store.names import Place, find, home_of, spot_of
+
+# What a config node is called in tables: it decides no result, and no class is given it.
+DISPLAY_NAME = "name"
 
 
 @dataclass(frozen=True)
 class Stage:
     """One thing to make: a victim, an innocent, a watermarked model, a suspect or a verdict.
 
-    ``config``: plain containers, hashed; each ``_target_`` counts by its code. ``code``: more roots
-    of ``code_hash``. ``make(folder)`` writes the artefact; what it returns goes into
-    ``stage.json``.
+    Args:
+        role: what it is; the first part, up to a slash, names its folder in the store.
+        config: plain containers, hashed. Each ``_target_`` counts by its code, the ``name`` of a
+            node that has one doesn't count.
+        code: more roots of ``code_hash``; the first one makes the stage.
+        parents: the stages whose results it reads.
+        judges: whether its result is what judges say. Where its code calls a judging method, it
+            judges as well.
     """
 
     role: str
     config: dict[str, Any]
     code: tuple[str, ...]
     parents: tuple[Stage, ...] = ()
-    make: Callable[[Path], dict[str, Any]] = field(default=lambda folder: {}, compare=False)
     judges: bool = False
 
     @functools.cached_property
     def address(self) -> str:
         """16 hex digits: 64 bits, so that a collision among a million stages has odds of 3e-8."""
+        nodes = list(_nodes(self.config))
+        roots = frozenset([*self.code, *(node["_target_"] for node in nodes)])
+        judges = self.judges or any(_trace(root, False).judges for root in roots)
+        words = _words(roots, judges) | {name for node in nodes for name in node}
         identity = {
             "role": self.role,
-            "config": _by_code(self.config, self.judges),
-            "code": code_hash(self.code, judges=self.judges),
+            "config": _by_code(self.config, judges, words),
+            "code": sorted({_root_hash(root, judges, words) for root in self.code}),
             "versions": _versions(),
             "parents": [parent.address for parent in self.parents],
         }
@@ -52,66 +62,118 @@ class Stage:
     @functools.cached_property
     def targets(self) -> frozenset[str]:
         """Every ``_target_`` in this stage's config and in those of its ancestors."""
-        return frozenset(_targets(self.config)).union(*(each.targets for each in self.parents))
+        own = frozenset(node["_target_"] for node in _nodes(self.config))
+        return own.union(*(parent.targets for parent in self.parents))
 
 
-def _targets(config: Any) -> Iterator[str]:
-    inside: Iterable[Any] = config if isinstance(config, list | tuple) else ()
+def code_hash(roots: Iterable[str], *, judges: bool) -> str:
+    """The SHA-256 of definitions and of every definition of ours that their syntax leads to.
+
+    Ours are softmark and what lies in the folder of a root's package; a library's definition counts
+    by its full name. What doesn't count: the names of our definitions and modules, of local
+    variables, and of parameters that no call among these definitions names; docstrings, comments,
+    layout, import statements, type annotations. What an object that is passed in does isn't
+    followed: name its class as a root.
+
+    Args:
+        roots: ``module:Name``, or ``module.Name`` as in a ``_target_``; their order doesn't count.
+        judges: whether the ``JUDGING_METHODS`` of classes count as well.
+
+    Raises:
+        InputError: a root isn't there.
+    """
+    roots = frozenset(roots)
+    words = _words(roots, judges)
+    return sha256("\n".join(sorted({_root_hash(root, judges, words) for root in roots})))
+
+
+def _nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in ``config`` with a ``_target_``, the outer ones first."""
     if isinstance(config, dict):
-        inside = config.values()
-        if isinstance(target := config.get("_target_"), str):
-            yield target
-    for value in inside:
-        yield from _targets(value)
+        if isinstance(config.get("_target_"), str):
+            yield config
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _nodes(value)
+
+
+def _by_code(config: Any, judges: bool, words: frozenset[str]) -> Any:
+    """``config`` with hashes of code in place of each ``_target_``, without display names."""
+    if isinstance(config, list | tuple):
+        return [_by_code(value, judges, words) for value in config]
+    if not isinstance(config, dict):
+        return config
+    named = {name: _by_code(value, judges, words) for name, value in config.items()}
+    if isinstance(target := config.get("_target_"), str):
+        named.pop(DISPLAY_NAME, None)
+        named["_target_"] = _root_hash(target, judges, words)
+    return named
+
+
+class Trace(NamedTuple):
+    """A root and all that it leads to, numbered in the order in which they are met.
+
+    ``rest``: the attributes behind the root's definition. ``said``: what each definition says, with
+    the numbers of those that it refers to. ``judges``: whether one of them calls a judging method.
+    """
+
+    rest: str
+    said: tuple[tuple[Written, tuple[int, ...]], ...]
+    parameters: frozenset[str]
+    words: frozenset[str]
+    judges: bool
+
+
+@functools.cache
+def _trace(root: str, judges: bool) -> Trace:
+    top, *names = root.replace(":", ".").split(".")
+    home = home_of(top)
+    definition, rest = find(Place(top, tuple(names)), home)
+    if spot_of(top) is None or (definition and not definition.names):
+        raise InputError(f"_target_ names {root}: there is no such class")
+    said: list[tuple[Written, tuple[int, ...]]] = []
+    if definition is not None:
+        # Numbered in the order in which they are met: recursion ends, and no name is left.
+        numbers = {definition: 0}
+        for met in (todo := [definition]):
+            text = written(met, home, judges)
+            todo += [place for place in text.places if place not in numbers]
+            found = tuple(numbers.setdefault(place, len(numbers)) for place in text.places)
+            said.append((text, found))
+    return Trace(
+        ".".join(rest),
+        tuple(said),
+        frozenset(name for text, _ in said for name in text.parameters),
+        frozenset().union(*(text.words for text, _ in said)),
+        any(text.judges for text, _ in said),
+    )
+
+
+@functools.cache
+def _words(roots: frozenset[str], judges: bool) -> frozenset[str]:
+    """The names that calls and strings among ``roots`` may give to a parameter."""
+    return frozenset().union(*(_trace(root, judges).words for root in roots))
+
+
+def _root_hash(root: str, judges: bool, words: frozenset[str]) -> str:
+    return _hashed(root, judges, words & _trace(root, judges).parameters)
+
+
+@functools.cache
+def _hashed(root: str, judges: bool, given: frozenset[str]) -> str:
+    """``given``: the names of parameters that count, because a caller may give them."""
+    trace = _trace(root, judges)
+    if not trace.said:
+        return sha256(trace.rest)
+    lines = [trace.rest]
+    for text, numbers in trace.said:
+        names = [name if name in given else "" for name in text.parameters]
+        lines.append(f"{text.digest} {names} {list(numbers)}")
+    return sha256("\n".join(lines))
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
     """Of the libraries that decide a result; finding them takes longer than hashing a stage."""
     return {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
-
-
-def _by_code(config: Any, judges: bool) -> Any:
-    """``config`` with the hash of its code in place of each ``_target_``."""
-    if isinstance(config, list | tuple):
-        return [_by_code(value, judges) for value in config]
-    if not isinstance(config, dict):
-        return config
-    found = {key: _by_code(value, judges) for key, value in config.items()}
-    if isinstance(target := config.get("_target_"), str):
-        found["_target_"] = _root_hash(target, judges)
-    return found
-
-
-def code_hash(roots: Iterable[str], *, judges: bool) -> str:
-    """The SHA-256 of definitions and of every definition of ours that their syntax leads to.
-
-    ``roots``: ``module:Name``, or ``module.Name`` as in a ``_target_``; their order doesn't count.
-    Ours are softmark and what lies in the folder of a root's package; a library's definition counts
-    by its full name. Our names of definitions and modules, docstrings, comments, layout, import
-    statements and type annotations don't count, and with ``judges`` false neither do the
-    ``JUDGING_METHODS`` of classes. What an object that is passed in does isn't followed: name its
-    class as a root.
-
-    Raises ``InputError`` for a root that isn't there.
-    """
-    return sha256("\n".join(sorted({_root_hash(root, judges) for root in roots})))
-
-
-@functools.cache
-def _root_hash(root: str, judges: bool) -> str:
-    top, *names = root.replace(":", ".").split(".")
-    home = home_of(top)
-    found, rest = find(Place(top, tuple(names)), home)
-    if spot_of(top) is None or (found and not found.names):
-        raise InputError(f"_target_ names {root}: there is no such class")
-    if found is None:
-        return sha256(".".join(rest))
-    # Numbered in the order in which they are met: recursion ends, and no name is left.
-    numbers = {found: 0}
-    lines = [".".join(rest)]
-    for definition in (met := [found]):
-        text, others = written(definition, home, judges)
-        met += [other for other in others if other not in numbers]
-        lines.append(f"{text} {[numbers.setdefault(other, len(numbers)) for other in others]}")
-    return sha256("\n".join(lines))

@@ -1,4 +1,9 @@
-"""Definitions as text: what they say counts, not where they lie or what they are called."""
+"""Definitions as text: what they say counts, not where they lie or how they name things.
+
+Definitions of ours and local names become numbers, in the order in which they are met and bound. A
+parameter counts by its place, and by its name where some call or string may give that name.
+Attributes count by name: they are looked up while a program runs.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,14 @@ import ast
 import builtins
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from softmark.store.names import Place, bindings, bound_by, counted, find
 
-# What judges a model must not decide where the model lies: these methods are left out of the
-# address of a stage that trains.
+# Methods that judge a model: they are left out of the address of a stage that only trains, because
+# what judges a model must not decide where the model lies.
 JUDGING_METHODS = frozenset({"evidence", "probes", "exact", "identify", "overlapping"})
 # Parts of the syntax that say nothing of what is computed.
 UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple"}
@@ -22,19 +28,39 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Written(NamedTuple):
+    """What a definition says.
+
+    ``digest``: of its text. ``places``: the definitions of ours that it refers to, itself first.
+    ``parameters``: the names of its functions' parameters, in order. ``words``: the names that its
+    calls and strings may give to parameters. ``judges``: whether it calls one of
+    ``JUDGING_METHODS``, of whatever object.
+    """
+
+    digest: str
+    places: tuple[Place, ...]
+    parameters: tuple[str, ...]
+    words: frozenset[str]
+    judges: bool
+
+
 class Scope(NamedTuple):
     """The names bound in a function or a class, with the places of imported ones.
 
-    ``since``: in a class, the line and column behind which each is bound.
+    ``since``: in a class, the line and column behind which each is bound; None elsewhere.
     """
 
     names: dict[str, tuple[Place, ...]]
     since: dict[str, tuple[int, int]] | None = None
 
+    def number(self, name: str) -> int:
+        """The place of a local name among those that no import binds."""
+        return [local for local, places in self.names.items() if not places].index(name)
+
 
 @functools.cache
-def written(definition: Place, home: Path | None, judges: bool) -> tuple[str, tuple[Place, ...]]:
-    """A hash of what ``definition`` says, and the definitions it refers to, itself first."""
+def written(definition: Place, home: Path | None, judges: bool) -> Written:
+    """Return what ``definition`` says; without its judging methods where ``judges`` is false."""
     writer = Writer(definition, home, judges)
     if definition.names:
         pieces = bindings(definition.module)[definition.names[0]]
@@ -44,7 +70,13 @@ def written(definition: Place, home: Path | None, judges: bool) -> tuple[str, tu
         places = {name: Place(definition.module, (name,)) for name in bindings(definition.module)}
         ours = [name for name in sorted(places) if name != "*" and find(places[name], home)[0]]
         text = "\n".join(f"{name} {writer.refer(places[name])}" for name in ours)
-    return sha256(text), tuple(writer.numbers)
+    return Written(
+        sha256(text),
+        tuple(writer.numbers),
+        tuple(writer.parameters),
+        frozenset(writer.words),
+        writer.calls_judging,
+    )
 
 
 class Writer:
@@ -56,12 +88,15 @@ class Writer:
         self.judges = judges
         self.numbers = {definition: 0}
         self.scopes: list[Scope] = []
+        self.parameters: list[str] = []
+        self.words: set[str] = set()
+        self.calls_judging = False
 
     def refer(self, place: Place) -> str:
-        found, rest = find(place, self.home)
-        if found is None:
+        definition, rest = find(place, self.home)
+        if definition is None:
             return f"<{'.'.join(rest)}>"
-        return ".".join([f"<{self.numbers.setdefault(found, len(self.numbers))}>", *rest])
+        return ".".join([f"<{self.numbers.setdefault(definition, len(self.numbers))}>", *rest])
 
     def write(self, node: Any) -> str:
         in_class = bool(self.scopes) and self.scopes[-1].since is not None
@@ -72,7 +107,7 @@ class Writer:
                 return f"[{','.join(filter(None, map(self.write, counted(node))))}]"
             case list():
                 return f"[{','.join(map(self.write, node))}]"
-            case ast.Import() | ast.ImportFrom() | ast.Global() | ast.Pass():
+            case ast.Import() | ast.ImportFrom() | ast.Global() | ast.Nonlocal() | ast.Pass():
                 return ""
             case ast.Expr(value=ast.Constant()):
                 return ""
@@ -92,7 +127,23 @@ class Writer:
                 return self._comprehension(node)
             case ast.Name() | ast.Attribute():
                 return self._name(node)
+            case ast.arg():
+                self.parameters.append(node.arg)
+                return "arg"
+            case ast.Call(func=ast.Attribute(attr=name)) if name in JUDGING_METHODS:
+                self.calls_judging = True
+                return self._plain(node)
+            case ast.keyword():
+                self.words.update([node.arg] if node.arg else [])
+                return self._plain(node)
+            case (
+                ast.ExceptHandler(name=str()) | ast.MatchAs(name=str()) | ast.MatchStar(name=str())
+            ):
+                return f"{self._plain(node, 'name')} {self._bound(node.name)}"
+            case ast.MatchMapping(rest=str()):
+                return f"{self._plain(node, 'rest')} {self._bound(node.rest)}"
             case ast.Constant():
+                self.words.update([node.value] if isinstance(node.value, str) else [])
                 return repr(node.value)
             case ast.AST():
                 return self._plain(node)
@@ -110,8 +161,8 @@ class Writer:
     def _scoped(self, node: Any) -> str:
         """A function, class or lambda: all but its body belongs to the scope around it."""
         name = getattr(node, "name", "")
-        if name and not self.scopes:
-            name = self.refer(Place(self.module, (name,)))
+        if name:
+            name = self._bound(name) if self.scopes else self.refer(Place(self.module, (name,)))
         around = self._plain(node, "name", "body")
         body = node.body if isinstance(node.body, list) else [node.body]
         names, since = {}, {}
@@ -122,6 +173,8 @@ class Writer:
             for bound, places in bound_by(part, self.module):
                 names[bound] = names.get(bound, ()) + places
                 since.setdefault(bound, (part.end_lineno, part.end_col_offset))
+        for elsewhere in _bound_elsewhere(body):
+            names.pop(elsewhere, None)
         self.scopes.append(Scope(names, since if isinstance(node, ast.ClassDef) else None))
         text = f"{around} {name} {self.write(body)}"
         self.scopes.pop()
@@ -139,29 +192,52 @@ class Writer:
         return " ".join(texts)
 
     def _name(self, node: ast.Name | ast.Attribute) -> str:
-        """A name and its attributes: as they are where it is local or a builtin."""
+        """A name and its attributes: a builtin's and attributes as they are, a local's number."""
         names, start = (), node
         while isinstance(start, ast.Attribute):
             names, start = (start.attr, *names), start.value
         if not isinstance(start, ast.Name):
             return ".".join([self.write(start), *names])
-        places = self._places(start)
+        places, local = self._binding(start)
         if not places:
-            return ".".join([start.id, *names])
+            return ".".join([local, *names])
         return "|".join(self.refer(Place(module, above + names)) for module, above in places)
 
-    def _places(self, name: ast.Name) -> tuple[Place, ...]:
-        """Where what ``name`` is bound to comes from: () for a local one or a builtin."""
+    def _bound(self, name: str) -> str:
+        """How the name of a definition, of an exception or of a pattern is written where it is."""
+        return self._binding(ast.Name(name, ast.Store()))[1]
+
+    def _binding(self, name: ast.Name) -> tuple[tuple[Place, ...], str]:
+        """Where ``name`` comes from, () for a local one or a builtin, and how these are written."""
         for depth, (names, since) in enumerate(reversed(self.scopes)):
             if since is not None:
                 reads = isinstance(name.ctx, ast.Load)
-                early = (name.lineno, name.col_offset) < since.get(name.id, (0, 0))
+                early = reads and (name.lineno, name.col_offset) < since.get(name.id, (0, 0))
                 # Functions in a class don't see its names, nor do its own statements before.
-                if depth or (reads and early):
+                if depth or early:
                     continue
             if name.id in names:
-                return names[name.id]
+                if since is not None or names[name.id]:
+                    return names[name.id], name.id
+                level = len(self.scopes) - 1 - depth
+                return (), f"${level}.{self.scopes[level].number(name.id)}"
         bound = bindings(self.module)
         if name.id in bound or ("*" in bound and not hasattr(builtins, name.id)):
-            return (Place(self.module, (name.id,)),)
-        return ()
+            return (Place(self.module, (name.id,)),), name.id
+        return (), name.id
+
+
+def _bound_elsewhere(body: list[ast.AST]) -> Iterator[str]:
+    """The names that statements of a function's ``body`` declare ``nonlocal``."""
+    for node in _own_nodes(body):
+        if isinstance(node, ast.Nonlocal):
+            yield from node.names
+
+
+def _own_nodes(body: list[ast.AST]) -> Iterator[ast.AST]:
+    """The nodes of ``body`` but for those inside the functions and classes that it defines."""
+    inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+    for node in body:
+        yield node
+        if not isinstance(node, inner):
+            yield from _own_nodes(list(ast.iter_child_nodes(node)))

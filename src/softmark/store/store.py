@@ -34,6 +34,8 @@ _UNWRITABLE = {
     errno.EEXIST,
 }
 
+Make = Callable[[Stage, Path], dict[str, Any]]
+
 
 class Store:
     """Folders ``root/ROLE/ADDRESS``, each complete or absent.
@@ -49,32 +51,37 @@ class Store:
 
     @classmethod
     def under(cls, output_dir: str, report: Callable[[str], None] = lambda line: None) -> Store:
-        """The store of an experiment's ``output_dir``."""
+        """Return the store of an experiment's ``output_dir``."""
         return cls(Path(output_dir) / "store", report)
 
     def folder(self, stage: Stage) -> Path:
         return self.root / stage.role.split("/")[0] / stage.address
 
     def has(self, stage: Stage) -> bool:
-        """Whether ``stage`` is there with every file as it was written."""
+        """Return whether ``stage`` is there with every file as it was written."""
         return _whole(self.folder(stage))
 
-    def once(self, stage: Stage) -> Path:
-        """The folder of ``stage``, made now if it isn't there, its parents first."""
+    def once(self, stage: Stage, make: Make) -> Path:
+        """Return the folder of ``stage``, made now if it isn't there, its parents first.
+
+        Args:
+            stage: what is needed.
+            make: writes a stage into an empty folder; what it returns goes into ``stage.json``.
+        """
         folder = self.folder(stage)
         if _whole(folder):
             return folder
         for parent in stage.parents:
-            self.once(parent)
+            self.once(parent, make)
         with _writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 # Another process may have made it while this one waited.
                 if not _whole(folder):
-                    self._make(stage, folder)
+                    self._make(stage, folder, make)
         return folder
 
-    def _make(self, stage: Stage, folder: Path) -> None:
+    def _make(self, stage: Stage, folder: Path, make: Make) -> None:
         if folder.exists():
             self.report(f"{folder} is damaged: it is made anew")
         workshop = folder.with_suffix(".making")
@@ -84,7 +91,7 @@ class Store:
         workshop.mkdir()
         start = time.perf_counter()
         try:
-            notes = stage.make(workshop)
+            notes = make(stage, workshop)
             seconds = round(time.perf_counter() - start, 3)
             _write_manifest(stage, workshop, {"seconds": seconds, "notes": notes})
             workshop.rename(folder)
@@ -95,12 +102,12 @@ class Store:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """``stage.json`` of a stage's folder: role, config, parents, files, seconds, notes."""
+    """Return ``stage.json`` of a stage's folder: role, config, parents, files, seconds, notes."""
     return json.loads((folder / "stage.json").read_text())
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the folder is there with every file as it was written."""
+    """Return whether the folder is there with every file as it was written."""
     try:
         files = manifest(folder)["files"]
         return all(_sha256(folder / name) == digest for name, digest in files.items())
@@ -129,7 +136,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns the errors of a folder that can't be written into a message about it."""
+    """Turn the errors of a folder that can't be written into a message about it."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -149,7 +156,7 @@ def _errno(error: OSError | SafetensorError) -> int | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, never a part of one."""
+    """Write JSON so that a reader finds the old file or the new one, never a part of one."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")

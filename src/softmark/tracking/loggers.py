@@ -28,22 +28,26 @@ UPLOADING = {False: 15, True: 600}  # seconds that a run's end may take, without
 
 
 @contextlib.contextmanager
-def watch(
-    around: Config, role: str, own: Config, parents: Sequence[Stage], folder: Path
-) -> Iterator[Callable]:
-    """``logger(name)`` for ``Fit``, while one stage is made in ``folder`` (ADDRESS.making).
+def watch(settings: Config, stage: Stage, folder: Path) -> Iterator[Callable]:
+    """Yield ``logger(name)`` for ``Fit``, while ``stage`` is made in ``folder`` (ADDRESS.making).
 
-    ``around``: ``plan.SURROUNDINGS`` of the cell's config. ``own``: the stage's config. In W&B the
-    model that was made is logged at the end; a stage without one has no run. Raises ``InputError``
-    for a logger that isn't there.
+    In W&B the model that was made is logged at the end; a stage without one has no run.
+
+    Args:
+        settings: the cell's config.
+        stage: the one that is made.
+        folder: where its files go.
+
+    Raises:
+        InputError: there is no such logger.
     """
-    kind = around["logger"]["name"]
+    kind = settings["logger"]["name"]
     if kind not in ("csv", "wandb", "none"):
         raise InputError(f"logger={kind}: csv, wandb or none")
     if kind == "csv":
         yield functools.partial(_csv, folder)
-    elif role not in MODELLESS and in_wandb(around["logger"]):
-        with _stage(around, role, own, parents, folder) as run:
+    elif stage.role not in MODELLESS and in_wandb(settings["logger"]):
+        with _stage(settings, stage, folder) as run:
             yield functools.partial(_curves, run, [])
     else:
         yield _nothing
@@ -79,28 +83,26 @@ def _curves(run: Any, seen: list[str], name: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _stage(
-    around: Config, role: str, own: Config, parents: Sequence[Stage], making: Path
-) -> Iterator[Any]:
-    folder = making.with_suffix("")
-    kind = role.split("/")[0]
+def _stage(settings: Config, stage: Stage, making: Path) -> Iterator[Any]:
+    folder, config = making.with_suffix(""), stage.config
+    kind = stage.role.split("/")[0]
     # A victim, a control and an innocent belong to cells of any method.
-    tags = [around["method"]["name"]] if kind in JOBS else []
-    tags += [own["attack"]["name"]] if "attack" in own else []
-    facts = facts_of(role, folder.name, own, parents)
+    tags = [settings["method"]["name"]] if kind in JOBS else []
+    tags += [config["attacks"][-1]["name"]] if "attacks" in config else []
+    facts = facts_of(stage.role, folder.name, config, stage.parents)
     with open_run(
-        around,
-        name=" ".join([role, *tags, f"seed {own['seed']}"]),
+        settings,
+        name=" ".join([stage.role, *tags, f"seed {config['seed']}"]),
         job_type=JOBS.get(kind, kind),
         id=folder.name,
-        tags=[*tags, name_of(around["data"])],
-        config={**own, **facts},
+        tags=[*tags, name_of(settings["data"])],
+        config={**config, **facts},
     ) as run:
         with surviving("what the stage was made from"):
-            use(run, around, parents)
+            use(run, settings, stage.parents)
         yield run
         with surviving("the model"):
-            run.log_artifact(artefact(around, facts, making, folder))
+            run.log_artifact(artefact(settings, facts, making, folder))
 
 
 def log_verdict(config: Config, record: Config, stages: Sequence[Stage], *, cached: bool) -> None:

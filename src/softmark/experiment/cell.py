@@ -1,0 +1,57 @@
+"""What one cell consists of: one method, one attack, one seed, as stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softmark.store.address import Stage
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InnocentStage:
+    """An independent model: its pool (calibration or evaluation), its kind, its stage."""
+
+    pool: str
+    kind: str
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one cell; ``verdict`` descends from all others.
+
+    Args:
+        config: the cell's, plain containers.
+        victim: the unmarked model.
+        control: the victim trained on without a mark; None where the method names none.
+        watermarked: the victim with the mark.
+        key: the committed key.
+        links: the attack's steps in order, the last of which makes the suspect.
+        innocents: the independent models of both pools.
+        evidence: what the innocents show of the key.
+        verdict: the judge's figures.
+    """
+
+    config: Config
+    victim: Stage
+    control: Stage | None
+    watermarked: Stage
+    key: Stage
+    links: tuple[Stage, ...]
+    innocents: tuple[InnocentStage, ...]
+    evidence: Stage
+    verdict: Stage
+
+    @property
+    def suspect(self) -> Stage:
+        """The stage of the model that is judged."""
+        return self.links[-1]
+
+    @property
+    def record(self) -> Path:
+        """Where the record of this cell lies."""
+        return Path(self.config["output_dir"]) / "records" / f"{self.verdict.address}.json"
