@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import owners
 import softmark
-from conftest import ROOT, nearly
+from conftest import nearly
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.owner.commitment import publication
@@ -602,27 +602,7 @@ def test_the_import_takes_no_torch():
         softmark.mork  # noqa: B018
 
 
-# --- The README.
-
-
-def readme(language: str) -> list[str]:
-    """The code of the README's section for owners."""
-    text = (ROOT / "README.md").read_text().split("## Mark a model of your own\n")[1]
-    text = text.split("\n## ")[0]
-    return [part.split("```")[0] for part in text.split(f"```{language}\n")[1:]]
-
-
-def test_what_the_readme_shows_works(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    there = {"model": owners.victim(), "data": owners.owned(), "probes": owners.probes()}
-    first, second, third = readme("python")
-    exec(first, there)
-    assert capsys.readouterr().out.endswith("True\n")
-    exec(second, {**there, "suspect": there["marked"].model, "softmark": softmark})
-    assert capsys.readouterr().out.startswith("True")
-    exec(third, there)
-    logits = there["marked"].model(owners.probes()).requires_grad_()
-    there["loss"](logits, logits.argmax(1)).backward()
+# --- Trainers of others.
 
 
 class Output:
@@ -669,20 +649,6 @@ def test_the_loss_moves_with_a_lightning_module():
     trainer.fit(module, loader)
     assert module.double().loss.pattern.dtype == torch.float64
     assert softmark.verify(module.float().network, key, owners.probes()).claimed
-
-
-def test_what_the_readme_types_works(tmp_path):
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    command = readme("bash")[0].replace("python ", f"{sys.executable} ")
-    ran = subprocess.run(["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    lines = ran.stdout.splitlines()
-    told = next(line for line in lines if line.startswith("'licence 7': p "))
-    # Key and network are drawn anew each time: 95.8 to 96.7 % in three runs.
-    assert ", claimed; " in told
-    assert float(told.split()[-2]) > 85
-    assert lines[-2:] == ["evidence/evidence.json", "evidence/evidence.html"]
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 599
 
 
 def test_what_is_no_mark_of_one_key_is_not_saved(tmp_path):
