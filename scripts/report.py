@@ -22,7 +22,7 @@ from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
 from softmark.report.sweep import Trouble, by_reason, gather
 from softmark.settings import configs
-from softmark.sweep.command_line import check, expand_sweep, expand_table
+from softmark.sweep.command_line import check_arguments, expand_sweep, expand_table
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     from softmark.report import html as pages
 
     folders = [line for line in options.overrides if line.startswith("output_dir=")]
-    output = Path(check(["-m", *folders], writes=False)["output_dir"])
+    output = Path(check_arguments(["-m", *folders], writes=False)["output_dir"])
     if not options.name and folders == options.overrides:
         text, broken = pages.of_all(output)
         return [pages.write(text, options.to / "all.html")], broken
@@ -75,7 +75,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 def read(overrides: list[str]) -> tuple[Sheet, list[Trouble]]:
     """The sweep that run.py makes of ``overrides``, and its cells without result."""
-    check(["-m", *overrides], writes=False)
+    check_arguments(["-m", *overrides], writes=False)
     with configs():
         table, _ = expand_table(overrides)
         rows, varied, trouble = gather(expand_sweep(overrides))

@@ -24,7 +24,7 @@ from softmark.errors import InputError
 from softmark.experiment import run, stages
 from softmark.renamed import current
 from softmark.settings import configs
-from softmark.sweep.command_line import check, expand_sweep
+from softmark.sweep.command_line import check_arguments, expand_sweep
 from softmark.sweep.compose import CellComposer
 from softmark.training import Classifier, Fit, as_input
 
@@ -79,7 +79,7 @@ def main() -> None:
         with configs():
             more = [f"output_dir={folder}", "logger=none"]
             try:
-                check(["-m", *overrides])
+                check_arguments(["-m", *overrides])
                 compose = CellComposer().compose
                 cells = [compose([*cell, *more]) for cell in expand_sweep(overrides)]
             except InputError as error:

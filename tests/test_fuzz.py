@@ -16,7 +16,7 @@ from PIL import Image
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.nodes import make
-from softmark.sweep.command_line import CONF, check
+from softmark.sweep.command_line import CONF, check_arguments
 
 CHOICES = [
     [],
@@ -123,7 +123,7 @@ def elsewhere(tmp_path_factory):
 def works_or_is_refused(line: list[str]) -> None:
     told = None
     try:
-        config = check(line)
+        config = check_arguments(line)
         assert plan(config).record
         _make_all(config)
     except InputError as error:

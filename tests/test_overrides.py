@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.sweep.command_line import CONF, check, to_hydra_arguments
+from softmark.sweep.command_line import CONF, check_arguments, to_hydra_arguments
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_wrong_override_is_named(line, words, tmp_path):
     if not any(part.startswith("output_dir") for part in line):
         line = [*line, f"output_dir={tmp_path}"]
     with pytest.raises(InputError) as error:
-        check(line)
+        check_arguments(line)
     for word in words:
         assert word in str(error.value)
     assert len(str(error.value).splitlines()) <= 3
@@ -120,7 +120,7 @@ def test_a_wrong_override_is_named(line, words, tmp_path):
 )
 def test_a_right_line_passes(line, tmp_path):
     line = [*line, f"output_dir={tmp_path}"]
-    config = check(line)
+    config = check_arguments(line)
     if "-m" not in line:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", line)
@@ -154,7 +154,7 @@ def test_a_value_inside_of_a_swept_group_is_a_sweep_of_one(line, single):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return check(["attack=finetune", f"output_dir={tmp_path_factory.mktemp('outputs')}"])
+    return check_arguments(["attack=finetune", f"output_dir={tmp_path_factory.mktemp('outputs')}"])
 
 
 def changed(config, key, value):
@@ -213,8 +213,8 @@ def test_a_node_is_made_without_its_name(config, top):
 
 def test_a_wrong_number_answers_without_torch(tmp_path):
     code = (
-        "import sys; from softmark.sweep.command_line import check\n"
-        "try: check(sys.argv[1:])\n"
+        "import sys; from softmark.sweep.command_line import check_arguments\n"
+        "try: check_arguments(sys.argv[1:])\n"
         "except ValueError as error: print(error, 'torch' in sys.modules)"
     )
     line = [sys.executable, "-c", code, "recipe.lr=0", f"output_dir={tmp_path}"]

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from softmark.errors import InputError
 from softmark.renamed import ATTACKS, KEYS, METHOD, current
-from softmark.sweep.command_line import check, expand_sweep, to_hydra_arguments
-from softmark.sweep.override_check import checked, parse
+from softmark.sweep.command_line import check_arguments, expand_sweep, to_hydra_arguments
+from softmark.sweep.override_check import compose_checked, parse_override
 
 ROBUSTNESS = [
     "adaptive_evade", "adaptive_overwrite", "adaptive_search", "collude_answers",
@@ -127,7 +127,7 @@ def test_the_share_of_dawn_is_one_of_inputs(capsys):
     line = ["method=dawn", "method.share=0.1"]
     assert current(line) == ["method=dawn", "method.input_fraction=0.1"]
     assert capsys.readouterr().err == "note: method.share is called method.input_fraction now\n"
-    assert checked("config", line)["method"]["input_fraction"] == 0.1
+    assert compose_checked("config", line)["method"]["input_fraction"] == 0.1
 
 
 def test_a_sweep_of_old_names_is_one_of_the_new(capsys):
@@ -141,7 +141,9 @@ def test_a_sweep_of_old_names_is_one_of_the_new(capsys):
 
 
 def test_the_settings_of_an_owner_may_have_old_names(capsys):
-    assert checked("config", ["attack=nad"]) == checked("config", ["attack=repair_nad"])
+    assert compose_checked("config", ["attack=nad"]) == compose_checked(
+        "config", ["attack=repair_nad"]
+    )
     assert "attack=repair_nad" in capsys.readouterr().err
 
 
@@ -179,22 +181,22 @@ def test_the_tables_of_a_family_have_what_they_had():
 
 def test_a_glob_keeps_the_order_of_its_patterns_and_sorts_within_one():
     line = "attack=glob([none,input_j*,input_*,none], exclude=[input_b*])"
-    override = parse(line)
+    override = parse_override(line)
     assert (override.input_line, override.is_sweep_override()) == (line, True)
     assert list(override.sweep_string_iterator()) == [
         *("none", "input_jpeg", "input_levels", "input_median", "input_mirror"),
         *("input_noise", "input_smoothing"),
     ]
-    assert check(["-m", line, "method=usp"])["attack"]["name"] == "none"
+    assert check_arguments(["-m", line, "method=usp"])["attack"]["name"] == "none"
     assert len(expand_sweep([line, "method=glob([?sp])"])) == 14
 
 
 @pytest.mark.parametrize("line", ["attack=glob(nothing_*)", "nothing=glob(*)", "seed=glob(*)"])
 def test_a_glob_that_matches_nothing_is_refused(line):
     with pytest.raises(InputError, match="matches"):
-        parse(line)
+        parse_override(line)
 
 
 def test_a_glob_is_a_sweep():
     with pytest.raises(InputError, match="add -m"):
-        check(["attack=glob(input_*)"])
+        check_arguments(["attack=glob(input_*)"])

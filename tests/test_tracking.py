@@ -26,7 +26,7 @@ from softmark.experiment.run import run_cell
 from softmark.models.files import read_tensors
 from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
-from softmark.sweep.command_line import check
+from softmark.sweep.command_line import check_arguments
 from softmark.tracking import loggers as tracking
 from softmark.tracking import mode as online
 
@@ -343,7 +343,7 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
     sweep = yaml.safe_load((ROOT / "scripts/wandb_sweep.yaml").read_text())
     grid = {name: given["values"] for name, given in sweep["parameters"].items()}
     for attack in grid["attack"]:
-        check(["logger=wandb", "method=usp", f"attack={attack}", "seed=0"])
+        check_arguments(["logger=wandb", "method=usp", f"attack={attack}", "seed=0"])
     chosen = {"method": "csp", "attack": "none", "seed": 0}
     assert all(chosen[name] in values for name, values in grid.items())
     args = {name: {"value": value} for name, value in chosen.items()}

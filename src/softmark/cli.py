@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from softmark.errors import InputError
 from softmark.renamed import current
 from softmark.settings import CONF
-from softmark.sweep.command_line import check, to_hydra_arguments
+from softmark.sweep.command_line import check_arguments, to_hydra_arguments
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
 # victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
@@ -52,17 +52,12 @@ def cell(config: DictConfig) -> None:
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.
             if reason := _reason(error):
-                if reason not in _reported:
-                    report(f"error: {reason}")
-                _reported.add(reason)
+                lines = [line for line in job.overrides.task if not line.startswith("only=")]
+                report(f"error in {' '.join(lines)}: {reason}" if sweeping else f"error: {reason}")
             else:
                 traceback.print_exc()
             if not sweeping:
                 raise SystemExit(1) from None
-
-
-# By this process: a sweep's summary counts the cells of each reason.
-_reported: set[str] = set()
 
 
 def _reason(error: Exception) -> str:
@@ -83,7 +78,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.argv[1:] = current(sys.argv[1:])
-        check(sys.argv[1:])
+        check_arguments(sys.argv[1:])
         sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         cell()
     except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -91,9 +86,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted: finished stages are kept, the same command goes on from there")
     except Exception as error:
-        # What its own settings may be, only Hydra knows.
-        own = [word for word in sys.argv[1:] if word.lstrip("+~").startswith("hydra.")]
-        if not own:
+        # Only Hydra knows which settings of its own are right.
+        hydra_words = [word for word in sys.argv[1:] if word.lstrip("+~").startswith("hydra.")]
+        if not hydra_words:
             raise
         reason = str(error.__cause__ or error) or type(error).__name__
-        sys.exit(f"error: {' '.join(own)}: {reason}")
+        sys.exit(f"error: {' '.join(hydra_words)}: {reason}")

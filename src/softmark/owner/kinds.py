@@ -10,7 +10,7 @@ from softmark.methods.watermark import Watermark
 from softmark.nodes import make
 from softmark.owner.statement import METHODS, NUMBERS, Statement
 from softmark.settings import CONF
-from softmark.sweep.override_check import checked
+from softmark.sweep.override_check import compose_checked
 
 
 def settings(
@@ -36,11 +36,11 @@ def settings(
     of_triggers = [word for word in overrides if word.startswith("method.triggers.")]
     others = overrides if method == soft else [w for w in overrides if w not in of_triggers]
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    config = checked("owner", [f"method={soft}", *numbers, *others])
+    config = compose_checked("owner", [f"method={soft}", *numbers, *others])
     if not config["tries"] >= 1:
         raise InputError(f"tries={config['tries']}: at least 1")
     if method != soft:
-        hybrid = checked("config", [f"method={method}", *of_triggers])["method"]
+        hybrid = compose_checked("config", [f"method={method}", *of_triggers])["method"]
         triggers = {**hybrid["triggers"], "recipe": config["recipe"]}
         config["method"] = {**hybrid, "soft": config["method"], "triggers": triggers}
     return config

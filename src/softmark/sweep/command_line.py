@@ -13,55 +13,67 @@ from omegaconf import OmegaConf
 from softmark.errors import InputError
 from softmark.nodes import make
 from softmark.settings import CONF, configs
-from softmark.sweep.override_check import check_group, check_writable, checked_line, parse
+from softmark.sweep.override_check import (
+    check_choice,
+    check_overrides,
+    check_writable,
+    parse_override,
+)
 
 MAX_VALUES = 10_000  # values of one sweep
 
 
-def check(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
-    """The config of the command line's first cell, resolved; empty where only help is asked for.
+def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
+    """Return the config of the command line's first cell, resolved; empty if only help is asked.
 
-    Raises ``InputError`` for an override that can't work: one to three lines. Each value of a sweep
-    is tried by itself, with the first value of every other override: as many checks as there are
-    values, not their product. What a table sweeps over by itself is taken as it stands.
+    Each value of a sweep is tried by itself, with the first value of every other override: as many
+    checks as there are values, not their product. What a table sweeps over is taken as it stands.
 
-    ``writes``: whether output_dir is made where it isn't there.
+    Args:
+        arguments: As in ``sys.argv[1:]``.
+        writes: Whether output_dir is made where it isn't there.
+
+    Raises:
+        InputError: An override can't work; one to three lines say why.
     """
     given = get_args_parser().parse_known_args(arguments)[0]
     if given.help or given.hydra_help or given.shell_completion:
         return {}
     table, lines = expand_table(given.overrides)
-    parsed = [parse(line) for line in lines]
+    parsed = [parse_override(line) for line in lines]
     for override in parsed:
         if override.is_sweep_override() and not (given.multirun or table):
             raise InputError(f"{override.input_line} is a sweep of several values: add -m")
-    values = [_values(override) for override in parsed]
+    values = [_sweep_values(override) for override in parsed]
     first = [texts[0] for texts in values]
     with configs():
-        config = _check_line(first)
+        config = _check_cell(first)
         if writes:
             check_writable("output_dir", config["output_dir"])
-        own = len(lines) - len(given.overrides)
-        for place, texts in enumerate(values[own:], own):
+        num_of_table = len(lines) - len(given.overrides)
+        for place, texts in enumerate(values[num_of_table:], num_of_table):
             for text in texts[1:]:
-                _check_line([*first[:place], text, *first[place + 1 :]])
+                _check_cell([*first[:place], text, *first[place + 1 :]])
     return config
 
 
 def expand_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The chosen table, and what it sweeps over, but for what ``given`` narrows, before ``given``.
+    """Return the chosen table, and its sweep before ``given``, but for what ``given`` narrows.
 
-    Nothing and ``given`` where no table is chosen. Raises ``InputError`` for one that isn't there.
+    Without a table, return an empty one and ``given``.
+
+    Raises:
+        InputError: There is no such table.
     """
-    chosen = [parse(line) for line in given if line.startswith("table=")]
+    chosen = [parse_override(line) for line in given if line.startswith("table=")]
     if not chosen:
         return {}, given
-    check_group(chosen[-1])
-    chosen_table = OmegaConf.load(CONF / "table" / f"{chosen[-1].value()}.yaml")
+    check_choice(chosen[-1])
+    table = OmegaConf.load(CONF / "table" / f"{chosen[-1].value()}.yaml")
     narrowed = {line.split("=", 1)[0].lstrip("+~") for line in given}
-    params = OmegaConf.to_container(chosen_table.hydra.sweeper.params)
+    params = OmegaConf.to_container(table.hydra.sweeper.params)
     swept = [f"{key}={value}" for key, value in params.items() if key not in narrowed]
-    return OmegaConf.to_container(chosen_table.table), [*swept, *given]
+    return OmegaConf.to_container(table.table), [*swept, *given]
 
 
 def expand_sweep(given: list[str]) -> list[list[str]]:
@@ -73,13 +85,13 @@ def expand_sweep(given: list[str]) -> list[list[str]]:
         InputError: An override can't be read, or there is no such table.
     """
     _, lines = expand_table(given)
-    batches = BasicSweeper.split_arguments([parse(line) for line in lines], None)
+    batches = BasicSweeper.split_arguments([parse_override(line) for line in lines], None)
     cells = [tuple(cell) for batch in batches for cell in batch]
     return [list(cell) for cell in dict.fromkeys(cells)]
 
 
 def to_hydra_arguments(arguments: list[str]) -> list[str]:
-    """``arguments`` so that Hydra takes what ``check`` takes.
+    """Return ``arguments`` so that Hydra takes what ``check_arguments`` takes.
 
     Before a sweep Hydra composes what isn't swept over: of attack=finetune,retrain
     attack.samples=30 the number alone, for the default attack, which has no samples. So a value
@@ -87,23 +99,23 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     """
     given = get_args_parser().parse_known_args(arguments)[0].overrides
     _, lines = expand_table(given)
-    own = lines[: len(lines) - len(given)]
-    parsed = [parse(line) for line in given]
+    of_table = lines[: len(lines) - len(given)]
+    parsed = [parse_override(line) for line in given]
     swept = [override for override in parsed if override.is_sweep_override()]
-    groups = [line.partition("=")[0] for line in own] + [each.key_or_group for each in swept]
-    inside = tuple(f"{group.replace('/', '.')}." for group in groups)
+    groups = [line.partition("=")[0] for line in of_table] + [o.key_or_group for o in swept]
+    prefixes = tuple(f"{group.replace('/', '.')}." for group in groups)
     single = {
         override.input_line: f"{key}=choice({value})"
         for override in parsed
         for key, _, value in [override.input_line.partition("=")]
         if value and override not in swept
-        if override.key_or_group.replace("/", ".").startswith(inside)
+        if override.key_or_group.replace("/", ".").startswith(prefixes)
     }
     return [single.get(word, word) for word in arguments]
 
 
-def _values(override: Override) -> list[str]:
-    """An override as the overrides that a sweep makes of it."""
+def _sweep_values(override: Override) -> list[str]:
+    """Return the overrides of one value that a sweep makes of ``override``."""
     line = override.input_line
     if not override.is_sweep_override():
         return [line]
@@ -118,15 +130,15 @@ def _values(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in values]
 
 
-def _check_line(line: list[str]) -> dict[str, Any]:
-    """Checks one override of each kind; the config of the line, resolved."""
-    plain = checked_line("config", line)
-    _check_numbers(plain)
-    return plain
+def _check_cell(overrides: list[str]) -> dict[str, Any]:
+    """Check one value of each override, and return the config that they make, resolved."""
+    config = check_overrides("config", overrides)
+    _check_numbers(config)
+    return config
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
-    """Builds what can be built without torch, so that a wrong number answers at once."""
+    """Build what can be built without torch, so that a wrong number answers at once."""
     from softmark.data.roles import Shares
 
     for group in ("method", "attack", "model"):

@@ -1,4 +1,4 @@
-"""Whether a config has the shape of its defaults: the same keys, and values of the same types."""
+"""Check that a config has the shape of its defaults: the same keys, values of the same types."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ EXAMPLES = {
     "trainer.threads": 1,
     "verifier.messages": ["NAME"],
 }
-# What a plan reads of a node, if it is there.
-PLANNING = {
+# What the plan of a cell reads of a node, if it is there.
+PLAN_KEY_EXAMPLES = {
     "steps": {"1": {"_target_": "CLASS"}},
     "colluders": ["NAME"],
     "merges": True,
     "control": {"_target_": "CLASS"},
 }
-# What may be null though its default isn't.
+# These may be null though their default isn't.
 NULLABLE = (
     "data.source.test_split",
     "data.roles.limit",
     "data.roles.judge_limit",
     "trainer.threads",
 )
-# What may stand where any text has the right type.
+# The only texts that a key takes.
 CHOICES = {"precision": ("auto", "bf16-mixed", "32-true")}
 
 
-def fit(default: Any, value: Any, key: str = "") -> None:
-    """Raises ``InputError`` where ``value`` hasn't the shape of ``default``; ``key``: of both.
+def check_shape(default: Any, value: Any, key: str = "") -> None:
+    """Raise ``InputError`` unless ``value`` has the shape of ``default``; both stand at ``key``.
 
-    A null default takes what ``EXAMPLES`` shows. No number here may be negative, unless its default
-    is. In a mapping of mappings names are free, as
-    those of simulated attacks and of kinds of innocents; any other mapping keeps its keys.
+    A null default takes what ``EXAMPLES`` shows. No number may be negative, unless its default is.
+    In a mapping of mappings names are free, as those of simulated attacks and of kinds of
+    innocents; any other mapping keeps its keys.
     """
     nullable = default is None or key in NULLABLE
     if value is None and nullable:
@@ -58,10 +58,10 @@ def fit(default: Any, value: Any, key: str = "") -> None:
     if default is None or default == "???":
         return  # nothing is known: whatever takes it will say what it needs
     if not (type(value) is type(default) or (type(default) is float and fits(value, float))):
-        wanted = "null or " * nullable + _kind(default)
+        required = "null or " * nullable + _type_name(default)
         if not nullable and not isinstance(default, list | dict):
-            wanted += f", as the default {key}={short(default)}"
-        raise InputError(f"{key}={short(value)} is {_kind(value)}: it must be {wanted}")
+            required += f", as the default {key}={short(default)}"
+        raise InputError(f"{key}={short(value)} is {_type_name(value)}: it must be {required}")
     if type(default) is float and not fits(value, float):
         raise InputError(f"{key}={short(value)}: a finite number is needed")
     if type(default) in (int, float) and value < 0 <= default:
@@ -72,67 +72,67 @@ def fit(default: Any, value: Any, key: str = "") -> None:
         raise InputError(f"{key}={short(value)}: {', '.join(CHOICES[key])}")
     if isinstance(default, list):
         for number, one in enumerate(value if default else []):
-            fit(default[0], one, f"{key}[{number}]")
+            check_shape(default[0], one, f"{key}[{number}]")
     elif isinstance(default, dict):
-        _fit_mapping(default, value, key)
+        _check_mapping(default, value, key)
 
 
-def _fit_mapping(default: dict[str, Any], value: dict[Any, Any], key: str) -> None:
-    below = {name: f"{key}.{name}" if key else str(name) for name in [*default, *value]}
-    if strange := [name for name in value if not isinstance(name, str)]:
-        raise InputError(f"{below[strange[0]]}: a key must be text; quotes make it so")
+def _check_mapping(default: dict[str, Any], value: dict[Any, Any], key: str) -> None:
+    paths = {name: f"{key}.{name}" if key else str(name) for name in [*default, *value]}
+    if non_texts := [name for name in value if not isinstance(name, str)]:
+        raise InputError(f"{paths[non_texts[0]]}: a key must be text; quotes make it so")
     if all(isinstance(one, dict) for one in default.values()):
-        like = {name: old for one in default.values() for name, old in one.items()}
+        siblings = {name: one for mapping in default.values() for name, one in mapping.items()}
         for name, one in value.items():
             if "_target_" in default.get(name, {}):
-                fit(default[name], one, below[name])
+                check_shape(default[name], one, paths[name])
             else:
-                _fit_free(like, one, below[name])
+                _check_free_mapping(siblings, one, paths[name])
         return
     is_object = "_target_" in default
-    another = is_object and value.get("_target_", default["_target_"]) != default["_target_"]
-    for name, old in default.items():
+    other_class = is_object and value.get("_target_", default["_target_"]) != default["_target_"]
+    for name, expected in default.items():
         # Another class has arguments of its own.
-        if another and name != "name":
+        if other_class and name != "name":
             continue
         if name not in value:
-            raise InputError(f"{below[name]} is missing, and it is needed")
-        fit(old, value[name], below[name])
+            raise InputError(f"{paths[name]} is missing, and it is needed")
+        check_shape(expected, value[name], paths[name])
     for name in [name for name in value if name not in default]:
         # The class says which arguments it takes; how it is called is no setting.
         if not is_object or name.startswith("_"):
-            there = [below[old] for old in default if not old.startswith("_")]
-            raise InputError(f"{below[name]}: there is no such key{near(below[name], there)}")
-        if name in PLANNING:
-            fit(PLANNING[name], value[name], below[name])
+            known = [paths[other] for other in default if not other.startswith("_")]
+            raise InputError(f"{paths[name]}: there is no such key{near(paths[name], known)}")
+        if name in PLAN_KEY_EXAMPLES:
+            check_shape(PLAN_KEY_EXAMPLES[name], value[name], paths[name])
 
 
-def _fit_free(like: dict[str, Any], value: Any, key: str) -> None:
-    """Checks a mapping whose name is free; ``like``: the keys of those beside it, if any."""
+def _check_free_mapping(siblings: dict[str, Any], value: Any, key: str) -> None:
+    """Check a mapping whose name is free; ``siblings``: the keys of those beside it, if any."""
     if not isinstance(value, dict):
-        raise InputError(f"{key}={short(value)} is {_kind(value)}: it must be a mapping")
-    if not like or "_target_" in like:
+        raise InputError(f"{key}={short(value)} is {_type_name(value)}: it must be a mapping")
+    if not siblings or "_target_" in siblings:
         # The class says which other arguments it takes.
-        for name in PLANNING.keys() & value.keys():
-            fit(PLANNING[name], value[name], f"{key}.{name}")
+        for name in PLAN_KEY_EXAMPLES.keys() & value.keys():
+            check_shape(PLAN_KEY_EXAMPLES[name], value[name], f"{key}.{name}")
         return
     for name, one in value.items():
-        if name not in like:
-            raise InputError(f"{key}.{name}: there is no such key{near(str(name), like)}")
-        if isinstance(like[name], dict) and isinstance(one, dict):
+        if name not in siblings:
+            raise InputError(f"{key}.{name}: there is no such key{near(str(name), siblings)}")
+        if isinstance(siblings[name], dict) and isinstance(one, dict):
             continue  # settings that the maker of this object checks
-        fit(like[name], one, f"{key}.{name}")
+        check_shape(siblings[name], one, f"{key}.{name}")
 
 
 def check_finite(value: Any, key: str = "") -> None:
-    """Raises ``InputError`` for a number in ``value`` that is infinite or none."""
+    """Raise ``InputError`` for a number in ``value`` that is infinite or none."""
     if isinstance(value, float) and not fits(value, float):
         raise InputError(f"{key}={value}: a finite number is needed")
-    below = enumerate(value) if isinstance(value, list) else ()
-    for name, one in value.items() if isinstance(value, dict) else below:
+    elements = enumerate(value) if isinstance(value, list) else ()
+    for name, one in value.items() if isinstance(value, dict) else elements:
         check_finite(one, f"{key}.{name}" if key else str(name))
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     names = {**WORDS, dict: "a mapping", list: "a list", type(None): "null"}
     return names.get(type(value), type(value).__name__)
