@@ -26,9 +26,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links at the tables inside the site; give a table's own page a title."""
+    """Point links at the tables inside the site, and give a table's own page a title."""
     if page.file.src_uri.startswith("tables/"):
         page.meta["search"] = {"exclude": True}
         page.meta["hide"] = ["toc"]
         return f"# {Path(page.file.src_uri).stem}\n\n{markdown}"
-    return re.sub(r"\.\./((?:\.\./)*)outputs/tables/", r"\1tables/", markdown)
+    markdown = re.sub(r"\.\./((?:\.\./)*)outputs/tables/", r"\1tables/", markdown)
+    # A plot opens at its own size.
+    return re.sub(r"(?m)^(!\[[^]]*\]\(([^)]*tables/[^)]*)\))$", r"[\1](\2)", markdown)
