@@ -26,7 +26,7 @@ from torch import nn
 import softmark
 from conftest import ROOT
 from softmark.experiment.run import run_cell
-from softmark.sweep.command_line import check
+from softmark.sweep.command_line import check_arguments
 
 README = ROOT / "README.md"
 TABLES = ROOT / "outputs" / "tables"
@@ -175,7 +175,7 @@ def run(store, monkeypatch, tmp_path) -> Callable[[Path], None]:
             for python, script, *words in commands(block):
                 assert python == "python"
                 if {"--help", "--cfg"} & set(words) or block.marker:
-                    check(words, writes=False)
+                    check_arguments(words, writes=False)
                     continue
                 if script in ("run.py", "scripts/report.py"):
                     words += [f"output_dir={store}", *SMALL]
@@ -233,7 +233,7 @@ def test_commands_within_sentences_are_understood(page):
             continue
         if words[1] == "run.py":
             if not any(word.endswith(f"={name}") for word in words for name in written_on(page)):
-                check(words[2:], writes=False)
+                check_arguments(words[2:], writes=False)
         elif words[1] != "-m":
             assert (ROOT / words[1]).exists(), span
 
@@ -483,6 +483,42 @@ def test_the_nineteen_methods_of_the_page():
             assert keys_claimed("digits-rivals", method) == int(keys), method
     words = f"usp resists {resisted('digits-robustness', 'usp')} of 84 attacks, csp "
     assert words + str(resisted("digits-robustness", "csp")) in page.read_text(encoding="utf-8")
+
+
+def test_the_sweep_of_the_readme_is_seed_0_of_the_table():
+    text = README.read_text(encoding="utf-8")
+    for line in re.findall(r"^│ .*│$", text, flags=re.MULTILINE):
+        method, attack, verdict, p, *shown = (cell.strip() for cell in line.strip("│").split("│"))
+        row = picked("digits-robustness", method, attack)[0]
+        assert row["seed"] == "0"
+        assert (verdict == "yes") == (row["claimed"] == "True")
+        assert f"{float(row['p_value']):.1e}" == p
+        accuracy, marked, control, victim, mark = (
+            100 * float(row[name])
+            for name in ("suspect_accuracy", "watermarked_accuracy", "control_accuracy",
+                         "victim_accuracy", "watermark_accuracy")
+        )  # fmt: skip
+        expected = (accuracy, control - marked, victim - marked, mark)
+        assert shown == [f"{value:.2f}" for value in expected]
+    assert text.count("│ usp") == text.count("│ csp") == 3
+
+
+def test_claims_by_level_are_those_of_the_tables():
+    page = ROOT / "docs" / "results" / "innocents.md"
+    (table,) = [t for t in tables_of(page) if t[0][1] == "claims at 1e-6"]
+    levels, kinds = (1e-6, 1e-9, 1e-12), {"digits": 0, "half": 1, "all": 3, "letters": 4}
+    counts = {kind: [0, 0, 0] for kind in kinds}
+    for path in TABLES.glob("*.csv"):
+        kind = path.stem.partition("-")[0]
+        kind = {"digits": "digits", "cifar10": "half", "full": "all"}.get(kind, "letters")
+        for row in records(path.stem):
+            if row["method"] in (*SOFT, *BOTH) and row["claimed"] == "True":
+                for place, level in enumerate(levels):
+                    counts[kind][place] += float(row["p_value"]) <= level
+    for kind, line in kinds.items():
+        assert [int(c.replace(",", "")) for c in table[2 + line][1:]] == counts[kind]
+    whole = [int(c.strip("*").replace(",", "")) for c in table[-1][1:]]
+    assert whole == [sum(column) for column in zip(*counts.values(), strict=True)]
 
 
 def test_the_first_picture_is_that_of_the_table():
