@@ -459,7 +459,7 @@ def test_findings_of_the_readme():
     best = max(resisted(rivals, method) for method in earlier)
     margin, plain = resisted(rivals, "csp_margin"), resisted(rivals, "csp")
     attacks = len({row["attack"] for row in records(rivals)} - {"none"})
-    assert f"every key after {margin} of {attacks} attacks" in text
+    assert f"`csp_margin` keeps every key after {margin} of {attacks} attacks" in text
     assert f"`csp` after {plain}, the best earlier method after {best}" in text
     most = max(
         points(picked("digits-robustness", method, attack), "watermarked_accuracy",
