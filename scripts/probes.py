@@ -1,12 +1,12 @@
-"""Writes the probes of a key for whoever will ask the suspect: pictures, or one NPZ.
+"""Write the probes of a key for whoever will ask the suspect: pictures, or one NPZ.
 
     python scripts/probes.py marked --to probes            # 00000.png, 00001.png, ...
     python scripts/probes.py marked --to probes.npz        # inputs, for what isn't a picture
 
-MARKED is the folder that mark.py wrote. The probes of csp and usp are no secret. Those of
-csp_margin and usp_margin end with the triggers: whoever has these can unlearn them, so write them
-when you ask a suspect, and not before. The answers are wanted in the same order, one row for each
-probe with a probability for each class; verify.py reads them.
+The probes of csp and usp are no secret. Those of csp_margin and usp_margin end with the triggers:
+whoever has these can unlearn them, so write them when you ask a suspect, and not before. Have the
+answers written in the same order, one row for each probe with a probability for each class;
+verify.py reads them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("marked", type=Path, metavar="MARKED", help="the folder of mark.py")
+    parser.add_argument("marked", type=Path, metavar="MARKED", help="the folder that mark.py wrote")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="PATH", help="a new folder, or a new .npz"
+        "--to",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a new folder for pictures, or a new .npz",
     )
     options = parser.parse_args()
 
@@ -33,17 +37,21 @@ def main() -> None:
 def run(marked: Path, to: Path) -> None:
     from softmark.console import report
     from softmark.errors import InputError
+    from softmark.owner.checks import check_probes
     from softmark.owner.commitment import COMMITMENT, read_publication
-    from softmark.owner.court import check_inputs
     from softmark.owner.folder import PROBES
-    from softmark.owner.models import load_probes, save_probes
-    from softmark.owner.pictures import write_about, write_pictures
+    from softmark.owner.probe_files import (
+        load_probes,
+        save_probes,
+        write_instructions,
+        write_pictures,
+    )
     from softmark.owner.statement import Statement
 
     probes = load_probes(marked / PROBES)
     published = read_publication(marked / COMMITMENT)
     statement = Statement.read(published["statement"])
-    check_inputs(statement, probes)
+    check_probes(statement, probes)
     if to.exists():
         raise InputError(f"--to={to}: it is there already")
     if statement.has_triggers:
@@ -53,7 +61,7 @@ def run(marked: Path, to: Path) -> None:
         print(f"{len(probes)} probes: {to}")
         return
     write_pictures(probes, to)
-    write_about(probes, published, to / "about.json")
+    write_instructions(probes, published, to / "about.json")
     print(f"{len(probes)} pictures in {to}, and about.json, which says what is wanted")
 
 

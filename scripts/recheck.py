@@ -1,20 +1,13 @@
-"""p of an evidence.json whose seed is disclosed, computed again with numpy alone.
+"""Recompute p from an evidence.json whose seed is disclosed, with numpy alone.
 
     python recheck.py evidence.json softmark.commitment.json probes.npz
         [--labels FILE] [--answers FILE] [--round FILE --info FILE --published TIME]
 
-Take the commitment from where it was published, and not from whoever accuses. docs/FORMAT.md says
-every byte that is hashed, and every test.
-
---labels: the classes that you see in the probes, one number a line, for all of them. Without it no
-test counts what the suspect mistakes for what. --answers: the suspect's answers as
-you got them (.npy, or .csv without names): the order in the evidence must be theirs. --round,
---info: what a drand server gives for /CHAIN/public/ROUND and /CHAIN/info, of a key with a beacon;
---published: when the commitment was public, as 2026-12-01T10:00Z; --chain: the hash of a chain that
-you trust, if it isn't quicknet's.
+Take the commitment from where it was published, and not from whoever accuses. docs/FORMAT.md
+describes every byte that is hashed, and every test.
 
 Exit status: 0 where p reaches softmark's level and is what the evidence says, 3 where not, 2 for
-unusable files.
+files that can't be used.
 """
 
 import argparse
@@ -32,12 +25,15 @@ from statistics import NormalDist
 
 import numpy as np
 
-LARGEST = 2**28  # bytes of a file, packed or not
+MAX_BYTES = 2**28  # of a file, packed or not
+# The hash of drand's chain "quicknet".
 QUICKNET = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
 METHODS = ("csp", "usp", "csp_margin", "usp_margin")
 NUMBERS = {"beta", "eps", "feature_cosine", "feature_weight", "gamma", "margin"}
-KEYS = {"beacon", "classes", "format", "labels", "level", "method"}
-KEYS |= {"numbers", "probes", "seals", "triggers", "victim"}
+STATEMENT_KEYS = {"beacon", "classes", "format", "labels", "level", "method"}
+STATEMENT_KEYS |= {"numbers", "probes", "seals", "triggers", "victim"}
+LEVEL, LEVEL_WITH_BEACON = 1e-12, 1e-6  # what p must reach for a claim
+SMALLEST_P = 1e-300  # no p is taken below this
 
 
 class Unusable(Exception):
@@ -48,20 +44,46 @@ class Refused(Exception):
     """Evidence that proves nothing."""
 
 
-def need(fine, reason):
-    if not fine:
+def require(condition, reason):
+    """Raise ``Refused`` with ``reason`` unless ``condition`` holds."""
+    if not condition:
         raise Refused(f"{reason}: this evidence proves nothing")
 
 
-def main():
+def arguments():
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("evidence", "commitment", "probes"):
-        parser.add_argument(name)
-    for name in ("labels", "answers", "round", "info", "published", "chain"):
-        parser.add_argument(f"--{name}")
-    options = parser.parse_args()
+    parser.add_argument("evidence", help="the evidence.json that verify.py --disclose wrote")
+    parser.add_argument("commitment", help="softmark.commitment.json, from where it was published")
+    parser.add_argument("probes", help="the probes.npz that the suspect was asked")
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="the classes that you see in the probes: one number a line, one for each probe; "
+        "without it the test of the labels doesn't count",
+    )
+    parser.add_argument(
+        "--answers",
+        metavar="FILE",
+        help="the suspect's answers as you got them (.npy, or .csv without a header): the evidence "
+        "must rank the classes as they do",
+    )
+    beacon = parser.add_argument_group("for a key with a beacon (without them the level is 1e-12)")
+    beacon.add_argument("--round", metavar="FILE", help="reply of drand's /CHAIN/public/ROUND")
+    beacon.add_argument("--info", metavar="FILE", help="reply of drand's /CHAIN/info")
+    beacon.add_argument(
+        "--published", metavar="TIME", help="when the commitment became public: 2026-12-01T10:00Z"
+    )
+    beacon.add_argument(
+        "--chain", metavar="HASH", help="hash of a chain that you trust; default: quicknet's"
+    )
+    return parser
+
+
+def main():
+    options = arguments().parse_args()
     try:
         claimed = recheck(options)
     except Refused as error:
@@ -76,323 +98,371 @@ def main():
         IndexError,
         OverflowError,
         RecursionError,
-    ) as e:
-        sys.exit(stop(f"not the files that are needed: {e!r:.200}", 2))
+    ) as error:
+        sys.exit(stop(f"not the files that are needed: {error!r:.200}", 2))
     sys.exit(0 if claimed else 3)
 
 
 def stop(reason, status):
+    """Print why nothing can be said, and return the exit ``status``."""
     print(reason, file=sys.stderr)
     return status
 
 
 def recheck(options):
-    """Print p and what could not be checked; whether it is a claim."""
-    data, published = read_json(options.evidence), read_json(options.commitment)
-    bound = published["statement"]
-    check_formats(data, published)
-    shown = data["disclosed"]
-    if not shown:
+    """Print p and what could not be checked; return whether it is a claim."""
+    evidence, published = read_json(options.evidence), read_json(options.commitment)
+    statement = published["statement"]
+    check_formats(evidence, published)
+    disclosed = evidence["disclosed"]
+    if not disclosed:
         raise Unusable("the seed isn't disclosed: p can't be computed without it")
-    need(data["p"] is not None, "nothing could be tested")
-    K, N, T = bound["classes"], bound["probes"]["count"], bound["triggers"]
-    seed = bytes.fromhex(shown["seed"])
+    require(evidence["p"] is not None, "nothing could be tested")
+    K, N, T = statement["classes"], statement["probes"]["count"], statement["triggers"]
+    seed = bytes.fromhex(disclosed["seed"])
     seal = hashlib.sha256(b"softmark seal 1\n" + seed).hexdigest()
-    need(len(seed) == 32 and seal in bound["seals"], "the seed isn't one of the published")
-    victim = checked_victim(shown["victim"], bound["victim"], K)
-    labels = checked_labels(data["labels"], bound["labels"], K, N)
-    randomness, level = beacon(options, data, bound)
-    head = b"softmark pattern 1\n" + bytes.fromhex(published["commitment"]) + randomness
-    root = hashlib.scrypt(
-        seed, salt=hashlib.sha256(head).digest(), n=2**16, r=8, p=1, maxmem=2**27, dklen=32
-    )
-    triggers = stream(root, 8 * T)
-    check_probes(options.probes, bound, root)
-    ranks = checked_ranks(data["ranks"], K, N + T)
-    mine = numbers_in(options.labels).astype(int).ravel() if options.labels else None
-    if mine is not None and not (mine.shape == (N,) and 0 <= mine.min() <= mine.max() < K):
-        raise Unusable(f"--labels: {len(mine)} numbers; a class for each of {N} probes is needed")
-    seen = answers(options.answers, ranks) if options.answers else None
+    require(len(seed) == 32 and seal in statement["seals"], "the seed isn't one of the published")
+    victim = committed_victim(disclosed["victim"], statement["victim"], K)
+    labels = committed_labels(evidence["labels"], statement["labels"], K, N)
+    randomness, level = randomness_and_level(options, evidence, statement)
+    commitment = bytes.fromhex(published["commitment"])
+    bound = hashlib.sha256(b"softmark pattern 1\n" + commitment + randomness).digest()
+    root = hashlib.scrypt(seed, salt=bound, n=2**16, r=8, p=1, maxmem=2**27, dklen=32)
+    check_probes(options.probes, statement, root)
+    ranks = checked_ranks(evidence["ranks"], K, N + T)
+    your_labels = read_labels(options.labels, K, N) if options.labels else None
+    if options.answers:
+        check_answers(options.answers, ranks)
     tied = (ranks[:N] == ranks[:N, :1]).all(1).sum()
-    need(tied <= 0.05 * N, f"{tied} of {N} answers tell nothing")
-    p = p_of(bound, victim, labels, mine, ranks, root, triggers)
-    tried = data["tried"] * len(bound["seals"]) * orders(bound, labels, ranks[:N])
-    p = min(1.0, p * min(tried, 10**300))
-    return told(data, bound, p, level, seal, mine, seen)
+    require(tied <= 0.05 * N, f"{tied} of {N} answers tell nothing")
+    p = p_for_one_key(statement, victim, labels, your_labels, ranks, root)
+    keys_tried = evidence["tried"] * len(statement["seals"])
+    keys_tried *= num_open_orders(statement, labels, ranks[:N])
+    p = min(1.0, p * min(keys_tried, 10**300))
+    return report(p, level, evidence, statement, seal, your_labels, options)
 
 
 def read_json(name):
-    if Path(name).stat().st_size > LARGEST:
-        raise Unusable(f"{name}: more than {LARGEST} bytes")
-    made = json.loads(Path(name).read_text(encoding="utf-8"))
-    if not isinstance(made, dict):
+    """Return the JSON object in the file ``name``."""
+    if Path(name).stat().st_size > MAX_BYTES:
+        raise Unusable(f"{name}: more than {MAX_BYTES} bytes")
+    content = json.loads(Path(name).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
         raise Unusable(f"{name}: a JSON object is needed")
-    return made
+    return content
 
 
-def canonical(made):
-    return json.dumps(made, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+def canonical(content):
+    """Return JSON in its one form: sorted keys, no spaces, ASCII."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def whole(value, least, most):
+def is_integer(value, least, most):
     return type(value) is int and least <= value <= most
 
 
-def check_formats(data, published):
-    bound = published["statement"]
-    if data["format"] != "softmark evidence 4" or bound["format"] != "softmark statement 1":
+def is_hash(value):
+    return re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def check_formats(evidence, published):
+    """Raise unless both files are of this version, fit each other, and hold what they may."""
+    statement = published["statement"]
+    formats = evidence["format"], statement["format"]
+    if formats != ("softmark evidence 4", "softmark statement 1"):
         raise Unusable("not an evidence.json and a softmark.commitment.json of this version")
-    if hashlib.sha256(canonical(bound)).hexdigest() != published["commitment"]:
+    if hashlib.sha256(canonical(statement)).hexdigest() != published["commitment"]:
         raise Unusable("the commitment isn't the hash of its statement")
-    probes, seals, level = bound["probes"], bound["seals"], bound["level"]
-    margin = str(bound["method"]).endswith("_margin")
-    numbers, beacon = bound["numbers"], bound["beacon"]
-    fine = bound.keys() == KEYS and bound["method"] in METHODS
-    fine = fine and probes.keys() == {"count", "sha256", "shape", "type"}
-    fine = fine and numbers.keys() == NUMBERS and all(type(n) is float for n in numbers.values())
-    fine = fine and whole(bound["classes"], 5, 100_000) and whole(probes["count"], 1, 10**9)
-    fine = fine and whole(bound["triggers"], margin, 100_000 * margin)
-    fine = fine and all(whole(size, 1, 10**6) for size in probes["shape"])
-    fine = fine and 1 <= len(seals) <= (1 if margin else 10_000) and len(set(seals)) == len(seals)
-    fine = fine and all(re.fullmatch("[0-9a-f]{64}", each) for each in [*seals, probes["sha256"]])
-    if beacon is not None:
-        fine = fine and beacon.keys() == {"chain", "genesis", "period", "round"}
-        fine = fine and all(whole(beacon[n], 1, 10**12) for n in ("genesis", "period", "round"))
-        fine = fine and re.fullmatch("[0-9a-f]{64}", beacon["chain"])
-    own = 1e-6 if bound["beacon"] else 1e-12
-    if not (fine and (level is None or (type(level) is float and 0 < level <= own))):
+    if not is_statement(statement):
         raise Unusable("the commitment's statement isn't one of softmark's")
-    same = data["commitment"] == published["commitment"] and data["statement"] == bound
-    need(same, "the evidence is of another commitment")
-    p, tried = data["p"], data["tried"]
-    good = p is None or (type(p) is float and 0 < p <= 1) or p == 1
-    need(good and whole(tried, 1, 10**300), "p or the number of keys tried is none")
+    same = evidence["commitment"] == published["commitment"] and evidence["statement"] == statement
+    require(same, "the evidence is of another commitment")
+    p, keys_tried = evidence["p"], evidence["tried"]
+    valid = p is None or (type(p) is float and 0 < p <= 1) or p == 1
+    require(
+        valid and is_integer(keys_tried, 1, 10**300),
+        "p is no probability, or the number of keys tried is no whole number from 1 on",
+    )
 
 
-def checked_victim(shown, said, K):
-    """What the unmarked model shows, (2, K, K); None where nothing is said of it."""
-    if shown is None:
-        need(said is None, "what the unmarked model shows isn't disclosed")
+def is_statement(statement):
+    """Whether ``statement`` has the keys, types and ranges of docs/FORMAT.md."""
+    probes, seals, level = statement["probes"], statement["seals"], statement["level"]
+    has_triggers = str(statement["method"]).endswith("_margin")
+    numbers, beacon = statement["numbers"], statement["beacon"]
+    valid = statement.keys() == STATEMENT_KEYS and statement["method"] in METHODS
+    valid = valid and probes.keys() == {"count", "sha256", "shape", "type"}
+    valid = valid and numbers.keys() == NUMBERS
+    valid = valid and all(type(number) is float for number in numbers.values())
+    valid = valid and is_integer(statement["classes"], 5, 100_000)
+    valid = valid and is_integer(probes["count"], 1, 10**9)
+    valid = valid and is_integer(statement["triggers"], has_triggers, 100_000 * has_triggers)
+    valid = valid and all(is_integer(size, 1, 10**6) for size in probes["shape"])
+    valid = valid and 1 <= len(seals) <= (1 if has_triggers else 10_000)
+    valid = valid and len(set(seals)) == len(seals)
+    valid = valid and all(is_hash(each) for each in [*seals, probes["sha256"]])
+    if beacon is not None:
+        valid = valid and beacon.keys() == {"chain", "genesis", "period", "round"}
+        for name in ("genesis", "period", "round"):
+            valid = valid and is_integer(beacon[name], 1, 10**12)
+        valid = valid and is_hash(beacon["chain"])
+    weakest = LEVEL_WITH_BEACON if beacon else LEVEL
+    return valid and (level is None or (type(level) is float and 0 < level <= weakest))
+
+
+def committed_victim(disclosed, committed_hash, K):
+    """Return what the unmarked model shows, (2, K, K); None if the statement says nothing of it."""
+    if disclosed is None:
+        require(committed_hash is None, "what the unmarked model shows isn't disclosed")
         return None
-    victim = np.array(shown, "<f4")
-    fine = victim.shape == (2, K, K) and hashlib.sha256(victim.tobytes()).hexdigest() == said
-    need(fine, "the unmarked model isn't the one that was committed to")
+    victim = np.array(disclosed, "<f4")
+    same = victim.shape == (2, K, K)
+    same = same and hashlib.sha256(victim.tobytes()).hexdigest() == committed_hash
+    require(same, "the unmarked model isn't the one that was committed to")
     victim = victim.astype(float)
     # Centred rows of length 1, and shares whose sum is 1; or rows of 0.
-    sizes = np.stack([np.linalg.norm(victim[0], axis=1), victim[1].sum(1)])
-    fine = ((sizes == 0) | (abs(sizes - 1) < 1e-3)).all() and (abs(victim[0].sum(1)) < 1e-3).all()
-    fine = fine and (victim[1] >= 0).all() and (victim.diagonal(0, 1, 2) == 0).all()
-    need(fine, "no model shows what is said of the unmarked one")
+    sizes = np.stack([np.linalg.norm(victim[0], axis=1), victim[1].sum(1)])  # (2, K)
+    valid = ((sizes == 0) | (abs(sizes - 1) < 1e-3)).all() and (abs(victim[0].sum(1)) < 1e-3).all()
+    valid = valid and (victim[1] >= 0).all() and (victim.diagonal(0, 1, 2) == 0).all()
+    require(valid, "no model shows what is disclosed of the unmarked one")
     return victim
 
 
-def checked_labels(shown, said, K, N):
-    if shown is None:
-        need(said is None, "the committed labels aren't there")
+def committed_labels(labels, committed_hash, K, N):
+    """Return the owner's labels of the probes, (N,); -1 everywhere if there are none."""
+    if labels is None:
+        require(committed_hash is None, "the committed labels are missing")
         return np.full(N, -1)
-    labels = np.array(shown, "<i4")
-    fine = labels.shape == (N,) and hashlib.sha256(labels.tobytes()).hexdigest() == said
-    need(fine and labels.min() >= 0 and labels.max() < K, "the labels aren't the committed ones")
+    labels = np.array(labels, "<i4")
+    same = labels.shape == (N,) and hashlib.sha256(labels.tobytes()).hexdigest() == committed_hash
+    require(same and labels.min() >= 0 and labels.max() < K, "the labels aren't the committed ones")
     return labels
 
 
-def beacon(options, data, bound):
-    """The randomness of the round, and the level of a claim."""
-    own, wanted = bound["level"] or 1.0, bound["beacon"]
-    randomness = bytes.fromhex(data["randomness"] or "")
-    need(
-        len(randomness) == (32 if wanted else 0), "the beacon's numbers are missing, or none belong"
+def randomness_and_level(options, evidence, statement):
+    """Return the 32 bytes of the beacon's round, b"" without one, and the level of a claim."""
+    own_level, committed_round = statement["level"] or 1.0, statement["beacon"]
+    randomness = bytes.fromhex(evidence["randomness"] or "")
+    require(
+        len(randomness) == (32 if committed_round else 0),
+        "the beacon's numbers are missing, or there are some without a beacon",
     )
-    given = [options.round, options.info, options.published]
-    if not any(given) or not wanted:
-        return randomness, min(1e-12, own)
-    if not all(given):
+    lookup = [options.round, options.info, options.published]
+    if not any(lookup) or not committed_round:
+        return randomness, min(LEVEL, own_level)
+    if not all(lookup):
         raise Unusable("--round, --info and --published: each needs the others")
-    came, info = read_json(options.round), read_json(options.info)
-    trusted = options.chain or QUICKNET
-    need(wanted["chain"] == trusted, f"the key names the chain {wanted['chain']}, not {trusted}")
-    fits = (info["hash"], info["genesis_time"], info["period"], came["round"])
-    wants = tuple(wanted[name] for name in ("chain", "genesis", "period", "round"))
-    need(fits == wants, "the round is of another chain, or another one")
-    signed = hashlib.sha256(bytes.fromhex(came["signature"])).hexdigest()
-    need(came["randomness"] == signed == data["randomness"], "the round has other numbers")
-    when = datetime.fromisoformat(options.published)
-    if when.tzinfo is None:
+    served, info = read_json(options.round), read_json(options.info)
+    trusted, chain = options.chain or QUICKNET, committed_round["chain"]
+    require(chain == trusted, f"the key names the chain {chain}, not {trusted}")
+    same = (info["hash"], info["genesis_time"], info["period"], served["round"]) == tuple(
+        committed_round[name] for name in ("chain", "genesis", "period", "round")
+    )
+    require(same, "the round is of another chain, or another one")
+    signed = hashlib.sha256(bytes.fromhex(served["signature"])).hexdigest()
+    require(served["randomness"] == signed == evidence["randomness"], "the round has other numbers")
+    published = datetime.fromisoformat(options.published)
+    if published.tzinfo is None:
         raise Unusable("--published needs a time zone, such as Z")
-    time = wanted["genesis"] + (wanted["round"] - 1) * wanted["period"]
-    need(when.timestamp() < time, "the round came before the commitment was public")
-    return randomness, min(1e-6, own)
+    round_time = committed_round["genesis"]
+    round_time += (committed_round["round"] - 1) * committed_round["period"]
+    require(published.timestamp() < round_time, "the round came before the commitment was public")
+    return randomness, min(LEVEL_WITH_BEACON, own_level)
 
 
-def stream(root, size):
+def key_stream(root, size):
+    """Return the first ``size`` bytes of HMAC-SHA256(root, 0), HMAC-SHA256(root, 1), ..."""
     blocks = (n.to_bytes(8, "big") for n in range(ceil(size / 32)))
     return b"".join(hmac.new(root, block, hashlib.sha256).digest() for block in blocks)[:size]
 
 
-def check_probes(name, bound, root):
-    """The probes are the committed ones, and behind them lie the pictures that the seed draws."""
-    wanted, T = bound["probes"], bound["triggers"]
-    with zipfile.ZipFile(name) as packed:
-        parts = packed.infolist()
-        if [part.filename for part in parts] != ["inputs.npy"] or parts[0].file_size > LARGEST:
-            raise Unusable(f"{name}: just inputs.npy is needed, of {LARGEST} bytes at most")
-    with np.load(name, allow_pickle=False) as found:
-        inputs = found["inputs"]
-    N, shape = wanted["count"], tuple(wanted["shape"])
-    fine = inputs.shape == (N + T, *shape) and inputs.dtype.name == wanted["type"]
-    need(fine, f"{name}: {inputs.shape} {inputs.dtype} aren't the probes and triggers")
-    head = canonical([wanted["type"], [N, *shape]])
+def check_probes(name, statement, root):
+    """Raise unless the file holds the committed probes, and behind them the key's triggers."""
+    committed, T = statement["probes"], statement["triggers"]
+    with zipfile.ZipFile(name) as archive:
+        members = archive.infolist()
+        only_inputs = [member.filename for member in members] == ["inputs.npy"]
+        if not only_inputs or members[0].file_size > MAX_BYTES:
+            raise Unusable(f"{name}: just inputs.npy is needed, of {MAX_BYTES} bytes at most")
+    with np.load(name, allow_pickle=False) as arrays:
+        inputs = arrays["inputs"]
+    N, shape = committed["count"], tuple(committed["shape"])
+    fits = inputs.shape == (N + T, *shape) and inputs.dtype.name == committed["type"]
+    require(fits, f"{name}: {inputs.shape} {inputs.dtype} aren't the probes and triggers")
+    header = canonical([committed["type"], [N, *shape]])
     content = np.ascontiguousarray(inputs[:N], inputs.dtype.newbyteorder("<")).tobytes()
-    same = hashlib.sha256(head + content).hexdigest() == wanted["sha256"]
-    need(same, f"{name}: the probes aren't the committed ones")
+    same = hashlib.sha256(header + content).hexdigest() == committed["sha256"]
+    require(same, f"{name}: the probes aren't the committed ones")
     if T:
-        need(np.array_equal(inputs[N:], pictures(root, T, shape)),
-             f"{name}: the last {T} aren't the pictures that the seed draws")  # fmt: skip
+        require(np.array_equal(inputs[N:], trigger_pictures(root, T, shape)),
+                f"{name}: the last {T} aren't the pictures that the seed draws")  # fmt: skip
 
 
-def pictures(root, count, shape):
+def trigger_pictures(root, count, shape):
+    """Return the pictures that a key draws: smooth noise, uint8 (count, C, H, W)."""
     channels, height, width = shape
-    drawn = stream(hmac.new(root, b"triggers", hashlib.sha256).digest(), count * channels * 16)
-    coarse = np.frombuffer(drawn, np.uint8).reshape(count, channels, 4, 4).astype(np.int64)
-    v = enlarging(height) @ coarse @ enlarging(width).T
+    picture_root = hmac.new(root, b"triggers", hashlib.sha256).digest()
+    stream = key_stream(picture_root, count * channels * 16)
+    coarse = np.frombuffer(stream, np.uint8).reshape(count, channels, 4, 4).astype(np.int64)
+    v = upsampling(height) @ coarse @ upsampling(width).T  # (count, C, H, W)
     low, high = v.min((1, 2, 3), keepdims=True), v.max((1, 2, 3), keepdims=True)
     return ((510 * (v - low) + high - low) // (2 * np.maximum(high - low, 1))).astype(np.uint8)
 
 
-def enlarging(size):
+def upsampling(size):
+    """Return the integer weights that enlarge 4 pixels to ``size``: bicubic, (size, 4)."""
     weights = np.zeros((size, 4), np.int64)
     for y in range(size):
-        place = Fraction((2 * y + 1) * 4 - size, 2 * size)
-        for at in range(floor(place) - 1, floor(place) + 3):
-            x = abs(place - at)
+        position = Fraction((2 * y + 1) * 4 - size, 2 * size)
+        for source in range(floor(position) - 1, floor(position) + 3):
+            x = abs(position - source)
             near = Fraction(5, 4) * x**3 - Fraction(9, 4) * x**2 + 1
             far = Fraction(-3, 4) * x**3 + Fraction(15, 4) * x**2 - 6 * x + 3
-            weights[y, min(max(at, 0), 3)] += round(4096 * (near if x <= 1 else far))
+            weights[y, min(max(source, 0), 3)] += round(4096 * (near if x <= 1 else far))
     return weights
 
 
-def rank(row):
-    """1 for the least; entries that tie share the mean of their ranks."""
+def ranks_of(row):
+    """Return the ranks of a row (K,), 1 for the least; ties share the mean of their ranks."""
     _, place, count = np.unique(row, return_inverse=True, return_counts=True)
     return (np.cumsum(count) - (count - 1) / 2)[place.ravel()]
 
 
-def checked_ranks(shown, K, rows):
-    ranks = np.array(shown, float)
-    need(ranks.shape == (rows, K), f"{ranks.shape} ranks for {rows} inputs and {K} classes")
-    need(all((rank(row) == row).all() for row in ranks), "what should be ranks is none")
+def checked_ranks(ranks, K, rows):
+    """Return the evidence's ranks as floats (rows, K)."""
+    ranks = np.array(ranks, float)
+    require(ranks.shape == (rows, K), f"{ranks.shape} ranks for {rows} inputs and {K} classes")
+    require(all((ranks_of(row) == row).all() for row in ranks), "some ranks are no ranks")
     return ranks
 
 
-def numbers_in(name):
-    """The numbers of a .npy, or of a text with commas between them."""
+def read_numbers(name):
+    """Return the numbers of a .npy, or of a text with commas between them."""
     path = Path(name)
-    if path.stat().st_size > LARGEST:
-        raise Unusable(f"{name}: more than {LARGEST} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        raise Unusable(f"{name}: more than {MAX_BYTES} bytes")
     if path.suffix == ".npy":
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     return np.array([[float(cell) for cell in re.split("[,;\t ]+", line.strip())]
                      for line in path.read_text().splitlines() if line.strip()])  # fmt: skip
 
 
-def answers(name, ranks):
-    """Refuse where the answers in the file haven't the order of the evidence, row by row."""
-    given = numbers_in(name).astype(np.float32)
-    need(given.shape == ranks.shape, f"{name}: answers of the shape {given.shape}")
-    sums = given.astype(float).sum(1)
-    good = np.isfinite(given).all(1) & (given >= 0).all(1) & (sums >= 0.5) & (sums <= 1.5)
+def read_labels(name, K, N):
+    """Return the labels of whoever verifies, (N,)."""
+    labels = read_numbers(name).astype(int).ravel()
+    if not (labels.shape == (N,) and 0 <= labels.min() <= labels.max() < K):
+        raise Unusable(f"--labels: {len(labels)} numbers; a class for each of {N} probes is needed")
+    return labels
+
+
+def check_answers(name, ranks):
+    """Raise unless the answers in the file rank the classes as the evidence does, row by row."""
+    answers = read_numbers(name).astype(np.float32)
+    require(answers.shape == ranks.shape, f"{name}: answers of the shape {answers.shape}")
+    sums = answers.astype(float).sum(1)
+    valid = np.isfinite(answers).all(1) & (answers >= 0).all(1) & (sums >= 0.5) & (sums <= 1.5)
     # Rows that are no probabilities count as flat; others are divided by their sum.
-    rows = np.where(good[:, None], given / sums.astype(np.float32)[:, None], np.float32(0))
-    same = all((rank(row) == was).all() for row, was in zip(rows, ranks, strict=True))
-    need(same, f"{name}: the evidence is of other answers")
-    return True
+    normalised = answers / sums.astype(np.float32)[:, None]
+    probs = np.where(valid[:, None], normalised, np.float32(0))
+    same = all((ranks_of(p) == row).all() for p, row in zip(probs, ranks, strict=True))
+    require(same, f"{name}: the evidence is of other answers")
 
 
-def orders(bound, labels, ranks):
-    """So many orders of columns whoever brings the answers may choose among."""
-    K, top = bound["classes"], ranks.argmax(1)
-    used = (ranks.max(1) == K) & (labels >= 0)
-    asked = np.bincount(labels[used], minlength=K)
-    right = np.bincount(labels[used & (top == labels)], minlength=K)
-    unseen = int(((right < 5) | (2 * right <= asked)).sum())
-    return 1 if unseen < 2 else perm(K, unseen) * unseen**2
+def num_open_orders(statement, labels, ranks):
+    """Return among how many orders of the columns whoever brings the answers could choose."""
+    K, top = statement["classes"], ranks.argmax(1)
+    counted = (ranks.max(1) == K) & (labels >= 0)
+    asked = np.bincount(labels[counted], minlength=K)  # (K,)
+    right = np.bincount(labels[counted & (top == labels)], minlength=K)
+    num_open = int(((right < 5) | (2 * right <= asked)).sum())
+    return 1 if num_open < 2 else perm(K, num_open) * num_open**2
 
 
-def p_of(bound, victim, labels, mine, ranks, root, triggers):
-    """p of all tests together, for one key that was tried."""
-    K, N, kind = bound["classes"], bound["probes"]["count"], bound["method"][:3]
+def p_for_one_key(statement, victim, labels, your_labels, ranks, root):
+    """Return p of all tests together, for one key that was tried."""
+    K, N, T = statement["classes"], statement["probes"]["count"], statement["triggers"]
+    is_csp = statement["method"].startswith("csp")
     top, clear = ranks.argmax(1), ranks.max(1) == K
-    usable = np.full(N, -1) if mine is None else np.where(labels == mine, labels, -1)
+    # A label counts only if the owner and whoever verifies give the same.
+    agreed = np.full(N, -1) if your_labels is None else np.where(labels == your_labels, labels, -1)
     sums = tail_sums(ranks[:N], top[:N], K)
-    mistakes = residuals(usable, top[:N], clear[:N], victim, K)
-    usual = [np.zeros((K, K)), *([] if victim is None else [victim[0]])]
-    found = (csp if kind == "csp" else usp)(sums, mistakes, usual, stream(root, K * K * 8), K)
-    found = [p for p, seen in found if seen] or [1.0]
-    tails = min(1.0, len(found) * min(found))
-    if not bound["triggers"]:
-        return max(tails, 1e-300)
-    drawn = np.frombuffer(triggers, ">u8") % np.uint64(K)
-    hits = top[N:] == drawn.astype(int)
+    residuals = anscombe_residuals(agreed, top[:N], clear[:N], victim, K)
+    directions = [np.zeros((K, K)), *([] if victim is None else [victim[0]])]
+    tests = (csp_tests if is_csp else usp_tests)(
+        sums, residuals, directions, key_stream(root, K * K * 8), K
+    )
+    p_values = [p for p, has_evidence in tests if has_evidence] or [1.0]
+    p_tails = min(1.0, len(p_values) * min(p_values))
+    if not T:
+        return max(p_tails, SMALLEST_P)
+    trigger_labels = np.frombuffer(key_stream(root, 8 * T), ">u8") % np.uint64(K)
+    hits = top[N:] == trigger_labels.astype(int)
     # The tails, the triggers, and both: those triggers whose bytes no sign has.
-    apart = ceil(K * (K - 1) / 64) if kind == "csp" else 0
-    product = max(tails * luck(hits[apart:], K), 1e-300)
-    parts = [tails, luck(hits, K), product * (1 - np.log(product))]
-    return min(1.0, 3 * max(min(parts), 1e-300))
+    num_dependent = ceil(K * (K - 1) / 64) if is_csp else 0
+    product = max(p_tails * binomial_p(hits[num_dependent:], K), SMALLEST_P)
+    parts = [p_tails, binomial_p(hits, K), product * (1 - np.log(product))]
+    return min(1.0, 3 * max(min(parts), SMALLEST_P))
 
 
 def tail_sums(ranks, top, K):
-    """Centred ranks of each answer without its likeliest class, at length 1, summed by class."""
-    tails = np.zeros_like(ranks)
+    """Return the tails summed by their top class, (K, K).
+
+    A tail: centred ranks of an answer without its top, at length 1.
+    """
+    tails = np.zeros_like(ranks)  # (N, K)
     for tail, row, c in zip(tails, ranks, top, strict=True):
         others = np.arange(K) != c
-        tail[others] = rank(row[others]) - K / 2
+        tail[others] = ranks_of(row[others]) - K / 2
     tails /= np.maximum(np.linalg.norm(tails, axis=1, keepdims=True), 1e-12)
     sums = np.zeros((K, K))
     np.add.at(sums, top, tails / np.sqrt(K - 1))
     return sums
 
 
-def residuals(labels, top, clear, victim, K):
-    """Labels that were answered otherwise, more or fewer than the unmarked model's doubt says."""
-    counts, off, used = np.zeros((K, K)), 1 - np.eye(K), clear & (labels >= 0)
-    np.add.at(counts, (labels[used], top[used]), 1)
-    counts *= off
-    shared = off / (K - 1) if victim is None else victim[1]
-    least = (counts.sum(1, keepdims=True) * shared + 0.375) ** 0.5
-    return ((counts + 0.375) ** 0.5 - least) * off
+def anscombe_residuals(labels, top, clear, victim, K):
+    """Return how many more or fewer labels were answered otherwise than the victim's doubt says."""
+    counts, off_diagonal, counted = np.zeros((K, K)), 1 - np.eye(K), clear & (labels >= 0)
+    np.add.at(counts, (labels[counted], top[counted]), 1)
+    counts *= off_diagonal
+    shares = off_diagonal / (K - 1) if victim is None else victim[1]
+    expected = (counts.sum(1, keepdims=True) * shares + 0.375) ** 0.5
+    return ((counts + 0.375) ** 0.5 - expected) * off_diagonal
 
 
-def csp(sums, mistakes, usual, drawn, K):
+def csp_tests(sums, residuals, directions, stream, K):
+    """Return (p, whether there is any evidence) of each test of csp's signs."""
     i, j = np.triu_indices(K, 1)
-    bits = 2.0 * np.unpackbits(np.frombuffer(drawn, np.uint8))[: 2 * len(i)] - 1
-    found = []
-    for seen in [*(without(sums, each, 0.0) for each in usual), mistakes]:
-        weights = np.append((seen + seen.T)[i, j], (seen - seen.T)[i, j])
-        found += [(signs(weights, bits), weights.any())]
-        if seen is not mistakes and len(i) > 20:
-            some = weights[: len(i)]
-            found += [(signs(some, bits[: len(i)]), some.any())]
-    return found
+    signs = 2.0 * np.unpackbits(np.frombuffer(stream, np.uint8))[: 2 * len(i)] - 1
+    tests = []
+    for matrix in [*(project_out(sums, direction, 0.0) for direction in directions), residuals]:
+        weights = np.append((matrix + matrix.T)[i, j], (matrix - matrix.T)[i, j])
+        tests += [(signs_p(weights, signs), weights.any())]
+        if matrix is not residuals and len(i) > 20:
+            symmetric = weights[: len(i)]
+            tests += [(signs_p(symmetric, signs[: len(i)]), symmetric.any())]
+    return tests
 
 
-def usp(sums, mistakes, usual, drawn, K):
-    off = ~np.eye(K, dtype=bool)
-    numbers = (np.frombuffer(drawn, ">u8")[: K * (K - 1)] + 0.5) / 2.0**64
+def usp_tests(sums, residuals, directions, stream, K):
+    """Return (p, whether there is any evidence) of each test of usp's direction."""
+    off_diagonal = ~np.eye(K, dtype=bool)
+    uniform = (np.frombuffer(stream, ">u8")[: K * (K - 1)] + 0.5) / 2.0**64
     pattern = np.zeros((K, K))
-    pattern[off] = [NormalDist().inv_cdf(float(each)) for each in numbers]
-    pattern -= off * pattern.sum(1, keepdims=True) / (K - 1)
-    found = []
-    for each in usual:
-        seen = without(sums, each, -np.inf).any()
-        found += [(*direction(sums, pattern, each, False), seen)]
-        found += [(*direction(sums, pattern, each, True), sums.any())]
-    found += [(*direction(mistakes, pattern, usual[0], False), mistakes.any())]
-    return [(p, seen) for p, size, seen in found if size >= min(18, K * (K - 2))]
+    pattern[off_diagonal] = [NormalDist().inv_cdf(float(u)) for u in uniform]
+    pattern -= off_diagonal * pattern.sum(1, keepdims=True) / (K - 1)
+    tests = []
+    for known in directions:
+        has_evidence = project_out(sums, known, -np.inf).any()
+        tests += [(*direction_p(sums, pattern, known, False), has_evidence)]
+        tests += [(*direction_p(sums, pattern, known, True), sums.any())]
+    tests += [(*direction_p(residuals, pattern, directions[0], False), residuals.any())]
+    enough = min(18, K * (K - 2))
+    return [(p, has_evidence) for p, dimensions, has_evidence in tests if dimensions >= enough]
 
 
-def signs(weights, wanted):
-    """P(sum of +-weights >= what the signs give), never below the truth."""
-    score, sizes = weights @ wanted, np.abs(weights[weights != 0])
+def signs_p(weights, signs):
+    """Return P(sum of +-weights >= what ``signs`` give), never below the truth."""
+    score, sizes = weights @ signs, np.abs(weights[weights != 0])
     if not score > 0:
         return 1.0
     # Chernoff's bound: any rate gives one.
@@ -408,62 +478,66 @@ def signs(weights, wanted):
     return min(np.exp(logs.min()), mass[max(0, lowest + reach) :].sum())
 
 
-def direction(seen, pattern, usual, symmetric):
-    """The part of the sphere that is as near to the evidence as the pattern, and its dimensions."""
-    K = len(seen)
-    units = [(i, j) for i in range(K) for j in range(K) if i < j or (i > j and not symmetric)]
-    units = np.array([np.eye(1, K * K, i * K + j)[0].reshape(K, K) for i, j in units])
+def direction_p(evidence, pattern, known, symmetric):
+    """Return the part of the sphere as near to the evidence as the pattern, and its dimensions."""
+    K = len(evidence)
+    entries = [(i, j) for i in range(K) for j in range(K) if i < j or (i > j and not symmetric)]
+    units = np.array([np.eye(1, K * K, i * K + j)[0].reshape(K, K) for i, j in entries])
     units = (units + units.swapaxes(1, 2)) / np.sqrt(2) if symmetric else units
-    # The space: no row has a sum, or a part along what is usual.
-    bound = np.concatenate([units.sum(2), (units * usual).sum(2)], axis=1)
-    _, size, basis = np.linalg.svd(bound.T)
-    space = basis[(size > 1e-9).sum() :] @ units.reshape(len(units), -1)
-    a, b = space @ seen.ravel(), space @ pattern.ravel()
+    # The space: no row has a sum, or a part along what is known.
+    constraints = np.concatenate([units.sum(2), (units * known).sum(2)], axis=1)
+    _, sizes, basis = np.linalg.svd(constraints.T)
+    space = basis[(sizes > 1e-9).sum() :] @ units.reshape(len(units), -1)
+    a, b = space @ evidence.ravel(), space @ pattern.ravel()
     if len(space) < 2 or not a @ b > 0:
         return 1.0, len(space)
     # The density falls as fast as there are dimensions: the grid is as fine.
     angles = np.linspace(0, np.pi, 100_001 + 400 * len(space))
     density = np.sin(angles) ** (len(space) - 2)
     nearer = angles <= np.arccos(min(1.0, a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
-    return max(density[nearer].sum() / density.sum(), 1e-300), len(space)
+    return max(density[nearer].sum() / density.sum(), SMALLEST_P), len(space)
 
 
-def luck(hits, K):
-    """P(so many hits or more), each with chance 1 / K."""
+def binomial_p(hits, K):
+    """Return P(so many hits or more), each with chance 1 / K."""
     n = len(hits)
-    ways = [
+    logs = [
         lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - k * log(K) + (n - k) * log(1 - 1 / K)
         for k in range(hits.sum(), n + 1)
     ]
-    return min(1.0, max(float(np.exp(ways).sum()), 1e-300))
+    return min(1.0, max(float(np.exp(logs).sum()), SMALLEST_P))
 
 
-def without(seen, known, least):
-    """``seen`` without the part of each row along ``known``; what rounding leaves of it is 0."""
-    rest = seen - np.maximum((seen * known).sum(1, keepdims=True), least) * known
-    return np.where(abs(rest) < 1e-5 * np.linalg.norm(seen, axis=1, keepdims=True), 0.0, rest)
+def project_out(matrix, known, least):
+    """Return ``matrix`` without the part of each row along ``known``.
+
+    The part is taken as ``least`` or more. What rounding leaves of a row is 0.
+    """
+    rest = matrix - np.maximum((matrix * known).sum(1, keepdims=True), least) * known
+    return np.where(abs(rest) < 1e-5 * np.linalg.norm(matrix, axis=1, keepdims=True), 0.0, rest)
 
 
-def told(data, bound, p, level, seal, mine, seen):
-    """Say what came out, and what no file can show; whether it is a claim."""
+def report(p, level, evidence, statement, seal, your_labels, options):
+    """Print p, and what no file can show; return whether it is a claim, and the file's p right."""
+    print(f"p is {p:.3g}; the file says {evidence['p']:.3g}, and a claim needs {level:.3g}")
     # The file's p counts the labels of whoever made it.
-    theirs = data["checked"]
-    alike = mine is None and theirs is None
-    alike = alike or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
-    # What rounding does on the grid can move p where few signs count.
-    right = not alike or abs(np.log2(p / data["p"])) < 1
-    print(f"p is {p:.3g}; the file says {data['p']:.3g}, and a claim needs {level:.3g}")
-    if not alike:
-        print("the file's p counts other labels than yours: they aren't compared")
-    seals = bound["seals"]
+    their_labels = evidence["checked"]
+    same_labels = your_labels is None and their_labels is None
+    if your_labels is not None and their_labels is not None:
+        same_labels = np.array_equal(your_labels, their_labels)
+    if not same_labels:
+        print("the file's p counts other labels than yours: the two aren't compared")
+    seals = statement["seals"]
     print(f"the seed is number {seals.index(seal) + 1} of {len(seals)} that were published")
-    if not seen:
+    if not options.answers:
         print("not checked: that the answers are the suspect's (--answers; ask it yourself)")
-    if bound["labels"] and mine is None:
+    if statement["labels"] and your_labels is None:
         print("not counted: what the suspect mistakes for what (--labels, of your own)")
-    if bound["beacon"] and level < 1e-6:
+    if statement["beacon"] and level < LEVEL_WITH_BEACON:
         print("not looked up: the beacon's round (--round, --info, --published)")
     print("not checked: when the commitment was public, and whether its owner made others")
+    # What rounding does on the grid can move p where few signs count.
+    right = not same_labels or abs(np.log2(p / evidence["p"])) < 1
     reached = p <= level
     print("claimed" if reached and right else "not claimed" if right else "the file's p is WRONG")
     return reached and right

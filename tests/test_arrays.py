@@ -9,7 +9,7 @@ import torch
 
 from softmark.errors import InputError
 from softmark.owner import numpy_files
-from softmark.owner.models import load_probes, save_probes
+from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.suspects.files import read_predictions
 
 ANSWERS = np.random.default_rng(0).random((6, 4))

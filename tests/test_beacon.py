@@ -21,9 +21,9 @@ import torch
 import owners
 import softmark
 from softmark import InputError
-from softmark.owner.kinds import settings, watermark
 from softmark.owner.statement import Round
 from softmark.owner.verify import LEVEL, LEVEL_WITH_BEACON
+from softmark.owner.watermarks import owner_config, watermark_of_config
 from test_owner_scripts import Ran
 
 CHAIN = hashlib.sha256(b"a chain of these tests").hexdigest()
@@ -106,7 +106,7 @@ def new_key() -> tuple[softmark.Key, datetime]:
 
 
 def marked_answers(key: softmark.Key, lean: float) -> torch.Tensor:
-    pattern = watermark(settings("csp")).pattern(key.pattern_key("a"))
+    pattern = watermark_of_config(owner_config("csp")).pattern(key.pattern_key("a"))
     top = torch.arange(500) % 10
     logits = lean * pattern[top] + torch.randn(500, 10, generator=torch.manual_seed(0))
     return logits.scatter(1, top[:, None], 9.0).softmax(1)
@@ -122,14 +122,14 @@ def test_the_round_is_named_before_it_comes_and_its_numbers_go_into_the_pattern(
     assert made["statement"]["beacon"]["round"] == wanted.round
     assert before < until.timestamp() == wanted.time <= time.time()
     assert key.randomness.hex() == signed(wanted.round)["randomness"]
-    pattern = watermark(settings("csp")).pattern
+    pattern = watermark_of_config(owner_config("csp")).pattern
     other = replace(key, randomness=bytes(32))
     assert not torch.equal(pattern(key.pattern_key("a")), pattern(other.pattern_key("a")))
 
 
 def test_a_key_whose_round_has_not_come_has_no_pattern():
     key = replace(new_key()[0], randomness=b"")
-    with pytest.raises(InputError, match="waits for its beacon's round"):
+    with pytest.raises(InputError, match="beacon round hasn't been taken"):
         softmark.verify(owners.innocent(), key, owners.probes())
 
 

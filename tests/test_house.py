@@ -46,4 +46,12 @@ def test_files_and_functions_are_short(path):
     assert len(text.splitlines()) < 300
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 50, f"{node.name} is too long"
+            assert length(node) < 50, f"{node.name} is too long"
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without its docstring, which is as long as its arguments need."""
+    first = function.body[0]
+    docstring = ast.get_docstring(function, clean=False)
+    described = first.end_lineno - first.lineno + 1 if docstring is not None else 0
+    return function.end_lineno - function.lineno - described

@@ -21,8 +21,8 @@ from conftest import nearly
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.owner.commitment import publication
-from softmark.owner.kinds import settings, watermark, watermark_of
 from softmark.owner.verify import examine
+from softmark.owner.watermarks import owner_config, watermark_of_config, watermark_of_statement
 from softmark.tails import usual_of
 from softmark.training import predict
 
@@ -44,7 +44,7 @@ def test_a_marked_model_is_claimed_and_others_are_not(method):
     mark = marked(method)
     assert mark.verdict.claimed
     assert mark.verdict.p_value < 1e-7
-    assert mark.customers > 1
+    assert mark.max_customers > 1
     for other in (owners.victim(), owners.innocent()):
         assert not softmark.verify(other, mark.key, mark.probes).claimed
     assert accuracy(mark.model) > accuracy(owners.victim()) - 0.04
@@ -101,7 +101,7 @@ def test_a_key_never_takes_the_place_of_another(tmp_path):
 def test_two_keys_are_never_the_same():
     keys = [softmark.new_key("a", 10, owners.probes()) for _ in range(2)]
     assert keys[0].commitment != keys[1].commitment
-    patterns = [watermark_of(key.statement).pattern(key.pattern_key("a")) for key in keys]
+    patterns = [watermark_of_statement(key.statement).pattern(key.pattern_key("a")) for key in keys]
     assert not torch.equal(*patterns)
 
 
@@ -237,6 +237,11 @@ def test_garbage_is_never_claimed():
         assert not verdict.claimed
 
 
+def test_the_old_name_of_max_customers_warns():
+    with pytest.warns(DeprecationWarning, match="is Marked.max_customers now"):
+        assert marked().customers == marked().max_customers
+
+
 def test_answers_that_are_none_at_all_say_so_once():
     verdict = softmark.verify(torch.full((500, 10), torch.inf), marked().key, owners.probes())
     assert (verdict.claimed, verdict.p_value) == (False, None)
@@ -247,7 +252,7 @@ def test_answers_in_another_order_show_the_same():
     """No test looks at which probe was answered how; but none shows the order of the classes."""
     answers = predict(marked().model, owners.probes()).flip(0)
     found = examine(answers, marked().key, owners.probes())
-    orders = found.court.orders(answers)
+    orders = found.key_verifier.open_orders(answers)
     assert orders >= 720
     assert found.verdict.p_value == nearly(orders * marked().verdict.p_value, rel=0.05)
 
@@ -258,7 +263,7 @@ def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
     torch.testing.assert_close(key.victim, usual_of(shown))
     assert torch.equal(key.labels, shown.argmax(1))
     assert softmark.new_key("a", 10, owners.probes()).victim is None
-    with pytest.raises(InputError, match="unmarked: it tells 10 classes apart, and classes=9"):
+    with pytest.raises(InputError, match="unmarked: it has 10 classes, and classes=9"):
         softmark.new_key("a", 9, owners.probes(), unmarked=owners.innocent())
 
 
@@ -308,7 +313,7 @@ def test_a_key_is_read_again_and_verifies(passphrase, tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     key = softmark.Key.load(path, passphrase)
     assert key.commitment == marked().key.commitment
-    assert isinstance(watermark_of(key.statement), CSP)
+    assert isinstance(watermark_of_statement(key.statement), CSP)
     verdict = softmark.verify(marked().model, key, owners.probes())
     assert verdict.p_value == marked().verdict.p_value
     assert (key.secret in path.read_bytes()) == (passphrase is None)
@@ -379,7 +384,7 @@ def test_triggers_are_asked_after_the_probes_and_left_by_fine_tuning(tmp_path):
     assert (len(mark.probes), len(mark.key.labels)) == (600, 500)
     assert mark.verdict.mark_recall > 0.9
     assert list(mark.verdict.tests) == ["both"]
-    assert mark.customers == 1
+    assert mark.max_customers == 1
     softmark.save(mark, tmp_path / "m")
     key, probes = softmark.load(tmp_path / "m")
     tuned = owners.fitted(copy.deepcopy(mark.model), owners.HELD, 5)
@@ -439,7 +444,7 @@ def test_triggers_need_pictures_and_one_customer():
 
 
 def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():
-    way = watermark(settings("usp_margin", ["recipe.epochs=3"]))
+    way = watermark_of_config(owner_config("usp_margin", ["recipe.epochs=3"]))
     assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
     longer = way.scale_epochs(2)
     assert longer.epochs == 6
@@ -533,14 +538,18 @@ def test_what_cannot_be_marked_is_named(changed, message):
 @pytest.mark.parametrize(
     ("suspect", "probes", "message"),
     [
-        (lambda p: p[:499], None, "499 answers with 10 classes; 500 probes"),
+        (
+            lambda p: p[:499],
+            None,
+            "499 answers with 10 classes; the key was committed to 500 probes",
+        ),
         (lambda p: p[:, :9], None, "500 answers with 9 classes"),
         (lambda p: p, owners.probes()[:9], "there are 9, and the key was committed to 500"),
         (lambda p: p, owners.probes().flip(0), "another order"),
         (lambda p: p, owners.probes().half(), "another type|fingerprint"),
         (lambda p: [["a"]], None, "no array of numbers"),
         (lambda p: p[None], None, r"answers of shape \(1, 500, 10\)"),
-        (lambda p: p[:, 0], None, "not all are labels 0 to 9"),
+        (lambda p: p[:, 0], None, "not all are labels from 0 to 9"),
         (lambda p: 100 * p, None, "they are percentages; divide by 100"),
         (lambda p: nn.Linear(3, 10), None, "can't take the probes"),
         (lambda p: lambda inputs: 1 / 0, None, "the function raises ZeroDivisionError"),
@@ -585,7 +594,7 @@ def test_texts_and_numbers_of_the_wrong_kind_are_refused():
 
 
 def test_two_customers_of_one_name_are_refused():
-    with pytest.raises(InputError, match="'a' is there twice"):
+    with pytest.raises(InputError, match="'a' is named twice"):
         softmark.mark_each(owners.victim(), owners.owned(), ["a", "b", "a"])
     with pytest.raises(InputError, match="there is none"):
         softmark.mark_each(owners.victim(), owners.owned(), [])

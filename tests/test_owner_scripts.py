@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -24,11 +25,11 @@ from softmark.data.sources import Digits
 from softmark.models.files import load_network, save_network
 from softmark.models.networks import ConvNet, build
 from softmark.owner.commitment import publication
-from softmark.owner.evidence import statement
+from softmark.owner.evidence import evidence_of
 from softmark.owner.key import Key
-from softmark.owner.kinds import settings, watermark
-from softmark.owner.mark import committed
+from softmark.owner.new_key import commit_key
 from softmark.owner.verify import examine
+from softmark.owner.watermarks import owner_config, watermark_of_config
 from softmark.tails import usual_of
 from softmark.training import Classifier, Fit, Recipe, predict
 
@@ -227,17 +228,20 @@ def test_numpy_alone_computes_the_same_p(marked, call, tmp_path, method):
         assert call("recheck", *words).code == 2
 
 
-def evidence_of(kind: str, classes: int, folder: Path, lean: float = 1.5, told: bool = False):
-    """Evidence of answers that lean to a new key's pattern, its commitment, probes, and labels."""
-    config = settings(kind)
-    probes, random = torch.rand(300, 3), torch.manual_seed(classes)
+def files_of_evidence(kind: str, classes: int, folder: Path, lean: float = 1.5, told: bool = False):
+    """Evidence of answers that lean to a key's pattern, its commitment, probes, and labels."""
+    config = owner_config(kind)
+    random = torch.manual_seed(classes)
+    probes = torch.rand(300, 3, generator=random)
     victim = labels = None
     if told:
         victim = usual_of(torch.randn(300, classes, generator=random).softmax(1))
         labels = torch.randint(classes, (300,), generator=random)
-    key = committed(kind, config, ["a"], classes, probes, victim, labels, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.token_bytes", Random(0).randbytes)
+        key = commit_key(kind, config, ["a"], classes, probes, victim, labels, None)
     top = torch.randint(classes, (300,), generator=random)
-    pattern = watermark(config).pattern(key.pattern_key("a"))
+    pattern = watermark_of_config(config).pattern(key.pattern_key("a"))
     logits = lean * pattern[top] + torch.randn(300, classes, generator=random)
     answers = logits.scatter(1, top[:, None], 30.0).softmax(1)
     mine = None
@@ -247,7 +251,7 @@ def evidence_of(kind: str, classes: int, folder: Path, lean: float = 1.5, told: 
         (folder / "labels.txt").write_text("\n".join(map(str, mine.tolist())))
     found = examine(answers, key, probes, labels=mine)
     published = publication(key.statement)
-    (folder / "e.json").write_text(json.dumps(statement(found, "x", published, True)))
+    (folder / "e.json").write_text(json.dumps(evidence_of(found, "x", published, True)))
     (folder / "c.json").write_text(json.dumps(published))
     np.savez(folder / "p.npz", inputs=probes.numpy())
     np.save(folder / "a.npy", answers.numpy())
@@ -261,7 +265,7 @@ def evidence_of(kind: str, classes: int, folder: Path, lean: float = 1.5, told: 
 def test_numpy_alone_computes_the_same_p_for_any_number_of_classes(
     kind, classes, told, call, tmp_path
 ):
-    ran = call("recheck", *evidence_of(kind, classes, tmp_path, 0.5, told))
+    ran = call("recheck", *files_of_evidence(kind, classes, tmp_path, 0.5, told))
     computed, said = both_p(ran.out)
     assert computed == nearly(said, rel=0.05)
     assert ran.code == (0 if said <= 1e-12 else 3)
@@ -278,17 +282,17 @@ def test_numpy_alone_computes_the_same_p_for_any_number_of_classes(
         (lambda made: made["disclosed"].update(victim=[[1]]), 3, "isn't the one that was"),
         (lambda made: made.update(labels=[0] * 300), 3, "aren't the committed ones"),
         (lambda made: made.update(ranks=[["a"]]), 2, "not the files that are needed"),
-        (lambda made: made["ranks"][7].__setitem__(0, 1e9), 3, "what should be ranks is none"),
+        (lambda made: made["ranks"][7].__setitem__(0, 1e9), 3, "some ranks are no ranks"),
         (lambda made: made["ranks"].reverse(), 3, "the evidence is of other answers"),
         (lambda made: made.update(ranks=[[5.5] * 10] * 300), 3, "of other answers"),
-        (lambda made: made.update(tried=0), 3, "the number of keys tried"),
-        (lambda made: made.update(tried=True), 3, "the number of keys tried"),
+        (lambda made: made.update(tried=0), 3, "the number of keys tried is"),
+        (lambda made: made.update(tried=True), 3, "the number of keys tried is"),
         (lambda made: made["statement"].update(level=0.5), 3, "of another commitment"),
         (lambda made: made.update(format="softmark evidence 3"), 2, "of this version"),
     ],
 )  # fmt: skip
 def test_evidence_that_was_tampered_with_is_no_claim(change, code, message, call, tmp_path):
-    evidence, *others = evidence_of("csp", 10, tmp_path)
+    evidence, *others = files_of_evidence("csp", 10, tmp_path)
     made = json.loads(evidence.read_text())
     change(made)
     evidence.write_text(json.dumps(made))

@@ -9,7 +9,7 @@ Nothing is imported before it is used: the names below cost no torch.
 from importlib import import_module
 from typing import Any
 
-_WHERE = {
+_MODULES = {
     "Beacon": "softmark.owner.beacon",
     "Endpoint": "softmark.owner.suspects.endpoint",
     "InputError": "softmark.errors",
@@ -19,19 +19,19 @@ _WHERE = {
     "load": "softmark.owner.folder",
     "mark": "softmark.owner.mark",
     "mark_each": "softmark.owner.mark",
-    "marking_loss": "softmark.owner.mark",
-    "new_key": "softmark.owner.mark",
+    "marking_loss": "softmark.owner.new_key",
+    "new_key": "softmark.owner.new_key",
     "publish": "softmark.owner.commitment",
     "save": "softmark.owner.folder",
     "verify": "softmark.owner.verify",
 }
-__all__ = list(_WHERE)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'softmark' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

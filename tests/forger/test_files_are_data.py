@@ -32,7 +32,7 @@ from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.models.networks import KINDS, ConvNet, build
-from softmark.owner.models import load_probes, save_probes
+from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.suspects.answer_log import AnswerLog
 from softmark.owner.suspects.files import read_predictions
 from softmark.report import records
@@ -104,7 +104,7 @@ FIRST = [
     "pathlib.Path.touch",
     "torch.load",
     "torch.hub.load",
-    "softmark.owner.models.torch.load",
+    "softmark.owner.model_files.torch.load",
     "softmark.models.files.load_network",
     "softmark.models.networks.Network",
     "distutils.core.run_setup",
@@ -205,7 +205,7 @@ def refuse(path: Path, format: str, node, allowed=()) -> None:
 
 def test_there_are_names_enough():
     assert len(names()) > 5000
-    assert sum("softmark.owner.models.torch." in name for name in names()) > 50
+    assert sum("softmark.owner.model_files.torch." in name for name in names()) > 50
 
 
 @EXAMPLES
@@ -450,7 +450,7 @@ READER = """
     from softmark.errors import InputError
     from softmark.models.files import load_network
     from softmark.owner.suspects.answer_log import AnswerLog
-    from softmark.owner.models import load_probes
+    from softmark.owner.probe_files import load_probes
     from softmark.owner.suspects.files import FORMATS, read_predictions
 
     def used():

@@ -36,12 +36,13 @@ from softmark.methods.soft_labels import pairs
 from softmark.methods.usp import cosine
 from softmark.models.files import read_tensors
 from softmark.owner import key as keys
+from softmark.owner import pattern_key
 from softmark.owner.commitment import publication
-from softmark.owner.evidence import statement, write
-from softmark.owner.kinds import settings, watermark, watermark_of
-from softmark.owner.mark import committed
+from softmark.owner.evidence import evidence_of, write_evidence
+from softmark.owner.new_key import commit_key
 from softmark.owner.statement import Statement, canonical, hash_of
 from softmark.owner.verify import examine
+from softmark.owner.watermarks import owner_config, watermark_of_config, watermark_of_statement
 from softmark.tails import mistakes, surprises, tail_sums, usual_of, without
 
 KINDS = ("csp", "usp", "csp_margin", "usp_margin")
@@ -68,12 +69,12 @@ def key_of(
     kind: str, inputs: Tensor, labels: Tensor | None, shown: Tensor | None = None, classes: int = 10
 ) -> softmark.Key:
     """A key that somebody makes as they are meant to."""
-    return committed(kind, settings(kind), ["a"], classes, inputs, shown, labels, None)
+    return commit_key(kind, owner_config(kind), ["a"], classes, inputs, shown, labels, None)
 
 
 def asked(key: softmark.Key, inputs: Tensor) -> Tensor:
     """The probes, and the triggers that the key draws."""
-    method = watermark_of(key.statement)
+    method = watermark_of_statement(key.statement)
     from softmark.data.roles import Samples
 
     like = Samples(inputs, torch.zeros(len(inputs)))
@@ -125,7 +126,7 @@ def test_no_innocent_is_claimed(kind):
 @pytest.mark.parametrize("kind", ["csp_margin", "usp_margin"])
 def test_pictures_of_the_drawn_classes_in_the_place_of_triggers_are_refused(kind):
     key = key_of(kind, probes(), truth(), victim())
-    drawn = watermark_of(key.statement).triggers
+    drawn = watermark_of_statement(key.statement).triggers
     labels = drawn.triggers(key.pattern_key("a"), samples(probes()), drawn.num_triggers).labels
     pictures, classes = (part[:1000] for part in owners.pictures())
     natural = torch.stack([pictures[classes == label][0] for label in labels.tolist()])
@@ -151,7 +152,7 @@ def samples(inputs: Tensor):
 
 def fitting(key: softmark.Key, kind: str) -> tuple[Tensor, Tensor]:
     """Natural pictures in slots of wrong labels: mistakes of every model that point as the key."""
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     cells = pattern.flatten().argsort(descending=True)[:20]
     pictures, classes = (part[:1000] for part in owners.pictures())
     chosen, labels = [], []
@@ -177,7 +178,7 @@ def test_probes_and_labels_that_fit_a_pattern_give_another_pattern(kind):
     again = replace(made, probes=type(made.probes).of(inputs), labels=hash_of(labels, "<i4"))
     second = keys.Key(first.secret, first.messages, again, first.victim, labels)
     patterns = [
-        watermark_of(key.statement).pattern(key.pattern_key("a")).flatten()
+        watermark_of_statement(key.statement).pattern(key.pattern_key("a")).flatten()
         for key in (first, second)
     ]
     assert F.cosine_similarity(*patterns, dim=0).abs() < 0.5
@@ -199,7 +200,7 @@ def test_the_forger_of_old_would_succeed_if_labels_were_taken_for_true():
     """As the key said them, and with a pattern that doesn't follow from them."""
     key = key_of("csp", probes(), truth())
     inputs, labels = fitting(key, "csp")
-    method, ps = watermark_of(key.statement), []
+    method, ps = watermark_of_statement(key.statement), []
     for name in innocents.NAMES:
         answers = innocents.answers(name, inputs)
         _, test, _ = method.exact(answers, labels, key.pattern_key("a"))
@@ -213,7 +214,7 @@ def test_the_forger_of_old_would_succeed_if_labels_were_taken_for_true():
 def test_labels_count_just_where_whoever_verifies_gives_the_same():
     inputs, labels = torch.rand(3000, 4, generator=torch.manual_seed(0)), torch.arange(3000) % 10
     key = key_of("csp", inputs, labels)
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     chances = (1.5 * pattern).fill_diagonal_(5.0)[labels].softmax(1)
     told = torch.multinomial(chances, 1, generator=torch.manual_seed(1))[:, 0]
     answers = F.one_hot(told, 10).float()
@@ -314,15 +315,15 @@ def test_every_try_pays_the_price(cheap):
     )
     other.pattern_key("a")
     for names in (("b",), ("a", "b"), ("b", "a")):
-        renamed = replace(made, seals=keys.seals(key.secret, names))
+        renamed = replace(made, seals=pattern_key.seals(key.secret, names))
         keys.Key(key.secret, names, renamed, key.victim, key.labels).pattern_key(names[0])
     seen |= set(cheap)
     assert len(cheap) == len(seen) == 1 + len(changes) + 2 + 3
 
 
 def test_the_price_is_what_it_says():
-    assert keys.PRICE["n"] * keys.PRICE["r"] * 128 == 2**26
-    assert keys.root(b"seed", b"bound") == hashlib.scrypt(
+    assert pattern_key.SCRYPT["n"] * pattern_key.SCRYPT["r"] * 128 == 2**26
+    assert pattern_key.pattern_root(b"seed", b"bound") == hashlib.scrypt(
         b"seed", salt=b"bound", n=65536, r=8, p=1, maxmem=2**27, dklen=32
     )
 
@@ -332,7 +333,7 @@ def test_the_price_is_what_it_says():
 
 def test_an_owner_alone_needs_1e_12():
     key = key_of("csp", probes(), None)
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     verdicts = [
         softmark.verify(marked_answers(pattern, lean), key, probes())
         for lean in np.arange(0.02, 0.6, 0.02)
@@ -348,9 +349,9 @@ def test_an_owner_alone_needs_1e_12():
 @pytest.mark.parametrize("level", [0.99, 2e-12, 1e-6, 0.0, -1.0, 1])
 def test_a_weaker_level_is_refused(level):
     with pytest.raises(InputError, match=r"level=.*: softmark's own is 1e-12"):
-        committed(
+        commit_key(
             "csp",
-            settings("csp", [f"verifier.level={level}"]),
+            owner_config("csp", [f"verifier.level={level}"]),
             ["a"],
             10,
             probes(),
@@ -373,9 +374,9 @@ def test_a_weaker_level_in_a_file_is_refused(tmp_path):
 
 
 def test_a_stricter_level_holds():
-    config = settings("csp", ["verifier.level=1e-40"])
-    key = committed("csp", config, ["a"], 10, probes(), None, None, None)
-    pattern = watermark(config).pattern(key.pattern_key("a"))
+    config = owner_config("csp", ["verifier.level=1e-40"])
+    key = commit_key("csp", config, ["a"], 10, probes(), None, None, None)
+    pattern = watermark_of_config(config).pattern(key.pattern_key("a"))
     answers = marked_answers(pattern)
     verdict = softmark.verify(answers, key, probes())
     assert verdict.levels == {"signs": 1e-40}
@@ -449,7 +450,7 @@ def test_an_unmarked_model_of_any_choice_claims_nobody(how, kind, cheap):
 
 def test_an_unmarked_model_that_no_model_can_be_is_refused():
     for shown in (torch.randn(2, 10, 10), torch.full((2, 10, 10), torch.nan), victim()[:1]):
-        with pytest.raises(InputError, match="no model shows that"):
+        with pytest.raises(InputError, match="no model answers as the key says"):
             key_of("csp", probes(), truth(), shown)
 
 
@@ -458,7 +459,7 @@ def test_an_unmarked_model_that_no_model_can_be_is_refused():
 
 def test_a_million_customers_are_refused_and_many_are_paid_for(cheap):
     names = [f"customer {number}" for number in range(100)]
-    key = committed("csp", settings("csp"), names, 10, probes(), victim(), truth(), None)
+    key = commit_key("csp", owner_config("csp"), names, 10, probes(), victim(), truth(), None)
     ps = judged(key, probes(), truth())
     assert min(ps) > 1e-6
     seal = key.statement.seals[0]
@@ -494,18 +495,18 @@ def test_the_order_of_classes_cannot_be_chosen():
     inputs, labels = (part[owners.HELD] for part in owners.pictures())
     key = key_of("csp", inputs, labels, victim())
     answers, random = innocents.answers("SVC", inputs), np.random.default_rng(0)
-    court = examine(answers, key, inputs).court
-    assert court.orders(answers) == 1
+    key_verifier = examine(answers, key, inputs).key_verifier
+    assert key_verifier.open_orders(answers) == 1
     for moved in range(2, 11):
         order = torch.arange(10)
         order[:moved] = order[:moved].roll(1)
-        assert court.orders(answers[:, order]) == math.perm(10, moved) * moved**2
-    assert court.orders(answers[:20]) == math.factorial(10) * 100  # too few of each
+        assert key_verifier.open_orders(answers[:, order]) == math.perm(10, moved) * moved**2
+    assert key_verifier.open_orders(answers[:20]) == math.factorial(10) * 100  # too few of each
     for _ in range(50):
         order = torch.from_numpy(random.permutation(10))
         verdict = softmark.verify(answers[:, order], key, inputs)
         assert not verdict.claimed
-        assert "don't show the place of" in verdict.why
+        assert "don't show the column of" in verdict.why
 
 
 def ordered(answers: Tensor, pattern: Tensor) -> Tensor:
@@ -537,7 +538,7 @@ def test_columns_in_the_order_that_fits_best_claim_nobody(told, cheap):
     answers = logits.scatter(1, truth[:, None], 9.0).softmax(1)
     inputs = torch.rand(count, 3, generator=generator)
     key = key_of("csp", inputs, None if told == "nothing" else truth, None, classes)
-    order = ordered(answers, watermark_of(key.statement).pattern(key.pattern_key("a")))
+    order = ordered(answers, watermark_of_statement(key.statement).pattern(key.pattern_key("a")))
     found = examine(answers[:, order], key, inputs)
     (test,) = found.evidence.tests.values()
     assert test.p_value() < (1e-4 if told == "one class" else 1e-9)
@@ -548,7 +549,7 @@ def test_columns_in_the_order_that_fits_best_claim_nobody(told, cheap):
 def test_answers_that_are_left_out_are_few():
     """Who may leave out answers can leave out those that don't fit."""
     key = key_of("csp", probes(), truth(), victim())
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     for left_out in (torch.nan, 0.1):
         answers = marked_answers(pattern)
         answers[: COUNT // 20] = left_out
@@ -575,14 +576,16 @@ def recheck(capsys, *words: Any) -> tuple[int, str]:
 def guilty() -> tuple[softmark.Key, Tensor]:
     """A key, and the answers of a model that has its mark."""
     key = key_of("csp", probes(), truth(), victim())
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     return key, marked_answers(pattern)
 
 
 def files_of(key: softmark.Key, answers: Tensor, folder: Path, **more: Any) -> list[Path]:
     """Evidence, commitment and probes as an accuser hands them over."""
     published = publication(key.statement)
-    write(statement(examine(answers, key, probes(), **more), "x", published, True), folder)
+    write_evidence(
+        evidence_of(examine(answers, key, probes(), **more), "x", published, True), folder
+    )
     (folder / "c.json").write_text(json.dumps(published))
     np.savez(folder / "p.npz", inputs=probes().numpy())
     return [folder / "evidence.json", folder / "c.json", folder / "p.npz"]
@@ -593,7 +596,7 @@ def test_evidence_of_another_suspect_is_refused(tmp_path, capsys):
     key, answers = guilty()
     # The committed labels are those of the digits, and the marked answers are made up.
     key = key_of("csp", probes(), None, victim())
-    answers = marked_answers(watermark_of(key.statement).pattern(key.pattern_key("a")))
+    answers = marked_answers(watermark_of_statement(key.statement).pattern(key.pattern_key("a")))
     files = files_of(key, answers, tmp_path)
     code, said = recheck(capsys, *files)
     assert code == 0
@@ -613,7 +616,7 @@ def test_evidence_of_the_innocent_is_no_claim_whatever_is_written_into_it(tmp_pa
     np.savetxt(tmp_path / "labels.csv", truth().numpy(), fmt="%d")
     evidence, *rest = files_of(key, answers, tmp_path, labels=truth())
     honest = json.loads(evidence.read_text())
-    pattern = watermark_of(key.statement).pattern(key.pattern_key("a"))
+    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key("a"))
     top = np.array(honest["ranks"]).argmax(1)
     wished = marked_answers(pattern)
     forgeries: list[dict[str, Any]] = [
@@ -642,7 +645,7 @@ def test_evidence_of_the_innocent_is_no_claim_whatever_is_written_into_it(tmp_pa
 def test_recheck_takes_no_evidence_that_leaves_answers_out(tmp_path, capsys):
     """More than five in a hundred, by rows that tie throughout."""
     key = key_of("csp", probes(), None)
-    answers = marked_answers(watermark_of(key.statement).pattern(key.pattern_key("a")))
+    answers = marked_answers(watermark_of_statement(key.statement).pattern(key.pattern_key("a")))
     evidence, *rest = files_of(key, answers, tmp_path)
     honest = json.loads(evidence.read_text())
     for left_out, code, words in (
@@ -715,7 +718,7 @@ def test_answers_that_tie_at_the_top_count_as_no_mistakes(tmp_path, capsys):
 def test_usp_reads_labels_alone_with_five_classes():
     """The test of labels was dropped as too small, so that p was always 1."""
     key = key_of("usp", probes(), None, None, 5)
-    method = watermark_of(key.statement)
+    method = watermark_of_statement(key.statement)
     pattern = method.pattern(key.pattern_key("a"))
     labels = torch.arange(3000) % 5
     logits = pattern.clone().fill_diagonal_(2.0)[labels]
@@ -738,7 +741,7 @@ def test_without_usual_tails_the_sums_are_as_they_are():
     """The forger's weights above are those of the method."""
     answers = innocents.answers("SVC", probes())
     key = key_of("csp", probes(), truth(), None)
-    _, test, _ = watermark_of(key.statement).exact(answers, truth(), key.pattern_key("a"))
+    _, test, _ = watermark_of_statement(key.statement).exact(answers, truth(), key.pattern_key("a"))
     weights = paired(tail_sums(answers), pairs(10))
     torch.testing.assert_close(test.tests[0].weights, weights)
     assert without(tail_sums(answers), torch.zeros(10, 10)).norm() > 0

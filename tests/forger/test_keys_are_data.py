@@ -32,15 +32,15 @@ import softmark
 from conftest import ROOT
 from softmark import InputError
 from softmark.models.files import read_tensors
-from softmark.owner import kinds
+from softmark.owner import watermarks
 from softmark.owner.commitment import (
     check_published,
     publication,
     publish,
     read_publication,
 )
-from softmark.owner.evidence import statement
-from softmark.owner.mark import committed
+from softmark.owner.evidence import evidence_of
+from softmark.owner.new_key import commit_key
 from softmark.owner.statement import Statement
 from softmark.owner.verify import examine
 
@@ -63,7 +63,8 @@ def names() -> list[str]:
         told.append(name)
         for inner in list(vars(module))[:40] if module is not None else ():
             told.append(f"{name}.{inner}")
-    told += [f"softmark.owner.models.{name}" for name in ("torch.load", "np.load", "load_model")]
+    told += [f"softmark.owner.model_files.{name}" for name in ("torch.load", "load_model")]
+    told += ["softmark.owner.probe_files.np.load"]
     told += [
         "softmark.owner.folder.shutil.copyfile",
         "os.system",
@@ -96,8 +97,8 @@ def key() -> softmark.Key:
     from softmark.tails import usual_of
 
     labels = torch.arange(500) % 10
-    config = kinds.settings("csp")
-    return committed("csp", config, ["a"], 10, owners.probes(), usual_of(answers), labels, None)
+    config = watermarks.owner_config("csp")
+    return commit_key("csp", config, ["a"], 10, owners.probes(), usual_of(answers), labels, None)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def evidence() -> dict[str, Any]:
     """Of an innocent's answers, with the seed."""
     answers = torch.randn(500, 10, generator=torch.manual_seed(1)).softmax(1)
     found = examine(answers, key(), owners.probes())
-    return json.loads(json.dumps(statement(found, "x", publication(key().statement), True)))
+    return json.loads(json.dumps(evidence_of(found, "x", publication(key().statement), True)))
 
 
 def rechecked(made: Any, folder: Path) -> None:

@@ -25,10 +25,10 @@ from torch import Tensor
 from conftest import ROOT
 from softmark.data.roles import Samples
 from softmark.owner.commitment import publication
-from softmark.owner.evidence import statement
-from softmark.owner.kinds import settings, watermark
-from softmark.owner.mark import committed
+from softmark.owner.evidence import evidence_of
+from softmark.owner.new_key import commit_key
 from softmark.owner.verify import Examination, examine
+from softmark.owner.watermarks import owner_config, watermark_of_config
 from softmark.tails import usual_of
 
 VERDICTS = 1000
@@ -64,7 +64,7 @@ def drawn(number: int) -> Case:
     classes = random.choice([5, 6, 7, 8, 9, 10, 10, 10, 12, 20])
     count = random.randrange(40, 200)
     triggers = random.randrange(1, 40)
-    config = settings(kind, [f"method.triggers.num_triggers={triggers}"] if "_" in kind else [])
+    config = owner_config(kind, [f"method.triggers.num_triggers={triggers}"] if "_" in kind else [])
     shape = (random.choice([1, 3]), 8, 10) if "_" in kind else (random.randrange(1, 9),)
     probes = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=torch_random)
     victim = labels = None
@@ -73,9 +73,9 @@ def drawn(number: int) -> Case:
         victim = usual_of(logits.softmax(1))
     if random.random() < 0.7:
         labels = torch.randint(classes, (count,), generator=torch_random)
-    key = committed(kind, config, ["a"], classes, probes, victim, labels, None)
+    key = commit_key(kind, config, ["a"], classes, probes, victim, labels, None)
     monkeypatch.undo()
-    way, pattern_key = watermark(config), key.pattern_key("a")
+    way, pattern_key = watermark_of_config(config), key.pattern_key("a")
     inputs = probes
     if "_" in kind:
         like = Samples(probes, torch.zeros(count))
@@ -93,7 +93,7 @@ def drawn(number: int) -> Case:
     found = examine(answers, key, inputs, tried, labels=mine)
     monkeypatch.setattr(Examination, "curve", lambda self: {})  # for people to read
     published = publication(key.statement)
-    made = statement(found, "x", published, disclose=True)
+    made = evidence_of(found, "x", published, disclose=True)
     monkeypatch.undo()
     return Case(made, published, inputs.numpy(), None if mine is None else mine.numpy())
 

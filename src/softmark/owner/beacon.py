@@ -1,4 +1,4 @@
-"""A public beacon: random numbers that nobody can know before their time, of a drand chain.
+"""A public beacon: random numbers of a drand chain that nobody can know before their time.
 
 The commitment names a round that is still to come, and that round's numbers go into the pattern. So
 an owner can't choose among keys after the fact. See drand's HTTP API: /CHAIN/info and
@@ -33,10 +33,23 @@ def ask_to_publish(publication: Mapping[str, Any], until: datetime) -> None:
 
 @dataclass(frozen=True)
 class Beacon:
-    """``url``: of a drand server. ``chain``: the hash of its chain.
+    """A public source of randomness, which draws a key's pattern after its owner has committed.
 
-    ``delay``: seconds from a commitment to its round; within them it must become public.
-    ``publish``: is given what to publish and the time of the round, when the delay begins.
+    A claim with such a key needs p <= 1e-6 instead of 1e-12, if whoever verifies looks the round up
+    and knows that the commitment was public before it.
+
+    Args:
+        url: of a drand server, such as https://api.drand.sh.
+        chain: the hash of its chain, 64 hex digits; quicknet's by default.
+        delay: seconds from the commitment to its round: within them it must become public.
+        publish: is called with what to publish and the time of the round, when the delay begins.
+
+    Example:
+        >>> beacon = softmark.Beacon("https://api.drand.sh", delay=3600)
+        >>> beacon.chain[:8]
+        '52db9ba7'
+
+        ``softmark.mark(..., beacon=beacon)`` waits for the round.
     """
 
     url: str
@@ -45,48 +58,56 @@ class Beacon:
     publish: Callable[[Mapping[str, Any], datetime], None] = ask_to_publish
 
     def coming(self) -> Round:
-        """The first round that comes after the delay. Raises ``InputError`` as ``value``."""
+        """Return the first round that comes after the delay. Raise ``InputError`` as ``value``."""
         if not 0 < self.delay < 10**9:
             raise InputError(f"delay={self.delay}: seconds above 0 are needed")
         info = self._info()
-        after = time.time() + self.delay - info["genesis_time"]
-        number = max(1, int(after // info["period"]) + 2)
+        seconds = time.time() + self.delay - info["genesis_time"]
+        number = max(1, int(seconds // info["period"]) + 2)
         return Round(self.chain, info["genesis_time"], info["period"], number)
 
-    def value(self, wanted: Round, wait: bool = False) -> bytes:
-        """The 32 random bytes of a round. ``wait``: until it has come.
+    def value(self, named_round: Round, wait: bool = False) -> bytes:
+        """Return the 32 random bytes of a round.
 
-        Raises ``InputError`` where the server gives another chain, another round, or bytes that
-        don't fit its signature, and for a round that hasn't come.
+        Args:
+            named_round: the round, as a key's statement names it.
+            wait: until the round has come.
+
+        Raises:
+            InputError: where the server gives another chain, another round, or bytes that don't
+                fit its signature, and for a round that hasn't come.
         """
         info = self._info()
-        if (wanted.chain, wanted.genesis, wanted.period) != (
+        if (named_round.chain, named_round.genesis, named_round.period) != (
             self.chain, info["genesis_time"], info["period"],
         ):  # fmt: skip
             raise InputError(
-                f"the key names the chain {wanted.chain[:16]}..., begun {wanted.genesis}, a round "
-                f"every {wanted.period} s: {self.url} serves another"
+                f"the key names the chain {named_round.chain[:16]}..., begun "
+                f"{named_round.genesis}, a round every {named_round.period} s: {self.url} serves "
+                "another"
             )
         if wait:
-            time.sleep(max(0.0, wanted.time - time.time()))
-        if time.time() < wanted.time:
-            raise InputError(f"round {wanted.round} of the beacon hasn't come yet")
-        made = self._get(f"public/{wanted.round}")
+            time.sleep(max(0.0, named_round.time - time.time()))
+        if time.time() < named_round.time:
+            raise InputError(f"round {named_round.round} of the beacon hasn't come yet")
+        reply = self._get(f"public/{named_round.round}")
         try:
-            value, signature = (bytes.fromhex(made[name]) for name in ("randomness", "signature"))
-            good = made["round"] == wanted.round and hashlib.sha256(signature).digest() == value
+            value, signature = (bytes.fromhex(reply[name]) for name in ("randomness", "signature"))
+            valid = hashlib.sha256(signature).digest() == value
+            valid = valid and reply["round"] == named_round.round
         except (KeyError, TypeError, ValueError):
-            good = False
-        if not good:
-            raise InputError(f"{self.url}: no round {wanted.round}: {short(made)}")
+            valid = False
+        if not valid:
+            raise InputError(f"{self.url}: no round {named_round.round}: {short(reply)}")
         return value
 
     def _info(self) -> dict[str, Any]:
+        """Return the server's description of the chain, once it is what it must be."""
         info = self._get("info")
-        good = isinstance(info, dict) and info.get("hash") == self.chain
+        valid = isinstance(info, dict) and info.get("hash") == self.chain
         for name in ("genesis_time", "period"):
-            good = good and type(info.get(name)) is int and 0 < info[name] < 10**11
-        if not good:
+            valid = valid and type(info.get(name)) is int and 0 < info[name] < 10**11
+        if not valid:
             raise InputError(f"{self.url}: it doesn't serve the chain {self.chain[:16]}...")
         return info
 
@@ -96,26 +117,36 @@ class Beacon:
 
 
 def check_round(
-    wanted: Round, randomness: bytes, beacon: Beacon, published: str | datetime
+    named_round: Round, randomness: bytes, beacon: Beacon, published: str | datetime
 ) -> None:
     """Raise ``InputError`` where the round isn't what a key says, or came before ``published``.
 
-    ``published``: when the commitment was public, as its public record says; text in ISO 8601.
+    Args:
+        named_round: the round in the key's statement.
+        randomness: the key's, 32 bytes.
+        beacon: where to look the round up.
+        published: when the commitment became public, as its public record says; a text is in
+            ISO 8601. It needs a time zone.
     """
     try:
-        when = datetime.fromisoformat(published) if isinstance(published, str) else published
+        commitment_time = published
+        if isinstance(published, str):
+            commitment_time = datetime.fromisoformat(published)
     except ValueError as error:
-        raise InputError(f"published={published}: a time such as 2026-12-01T10:00Z") from error
-    if when.tzinfo is None:
+        raise InputError(
+            f"published={published}: a time such as 2026-12-01T10:00Z is needed"
+        ) from error
+    if commitment_time.tzinfo is None:
         raise InputError(f"published={published}: it needs a time zone, such as Z or +01:00")
-    came = datetime.fromtimestamp(wanted.time, UTC)
-    if when >= came:
+    round_time = datetime.fromtimestamp(named_round.time, UTC)
+    if commitment_time >= round_time:
         raise InputError(
-            f"the commitment was published {when.isoformat()}, and its beacon's round came "
-            f"{came.isoformat()}: the numbers were known before, and no verdict can stand on them"
+            f"the commitment was published {commitment_time.isoformat()}, and its beacon's round "
+            f"came {round_time.isoformat()}: the numbers were known before, and no verdict can "
+            "stand on them"
         )
-    if beacon.value(wanted) != randomness:
+    if beacon.value(named_round) != randomness:
         raise InputError(
-            f"round {wanted.round} of the beacon has other numbers than the key: no verdict can "
-            "stand on it"
+            f"round {named_round.round} of the beacon has other numbers than the key: no verdict "
+            "can stand on it"
         )

@@ -1,4 +1,4 @@
-"""Evidence that a sceptic can check: one JSON of all that p follows from, and one HTML page."""
+"""Evidence for a sceptic to check: a JSON file of all that p follows from, and an HTML page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from softmark.errors import InputError
 from softmark.owner.commitment import check_published
 from softmark.owner.key import Key
-from softmark.owner.pictures import is_picture
+from softmark.owner.probe_files import is_picture
 from softmark.owner.suspects.endpoint import Endpoint
 from softmark.owner.verify import Examination
 from softmark.tails import is_clear
@@ -30,9 +30,9 @@ from softmark.verification.evidence import usable
 
 TEMPLATE = Path(__file__).with_name("evidence.html")
 FORMAT = "softmark evidence 4"
-MOST_SHOWN = 60  # pictures on the page
-# What the test of each part of a method assumes, for somebody who has never heard of it.
-NULLS = {
+MAX_SHOWN = 60  # pictures on the page
+# What each part of a method assumes of an innocent model, for somebody who never heard of it.
+ASSUMPTIONS = {
     "csp": (
         "For each pair of classes the secret holds two random signs, + or -: one for what they "
         "show of each other together, one for the difference. A model that knows nothing of the "
@@ -54,28 +54,43 @@ NULLS = {
 }
 
 
-def statement(
-    found: Examination,
+def evidence_of(
+    examination: Examination,
     suspect: str,
     published: Mapping[str, Any] | None = None,
     disclose: bool = False,
     source: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that p follows from, as plain containers; nothing secret unless ``disclose``.
+    """Return all that p follows from, as plain containers; nothing secret unless ``disclose``.
 
-    ``suspect``: who is accused, in words. ``published``: what was published of the key
-    (``commitment.publication``). ``disclose``: adds the seed of the pattern and what the unmarked
-    model shows, from which ``scripts/recheck.py`` computes p again. Whoever has read them can
-    remove the mark, or put it into another model. ``source``: where the answers come from
-    (``of_file``, ``of_endpoint``). Raises ``InputError`` where ``published`` is of another key.
+    Args:
+        examination: what ``examine`` returned.
+        suspect: who is accused, in words.
+        published: what was published of the key (``commitment.publication``).
+        disclose: add the seed of the pattern and what the unmarked model shows, from which
+            ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or
+            put it into another model.
+        source: where the answers come from (``source_of_file``, ``source_of_endpoint``).
+
+    Raises:
+        InputError: where ``published`` is of another key.
+
+    Example:
+        >>> examination = softmark.owner.verify.examine(marked.model, marked.key, marked.probes)
+        >>> evidence = evidence_of(examination, "the model of a competitor")
+        >>> evidence["claimed"], evidence["disclosed"]
+        (True, None)
+        >>> [path.name for path in write_evidence(evidence, folder)]
+        ['evidence.json', 'evidence.html']
     """
-    court, verdict = found.court, found.verdict
-    key = court.key
+    key_verifier, verdict = examination.key_verifier, examination.verdict
+    key = key_verifier.key
     if published:
         check_published(published, key)
-    test = next(iter(verdict.tests), None)
-    exact = found.evidence.tests.get(test)
-    answers = usable(found.answers)[0]
+    name = next(iter(verdict.tests), None)
+    test = examination.evidence.tests.get(name)
+    probs = usable(examination.answers)[0]  # (N + T, K)
+    checked = key_verifier.checked_labels
     return {
         "format": FORMAT,
         "suspect": suspect,
@@ -89,60 +104,62 @@ def statement(
         "claimed": verdict.claimed,
         "customer": verdict.identified,
         "p": verdict.p_value,
-        "level": verdict.levels.get(test),
+        "level": verdict.levels.get(name),
         "grounds": verdict.grounds,
-        "test": test,
-        "tests": len(getattr(exact, "tests", (exact,))),
+        "test": name,
+        "tests": len(getattr(test, "tests", (test,))),
         "score": verdict.score,
-        "tried": court.verifier.keys_tried,
+        "tried": key_verifier.terms.keys_tried,
         "remarks": [part for part in verdict.why.split("; ") if part],
-        "curve": {str(n): p for n, p in found.curve().items()} if test else {},
-        "ranks": stats.rankdata(answers.numpy(), axis=1).tolist(),
+        "curve": {str(n): p for n, p in examination.curve().items()} if name else {},
+        "ranks": stats.rankdata(probs.numpy(), axis=1).tolist(),
         "labels": None if key.labels is None else key.labels.tolist(),
-        "checked": None if court.checked is None else court.checked.tolist(),
-        "agreement": _agreement(found, answers[: court.count]),
+        "checked": None if checked is None else checked.tolist(),
+        "agreement": _agreement(examination, probs[: key_verifier.num_probes]),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
 
 
-def _agreement(found: Examination, answers: Tensor) -> dict[str, Any] | None:
-    """How far the committed labels are the suspect's answers (N, K), and those of whoever verifies.
+def _agreement(examination: Examination, probs: Tensor) -> dict[str, Any] | None:
+    """Return how far the committed labels agree with the suspect, and with whoever verifies.
 
-    ``contradicted``: the probes, their labels and the answers where a suspect says otherwise.
-    ``sure``: its mean confidence, which an honest labelling lets expect; None of labels alone.
+    ``probs`` (N, K): the suspect's answers to the probes. ``contradicted``: the probes, their
+    labels and the answers where a suspect answers otherwise. ``sure``: its mean confidence, which
+    honest labels are expected to agree with; None of labels alone.
     """
-    labels, checked = found.court.key.labels, found.court.checked
+    labels, checked = examination.key_verifier.key.labels, examination.key_verifier.checked_labels
     if labels is None:
         return None
-    told = answers.argmax(1)
-    clear = is_clear(answers)
-    other = (clear & (told != labels)).nonzero().flatten()
-    sure = float(answers[clear].amax(1).mean()) if clear.any() else None
+    top, clear = probs.argmax(1), is_clear(probs)  # (N,)
+    contradicted = (clear & (top != labels)).nonzero().flatten()
+    confidence = float(probs[clear].amax(1).mean()) if clear.any() else None
     return {
         "labels": len(labels),
-        "agrees": int((clear & (told == labels)).sum()),
-        "sure": sure if sure is not None and sure < 1 else None,
+        "agrees": int((clear & (top == labels)).sum()),
+        "sure": confidence if confidence is not None and confidence < 1 else None,
         "checked": None if checked is None else int((checked >= 0).sum()),
         "right": None if checked is None else int((checked == labels).sum()),
-        "contradicted": torch.stack([other, labels[other], told[other]], 1).tolist(),
+        "contradicted": torch.stack(
+            [contradicted, labels[contradicted], top[contradicted]], 1
+        ).tolist(),
     }
 
 
-def of_file(path: Path) -> dict[str, Any]:
-    """Answers from a file, of predictions or of weights: which content it had."""
+def source_of_file(path: Path) -> dict[str, Any]:
+    """Return which file of predictions or of weights the answers come from, and its hash."""
     try:
         return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     except OSError as error:
         raise InputError(f"{path}: it can't be read ({error.strerror})") from error
 
 
-def of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
-    """Answers of a server: where it is, and what it was sent, second tries included."""
+def source_of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    """Return which server the answers come from, and what it was sent, retries included."""
     return {"url": endpoint.url, "inputs": endpoint.inputs_sent, "requests": endpoint.requests_sent}
 
 
 def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
-    """What the pattern follows from; None of a key of customers of whom none is named."""
+    """Return what the pattern follows from; None for a key of customers if none is named."""
     if len(key.messages) > 1 and customer is None:
         return None
     victim = None if key.victim is None else key.victim.tolist()
@@ -150,7 +167,7 @@ def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ``InputError`` where evidence can't be written, or lies there already."""
+    """Raise ``InputError`` where evidence can't be written, or lies there already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -159,16 +176,28 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
 
 
-def write(made: Mapping[str, Any], folder: Path, inputs: Tensor | None = None) -> list[Path]:
-    """Writes ``evidence.json`` and ``evidence.html`` of a ``statement``, each whole or not.
+def write_evidence(
+    evidence: Mapping[str, Any], folder: Path, inputs: Tensor | None = None
+) -> list[Path]:
+    """Write ``evidence.json`` and ``evidence.html``, each whole or not at all.
 
-    ``inputs`` (N, ...): the probes; the page shows those that a label and the suspect disagree on.
+    Args:
+        evidence: what ``evidence_of`` returned.
+        folder: where to; created if need be.
+        inputs: the probes (N, ...): the page shows those on which a label and the suspect disagree.
+
+    Returns:
+        The paths of both files.
+
+    Raises:
+        InputError: where they can't be written.
     """
-    data = json.dumps(made, separators=(",", ":"))
+    data = json.dumps(evidence, separators=(",", ":")) + "\n"
+    html = evidence_page(evidence, inputs)
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("evidence.json", data + "\n"), ("evidence.html", page(made, inputs))):
+        for name, text in (("evidence.json", data), ("evidence.html", html)):
             partial = folder / f".{name}.partial"
             partial.write_text(text, encoding="utf-8")
             paths.append(partial.replace(folder / name))
@@ -177,54 +206,54 @@ def write(made: Mapping[str, Any], folder: Path, inputs: Tensor | None = None) -
     return paths
 
 
-def page(made: Mapping[str, Any], inputs: Tensor | None = None) -> str:
-    """One self-contained HTML page of a ``statement``: it loads nothing and holds the JSON."""
+def evidence_page(evidence: Mapping[str, Any], inputs: Tensor | None = None) -> str:
+    """Return one self-contained HTML page of the ``evidence``: it loads nothing, and holds it."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
     environment.filters["percent"] = lambda part: f"{100 * part:.1f}\N{NO-BREAK SPACE}%"
-    method = made["statement"]["method"]
-    nulls = [NULLS[part] for part in method.split("_")] if made["test"] else []
-    data = json.dumps(made, separators=(",", ":")).replace("<", "\\u003c")
-    agreement = made["agreement"]
-    other = sorted(agreement["contradicted"], key=lambda row: row[1:]) if agreement else []
+    method = evidence["statement"]["method"]
+    assumptions = [ASSUMPTIONS[part] for part in method.split("_")] if evidence["test"] else []
+    data = json.dumps(evidence, separators=(",", ":")).replace("<", "\\u003c")
+    contradicted = evidence["agreement"]["contradicted"] if evidence["agreement"] else []
+    contradicted = sorted(contradicted, key=lambda row: row[1:])
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        made=made,
-        bound=made["statement"],
-        nulls=nulls,
-        curve=Markup(_curve(made)),
+        evidence=evidence,
+        statement=evidence["statement"],
+        assumptions=assumptions,
+        curve=Markup(_curve_image(evidence)),
         data=Markup(data),
-        other=[(*row, _picture(inputs, row[0])) for row in other[:MOST_SHOWN]],
-        left_out=max(0, len(other) - MOST_SHOWN),
+        contradicted=[(*row, _picture_url(inputs, row[0])) for row in contradicted[:MAX_SHOWN]],
+        left_out=max(0, len(contradicted) - MAX_SHOWN),
     )
 
 
-def _picture(inputs: Tensor | None, place: int) -> str | None:
-    """Probe number ``place`` as the address of an image that needs no file; None of no picture."""
+def _picture_url(inputs: Tensor | None, index: int) -> str | None:
+    """Return probe number ``index`` as a data: URL; None if it is no picture."""
     if inputs is None or not is_picture(inputs):
         return None
-    made = io.BytesIO()
-    Image.fromarray(inputs[place].permute(1, 2, 0).squeeze().numpy()).save(made, "png")
-    return f"data:image/png;base64,{base64.b64encode(made.getvalue()).decode()}"
+    png = io.BytesIO()
+    Image.fromarray(inputs[index].permute(1, 2, 0).squeeze().numpy()).save(png, "png")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
-def _curve(made: Mapping[str, Any]) -> str:
-    """p over the number of probes, as an image that needs no file."""
+def _curve_image(evidence: Mapping[str, Any]) -> str:
+    """Return p over the number of probes, as an image that needs no file."""
     from matplotlib import pyplot as plt
 
     from softmark.report.style import COLOURS
 
     figure, panel = plt.subplots(figsize=(6.4, 2.6))
-    counts = [int(count) for count in made["curve"]]
-    panel.loglog(counts, list(made["curve"].values()), marker="o", color=COLOURS[0])
-    if made["level"]:
-        panel.axhline(made["level"], color="0.4", linestyle="--", linewidth=1)
-        below = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "left"}
-        panel.annotate("a claim needs this", (counts[0], made["level"]), (0, 3), **below)
+    counts = [int(count) for count in evidence["curve"]]
+    panel.loglog(counts, list(evidence["curve"].values()), marker="o", color=COLOURS[0])
+    if evidence["level"]:
+        panel.axhline(evidence["level"], color="0.4", linestyle="--", linewidth=1)
+        style = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "left"}
+        panel.annotate("a claim needs this", (counts[0], evidence["level"]), (0, 3), **style)
     panel.set(xlabel="probes", ylabel="p")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)
-    encoded = base64.b64encode(picture.getvalue()).decode()
+    encoded = base64.b64encode(svg.getvalue()).decode()
     return f'<img alt="p over the number of probes" src="data:image/svg+xml;base64,{encoded}">'

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from softmark.errors import InputError
+from softmark.owner.checks import check_probes
 from softmark.owner.commitment import COMMITMENT, check_published, publish, read_publication
-from softmark.owner.court import check_inputs
 from softmark.owner.key import Key
 from softmark.owner.mark import Marked
-from softmark.owner.models import load_probes, save_model, save_probes
+from softmark.owner.model_files import save_model
+from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.samples import as_inputs
 
 KEY = "key.safetensors"
@@ -26,25 +27,37 @@ PROBES = "probes.npz"
 
 
 def save(
-    made: Marked | Sequence[Marked] | tuple[Key, Any],
+    marked: Marked | Sequence[Marked] | tuple[Key, Any],
     folder: str | Path,
     passphrase: str | None = None,
 ) -> None:
-    """Writes into ``folder``, a new or an empty one, what an owner needs later.
+    """Write all that an owner needs later into ``folder``; all files or none.
 
-    ``made``: what ``mark`` or ``mark_each`` gave, or (key, probes) of ``new_key``, whose model is
-    yet to be trained. model.safetensors (or model-1, model-2, ... for customers, in their order),
-    key.safetensors (secret: keep it; ``passphrase`` locks it), softmark.commitment.json (publish it
-    now) and probes.npz. Where one can't be written none is left, and ``InputError`` says why.
+    These are model.safetensors (or model-1, model-2, ... for customers, in their order),
+    key.safetensors (secret: keep it), softmark.commitment.json (publish it now) and probes.npz.
+
+    Args:
+        marked: what ``mark`` or ``mark_each`` returned, or a pair (key, probes) of ``new_key``,
+            whose model is yet to be trained.
+        folder: a new or an empty one.
+        passphrase: locks the key's file; None to leave it open.
+
+    Raises:
+        InputError: where a file can't be written, or lies there already.
+
+    Example:
+        >>> softmark.save(marked, folder / "marked", passphrase="correct horse")
+        >>> sorted(path.name for path in (folder / "marked").iterdir())
+        ['key.safetensors', 'model.safetensors', 'probes.npz', 'softmark.commitment.json']
     """
-    folder, (models, key, probes) = Path(folder), _parts(made)
+    folder, (models, key, probes) = Path(folder), _models_key_probes(marked)
     check_new(folder)
     # With a beacon the commitment was written when the round was still to come.
     published = (folder / COMMITMENT).exists()
     if published:
         check_published(read_publication(folder / COMMITMENT), key)
-    new = not folder.exists()
-    writing = [
+    is_new = not folder.exists()
+    writers = [
         *((name, functools.partial(save_model, model)) for name, model in models.items()),
         (KEY, lambda path: key.save(path, passphrase)),
         *([] if published else [(COMMITMENT, lambda path: publish(key, path.parent))]),
@@ -53,10 +66,10 @@ def save(
     partial = folder / ".partial"
     try:
         partial.mkdir(parents=True)
-        for name, write in writing:
+        for name, write in writers:
             write(partial / name)
         # The key last: a folder that has one has everything.
-        for name, _ in sorted(writing, key=lambda each: each[0] == KEY):
+        for name in sorted((name for name, _ in writers), key=lambda name: name == KEY):
             (partial / name).replace(folder / name)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -64,31 +77,45 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
-            if new:
+            if is_new:
                 folder.rmdir()  # which a folder with files in it refuses
 
 
-def _parts(made: Any) -> tuple[dict[str, nn.Module], Key, Tensor]:
-    """The models by their files' names, their key, and the probes."""
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Key):
-        key, inputs = made[0], as_inputs(made[1])
-        check_inputs(key.statement, inputs)
+def _models_key_probes(marked: Any) -> tuple[dict[str, nn.Module], Key, Tensor]:
+    """Return the models by their files' names, their key, and the probes."""
+    if isinstance(marked, tuple) and len(marked) == 2 and isinstance(marked[0], Key):
+        key, inputs = marked[0], as_inputs(marked[1])
+        check_probes(key.statement, inputs)
         return {}, key, inputs
-    marked = made if isinstance(made, list | tuple) else [made]
-    if not marked or not all(isinstance(each, Marked) for each in marked):
-        raise InputError("what mark or mark_each gave is needed, or a pair (key, probes)")
-    if len({each.key.commitment for each in marked}) > 1:
+    copies = marked if isinstance(marked, list | tuple) else [marked]
+    if not copies or not all(isinstance(one, Marked) for one in copies):
+        raise InputError("what mark or mark_each returned is needed, or a pair (key, probes)")
+    if len({one.key.commitment for one in copies}) > 1:
         raise InputError("the models have several keys: each needs a folder of its own")
-    names = ["model"] if len(marked) == 1 else [f"model-{n}" for n in range(1, len(marked) + 1)]
-    models = {f"{name}.safetensors": each.model for name, each in zip(names, marked, strict=True)}
-    return models, marked[0].key, marked[0].probes
+    names = ["model"] if len(copies) == 1 else [f"model-{n}" for n in range(1, len(copies) + 1)]
+    models = {f"{name}.safetensors": one.model for name, one in zip(names, copies, strict=True)}
+    return models, copies[0].key, copies[0].probes
 
 
 def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor]:
-    """The key and the probes of a folder that ``save`` wrote.
+    """Read the key and the probes of a folder that ``save`` wrote.
 
-    Raises ``InputError`` for a folder that lacks one of them, a passphrase that isn't the key's,
-    and a key that isn't the one of the commitment beside it.
+    Args:
+        folder: with key.safetensors, softmark.commitment.json and probes.npz.
+        passphrase: the one that locks the key, if one does.
+
+    Returns:
+        The key, and the probes (N + T, ...), triggers included.
+
+    Raises:
+        InputError: for a folder that lacks one of the files, a passphrase that isn't the key's,
+            and a key that isn't the one of the commitment beside it.
+
+    Example:
+        >>> softmark.save(marked, folder / "marked")
+        >>> key, probes = softmark.load(folder / "marked")
+        >>> softmark.verify(marked.model, key, probes).claimed
+        True
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -99,16 +126,16 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
 
 
 def check_new(folder: Path) -> None:
-    """Raises ``InputError`` where ``folder`` can't be written, or holds more than a commitment."""
+    """Raise ``InputError`` if ``folder`` can't be written, or holds more than a commitment."""
     try:
-        new = not folder.exists()
-        there = folder.is_dir() and {path.name for path in folder.iterdir()} - {COMMITMENT}
-        if folder.exists() and (there or not folder.is_dir()):
+        is_new = not folder.exists()
+        others = folder.is_dir() and {path.name for path in folder.iterdir()} - {COMMITMENT}
+        if not is_new and (others or not folder.is_dir()):
             raise InputError(f"{folder}: it is there already; a new folder is needed")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        if new:
+        if is_new:
             folder.rmdir()
     except OSError as error:
         raise InputError(f"{folder}: it can't be written ({error.strerror})") from error

@@ -1,4 +1,4 @@
-"""What an owner hands over, as the samples that softmark trains on and asks with."""
+"""What an owner hands over, turned into the samples that softmark trains on and asks with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmark.training import as_input
 
 
 def as_samples(data: Any) -> Samples:
-    """Inputs and labels of ``data``, in memory.
+    """Return inputs and labels of ``data``, in memory.
 
     ``data``: a pair of tensors, arrays or lists, (inputs (N, ...), labels (N,)), a ``Dataset`` of
     (input, label) pairs, or a ``DataLoader`` of batches of them, which is read once. Raises
@@ -35,7 +35,7 @@ def as_samples(data: Any) -> Samples:
 
 
 def as_inputs(probes: Any, where: str = "probes") -> Tensor:
-    """The inputs (N, ...) alone: of a tensor or an array, or of whatever ``as_samples`` takes."""
+    """Return the inputs (N, ...) of a tensor or an array, or of whatever ``as_samples`` takes."""
     if isinstance(probes, Tensor | np.ndarray):
         return _checked(_tensor(probes, where), where)
     if _is_pair(probes):
@@ -47,15 +47,24 @@ def as_inputs(probes: Any, where: str = "probes") -> Tensor:
 
 
 def as_probes(probes: Any) -> tuple[Tensor, Tensor | None]:
-    """The inputs (N, ...) and the labels (N,) where ``probes`` is a pair of both; else None."""
+    """Return the inputs (N, ...) and, where ``probes`` is a pair, their labels (N,); else None."""
     if not _is_pair(probes):
         return as_inputs(probes), None
     samples = as_samples(probes)
     return samples.inputs, samples.labels
 
 
+def unlabelled(inputs: Tensor) -> Samples:
+    """Return ``inputs`` as samples whose labels nobody knows: -1."""
+    return Samples(inputs, torch.full((len(inputs),), -1))
+
+
 def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
-    """How many classes K ``model`` tells apart: it maps a batch of ``what`` to logits (N, K)."""
+    """Return how many classes K ``model`` has: it maps a batch of ``what`` to logits (N, K).
+
+    Raises ``InputError`` for anything else: what is no module, can't take the inputs, or gives
+    probabilities.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}: a torch.nn.Module is needed")
     home = next((weight.device for weight in model.parameters()), torch.device("cpu"))
@@ -79,7 +88,7 @@ def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Raises ``InputError`` for labels that aren't from 0 to ``classes`` - 1."""
+    """Raise ``InputError`` for labels that aren't from 0 to ``classes`` - 1."""
     low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < classes:
         raise InputError(
@@ -92,7 +101,7 @@ _NAMES = ("inputs", "labels")
 
 
 def _is_pair(data: Any) -> bool:
-    """Inputs and labels, and not two samples: those are pairs of an input and a label."""
+    """Whether ``data`` are inputs and labels, and not two samples (an input, a label)."""
     return (
         isinstance(data, tuple | list)
         and len(data) == 2
@@ -111,7 +120,7 @@ def _tensor(values: Any, where: str) -> Tensor:
 
 
 def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and labels of each batch."""
+    """Yield inputs and labels of each batch."""
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         data = DataLoader(data, batch_size=256)
     if not isinstance(data, Iterable):

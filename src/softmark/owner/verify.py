@@ -1,4 +1,4 @@
-"""Whether a suspect derives from a marked model: its answers to the probes, the key, a verdict."""
+"""Judge whether a suspect derives from a marked model, by its answers to the key's probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor
 
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon, check_round
-from softmark.owner.court import SEEN, Court
+from softmark.owner.committed_key_verifier import (
+    MIN_PROBES_OF_CLASS,
+    CommittedKeyVerifier,
+    num_open_orders,
+)
 from softmark.owner.key import Key
 from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
@@ -19,7 +23,7 @@ from softmark.owner.suspects.query import query_suspect
 from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Verdict
 
-PRICE = (
+NO_BEACON = (
     "nobody but the owner drew the secret: each key that is tried costs scrypt's tenth of a "
     f"second, and the level is {LEVEL:g}"
 )
@@ -37,21 +41,30 @@ LOOKED_UP = (
 class Examination:
     """A verdict and what it stands on.
 
-    ``answers`` (N + T, K): the suspect's, as probabilities. ``evidence``: what they show of the
-    key.
+    Args:
+        verdict: what ``verify`` returns.
+        key_verifier: the key, its probes, and the terms of the claim.
+        answers: the suspect's, as probabilities (N + T, K).
+        evidence: what they show of the key.
+
+    Example:
+        >>> examination = examine(marked.model, marked.key, marked.probes)
+        >>> curve = examination.curve()
+        >>> list(curve)[:5], curve[500] < curve[5]
+        ([1, 2, 5, 10, 20], True)
     """
 
     verdict: Verdict
-    court: Court
+    key_verifier: CommittedKeyVerifier
     answers: Tensor
     evidence: Evidence
 
     def curve(self) -> dict[int, float]:
-        """p by the number of probes: 1, 2, 5, 10, 20, 50, ... and all."""
-        probes = len(self.court.inputs)
+        """Return p by the number of probes: 1, 2, 5, 10, 20, 50, ... and all."""
+        num_inputs = len(self.key_verifier.inputs)
         steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
-        counts = [*(step for step in steps if step < probes), probes]
-        return {count: self.court.p_value(self.answers[:count]) for count in counts}
+        counts = [*(step for step in steps if step < num_inputs), num_inputs]
+        return {count: self.key_verifier.p_value(self.answers[:count]) for count in counts}
 
 
 def verify(
@@ -64,21 +77,42 @@ def verify(
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
 ) -> Verdict:
-    """The verdict on ``suspect``: whether it derives from the model that ``key`` has marked.
+    """Judge whether ``suspect`` derives from the model that ``key`` has marked.
 
-    ``suspect``: a module that gives logits (asked in eval mode), a function from inputs to
-    probabilities (N, K), an array of probabilities, one row for each probe in order, labels (N,),
-    or an ``Endpoint``. ``probes``: those of the commitment, in their order. ``keys_tried``: keys
-    that were tried on this suspect; p is multiplied by it. ``logits``: the function or the array
-    gives logits. ``labels`` (N,): the classes that you see in the probes, of all of them: what the
-    suspect mistakes for what counts only where the owner's labels are yours. ``beacon``,
-    ``published``: where to look up the round that the key names, and when its commitment was public
-    as its public record says; without both the level is 1e-12, as for a key without a beacon.
+    Exact tests alone decide: csp's ``signs``, usp's ``direction``, ``triggers``, ``both``. They
+    assume nothing about other models: only that secret and probes were fixed before the answers
+    were seen. docs/FORMAT.md describes them.
 
-    The exact tests alone decide: csp's ``signs``, usp's ``direction``, ``triggers``, ``both``. A
-    key of many customers names which of them leaked (``Verdict.identified``). ``Verdict.grounds``
-    says what keeps an owner from drawing keys until one fits. Raises ``InputError`` for answers or
-    probes that can't be used, and for a key that isn't what was committed to.
+    Args:
+        suspect: a module that gives logits (asked in eval mode), a function from inputs to
+            probabilities (N, K), an array of probabilities, one row for each probe in order,
+            labels (N,), or an ``Endpoint``.
+        key: of ``mark``, ``new_key`` or ``load``.
+        probes: those of the commitment, in their order.
+        keys_tried: keys that were tried on this suspect; p is multiplied by it.
+        logits: the function or the array gives logits or log-probabilities.
+        labels: the classes that you see in the probes, (N,), for all of them: what the suspect
+            mistakes for what counts only where the owner's labels are yours. None: it isn't
+            counted.
+        beacon: where to look up the round that the key names.
+        published: when its commitment became public, as its public record says, with a time zone.
+            Without ``beacon`` and ``published`` the level is 1e-12, as for a key without a beacon.
+
+    Returns:
+        The verdict: ``claimed``, ``p_value``, ``levels`` (what p must reach), ``identified`` (which
+        of the key's customers leaked the model), ``why`` (remarks on the answers), and ``grounds``
+        (what keeps an owner from drawing keys until one fits).
+
+    Raises:
+        InputError: for answers or probes that can't be used, and for a key that isn't what was
+            committed to.
+
+    Example:
+        >>> verdict = softmark.verify(marked.model, marked.key, marked.probes)
+        >>> verdict.claimed, verdict.p_value < 1e-12
+        (True, True)
+        >>> softmark.verify(model, marked.key, marked.probes).claimed  # the unmarked model
+        False
     """
     return examine(suspect, key, probes, keys_tried, logits, labels, beacon, published).verdict
 
@@ -93,41 +127,46 @@ def examine(
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
 ) -> Examination:
-    """``verify``, with what the verdict stands on."""
-    level, grounds = grounds_of(key, beacon, published)
+    """Return the verdict of ``verify`` together with what it stands on; arguments as there."""
+    level, grounds = level_and_grounds(key, beacon, published)
     inputs = as_inputs(probes)
-    court = Court(key, inputs, level, keys_tried, labels)
+    key_verifier = CommittedKeyVerifier(key, inputs, level, keys_tried, labels)
     answers, remarks = query_suspect(suspect, inputs, key.classes, logits)
-    evidence = court.evidence(answers)
-    verdict = court.judge(evidence, answers)
-    has_triggers, labels_checked = key.statement.has_triggers, court.checked is not None
-    remarks += remarks_on(answers[: court.count], has_triggers, labels_checked)
-    if (orders := court.orders(answers)) > 1 and evidence.tests:
+    evidence = key_verifier.evidence(answers)
+    num_open = len(key_verifier.open_classes(answers))
+    open_orders = num_open_orders(num_open, key.classes)
+    verdict = key_verifier.judge(evidence, answers, open_orders)
+    labels_checked = key_verifier.checked_labels is not None
+    remarks += remarks_on(
+        answers[: key_verifier.num_probes], key.statement.has_triggers, labels_checked
+    )
+    if open_orders > 1 and evidence.tests:
         remarks.append(
-            f"the committed labels don't show the place of {len(court.unseen(answers))} of "
-            f"{key.classes} classes ({SEEN} probes of each are to be answered so): p is multiplied "
-            f"by {float(min(orders, 10**300)):.2g}, for any order of them"
+            f"the committed labels don't show the column of {num_open} of {key.classes} classes "
+            f"({MIN_PROBES_OF_CLASS} probes of each must be answered as labelled): p is multiplied "
+            f"by {float(min(open_orders, 10**300)):.2g}, for any order of them"
         )
     why = "; ".join(filter(None, [verdict.why, *remarks]))
-    return Examination(replace(verdict, why=why, grounds=grounds), court, answers, evidence)
+    return Examination(replace(verdict, why=why, grounds=grounds), key_verifier, answers, evidence)
 
 
-def grounds_of(
+def level_and_grounds(
     key: Key, beacon: Beacon | None, published: str | datetime | None
 ) -> tuple[float, str]:
-    """The level of a claim, and what keeps an owner from drawing keys until one fits, in words.
+    """Return the level of a claim, and what keeps an owner from drawing keys until one fits.
 
-    Raises ``InputError`` where the beacon's round isn't what the key says.
+    Raises:
+        InputError: where the beacon's round isn't what the key says.
     """
-    wanted, own = key.statement.beacon, key.statement.level or 1.0
+    named_round, own_level = key.statement.beacon, key.statement.level or 1.0
     if (beacon is None) != (published is None):
         raise InputError("beacon and published: either needs the other")
-    if wanted is None:
+    if named_round is None:
         if beacon is not None:
             raise InputError("the key names no beacon's round: leave beacon and published out")
-        return min(LEVEL, own), PRICE
+        return min(LEVEL, own_level), NO_BEACON
     if beacon is None:
-        return min(LEVEL, own), NOT_LOOKED_UP
-    check_round(wanted, key.randomness, beacon, published)
-    words = LOOKED_UP.format(round=wanted.round, published=published)
-    return min(LEVEL_WITH_BEACON, own), words
+        return min(LEVEL, own_level), NOT_LOOKED_UP
+    check_round(named_round, key.randomness, beacon, published)
+    grounds = LOOKED_UP.format(round=named_round.round, published=published)
+    return min(LEVEL_WITH_BEACON, own_level), grounds

@@ -23,6 +23,15 @@ class AnswerLog:
         path: the file; it is created where there is none.
         identity: what the answers depend on, as plain containers. A file with another identity
             holds other answers and is refused.
+
+    Example:
+        >>> log = AnswerLog(folder / "answers.jsonl", {"url": "http://127.0.0.1:8080"})
+        >>> log.read(count=2)
+        []
+        >>> log.append(0, torch.eye(2))
+        >>> log.read(count=2)
+        [tensor([[1., 0.],
+                [0., 1.]])]
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):

@@ -37,6 +37,12 @@ class HttpClient:
 
     Raises:
         InputError: for a header that HTTP can't carry.
+
+    Example:
+        >>> client = HttpClient({}, rate=None, budget=10, timeout=30.0, retries=4)
+        >>> client.check_budget(10)
+        >>> client.inputs_sent, client.requests_sent
+        (0, 0)
     """
 
     def __init__(

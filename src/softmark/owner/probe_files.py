@@ -1,4 +1,4 @@
-"""The pictures of conf/data as an owner's: all training pictures, and probes from the others."""
+"""The probes of a key as files: one NPZ, or pictures for whoever will ask the suspect."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from softmark.console import report
-from softmark.data.cache import open_data
-from softmark.data.roles import Samples, Shares, name_of
 from softmark.errors import InputError
-from softmark.nodes import make
+from softmark.nodes import short
+from softmark.owner.numpy_files import read_array
 
-CACHE = Path("outputs/data")
+
+def save_probes(probes: Tensor, path: Path) -> None:
+    """Write ``probes`` (N, ...) as a compressed NPZ."""
+    np.savez_compressed(path, inputs=probes.numpy())
 
 
-def training_and_probes(config: Mapping[str, Any], exactly: bool) -> tuple[Samples, Samples]:
-    """Every training picture of ``data``, and ``verifier.probes`` pictures of the others.
+def load_probes(path: Path) -> Tensor:
+    """Return the inputs (N, ...) in ``path``, an NPZ or NPY.
 
-    The order of the probes is one that no key decides. Where there are fewer pictures it is all of
-    them, or ``InputError`` where so many are wanted ``exactly``.
+    Raises:
+        InputError: where it holds none, or would unpack to more than ``unpacked_limit``.
     """
-    source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
-    report(f"reading data={name_of(config['data'])}; decoded pictures are kept in {CACHE}")
-    roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
-    judge = roles.judge
-    if exactly and count > len(judge):
-        raise InputError(f"verifier.probes={count}: the test part has {len(judge)} pictures")
-    return roles.training, judge[:count]
+    try:
+        inputs = torch.from_numpy(read_array(path, lambda names: "inputs"))
+    except OSError as error:
+        raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
+    except (ValueError, TypeError) as error:  # TypeError: numbers that torch doesn't have
+        raise InputError(f"{path}: no probes of softmark ({short(error)})") from error
+    if inputs.ndim < 2:
+        raise InputError(f"{path}: inputs of shape {tuple(inputs.shape)}; (N, ...) are needed")
+    return inputs
 
 
 def is_picture(inputs: Tensor) -> bool:
@@ -41,7 +45,7 @@ def is_picture(inputs: Tensor) -> bool:
 
 
 def write_pictures(probes: Tensor, folder: Path) -> None:
-    """Each of uint8 ``probes`` (N, C, H, W) as 00000.png, 00001.png, ... in a new ``folder``.
+    """Write uint8 ``probes`` (N, C, H, W) as 00000.png, 00001.png, ... into a new ``folder``.
 
     Raises ``InputError`` for what isn't a picture.
     """
@@ -51,15 +55,15 @@ def write_pictures(probes: Tensor, folder: Path) -> None:
             "write them as .npz"
         )
     folder.mkdir(parents=True)
-    for place, picture in enumerate(probes.permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(picture.squeeze()).save(folder / f"{place:05d}.png")
+    for number, picture in enumerate(probes.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(picture.squeeze()).save(folder / f"{number:05d}.png")
 
 
-def write_about(probes: Tensor, published: Mapping[str, Any], path: Path) -> None:
-    """What whoever asks the suspect must know of the probes."""
+def write_instructions(probes: Tensor, published: Mapping[str, Any], path: Path) -> None:
+    """Write as JSON what whoever asks the suspect must know of the ``probes``."""
     statement = published["statement"]
     classes = statement["classes"]
-    about = {
+    instructions = {
         "probes": len(probes),
         "fingerprint of the first": [statement["probes"]["count"], statement["probes"]["sha256"]],
         "shape": list(probes.shape[1:]),
@@ -73,4 +77,4 @@ def write_about(probes: Tensor, published: Mapping[str, Any], path: Path) -> Non
             "files": "CSV, Parquet, NPY, NPZ (answers) or JSON lines",
         },
     }
-    path.write_text(json.dumps(about, indent=2) + "\n")
+    path.write_text(json.dumps(instructions, indent=2) + "\n")

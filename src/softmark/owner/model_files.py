@@ -1,4 +1,4 @@
-"""Models and probes as files of an owner: nothing is ever unpickled."""
+"""Models as files of an owner: nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import importlib
 import sys
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.nodes import short
-from softmark.owner.numpy_files import read_array
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:
-    """The model ``name``, in eval mode: a file of one of softmark's networks, or MODULE:FUNCTION.
+    """Return a model, in eval mode.
 
-    The function is called without arguments and returns a module, into which ``weights`` are
-    read: a safetensors file, or what ``torch.save`` wrote of a state dict, read with
-    ``weights_only=True``. Raises ``InputError`` for whatever can't be used.
+    Args:
+        name: a .safetensors file of one of softmark's networks, or MODULE:FUNCTION: a function
+            that is called without arguments and returns a module.
+        weights: for MODULE:FUNCTION, a safetensors file, or what ``torch.save`` wrote of a state
+            dict, read with ``weights_only=True``.
+
+    Raises:
+        InputError: for whatever can't be used.
     """
     if name.endswith(".safetensors"):
         if weights is not None:
@@ -70,28 +73,8 @@ def _read_weights(model: nn.Module, path: Path) -> None:
 
 
 def save_model(model: nn.Module, path: Path) -> None:
-    """As safetensors: with its architecture where it is one of softmark's networks."""
+    """Write ``model`` as safetensors, with its architecture if it is one of softmark's networks."""
     if hasattr(model, "node"):
         save_network(model, path)
     else:
         safetensors.torch.save_model(model, str(path))
-
-
-def save_probes(probes: Tensor, path: Path) -> None:
-    np.savez_compressed(path, inputs=probes.numpy())
-
-
-def load_probes(path: Path) -> Tensor:
-    """The inputs (N, ...) in ``path``.
-
-    Raises ``InputError`` where it holds none, or would unpack to far more than its size.
-    """
-    try:
-        found = torch.from_numpy(read_array(path, lambda names: "inputs"))
-    except OSError as error:
-        raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
-    except (ValueError, TypeError) as error:  # TypeError: numbers that torch doesn't have
-        raise InputError(f"{path}: no probes of softmark ({short(error)})") from error
-    if found.ndim < 2:
-        raise InputError(f"{path}: inputs of shape {tuple(found.shape)}; (N, ...) are needed")
-    return found

@@ -1,4 +1,4 @@
-"""The watermarks that an owner can use, of softmark's own YAML and checked numbers alone."""
+"""The watermarks that an owner can use, made of softmark's own YAML and checked numbers alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from softmark.settings import CONF
 from softmark.sweep.override_check import compose_checked
 
 
-def settings(
+def owner_config(
     method: str,
     overrides: Sequence[str] = (),
     recipe: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """``conf/owner.yaml`` for ``method``, and what differs in ``overrides``.
+    """Return ``conf/owner.yaml`` for ``method``, with ``overrides`` and numbers of the ``recipe``.
 
-    Raises ``InputError`` for what can't be marked with.
+    Raises:
+        InputError: for a method that can't mark outside of experiments, and for overrides that
+            name or set what can't be.
     """
     if not isinstance(recipe or {}, Mapping):
         raise InputError(f"recipe={recipe!r}: a mapping is needed, such as {{'epochs': 5}}")
@@ -46,17 +48,17 @@ def settings(
     return config
 
 
-def watermark(config: Mapping[str, Any]) -> Watermark:
-    """Return the watermark of ``settings``."""
+def watermark_of_config(config: Mapping[str, Any]) -> Watermark:
+    """Return the watermark of an ``owner_config``."""
     return make(config["method"], "method")
 
 
-def numbers_of(watermark: Watermark) -> dict[str, float]:
-    """Return the numbers of the marking that a statement binds."""
-    return {name: float(watermark.marking_numbers[name]) for name in NUMBERS}
-
-
-def watermark_of(statement: Statement) -> Watermark:
+def watermark_of_statement(statement: Statement) -> Watermark:
     """Return the watermark that reads the marks of a statement, whose numbers were checked."""
-    watermark_of_method = watermark(settings(statement.method))
-    return watermark_of_method.with_numbers(statement.numbers, statement.triggers)
+    watermark = watermark_of_config(owner_config(statement.method))
+    return watermark.with_numbers(statement.numbers, statement.triggers)
+
+
+def numbers_to_commit(watermark: Watermark) -> dict[str, float]:
+    """Return the numbers of the marking that a statement holds."""
+    return {name: float(watermark.marking_numbers[name]) for name in NUMBERS}

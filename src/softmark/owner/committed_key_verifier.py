@@ -1,0 +1,180 @@
+"""Judge suspects by a committed key: with its probes, labels and customers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from softmark.data.roles import Samples
+from softmark.methods.key_verifier import KeyVerifier
+from softmark.models.access import Suspect
+from softmark.owner.checks import check_keys_tried, check_probes, check_triggers, checked_labels
+from softmark.owner.key import Key
+from softmark.owner.pattern_key import CustomersKey
+from softmark.owner.watermarks import watermark_of_statement
+from softmark.settings import CONF
+from softmark.tails import is_clear, mistakes
+from softmark.verification.evidence import Evidence, usable
+from softmark.verification.judge import Verdict, Verifier
+
+# The fraction of answers to the probes that must tell something: who may leave some out can
+# choose them.
+MIN_USABLE = 0.95
+# So many probes of a class must be answered as labelled, and be most of it, to show its column.
+MIN_PROBES_OF_CLASS = 5
+
+
+class CommittedKeyVerifier:
+    """Judge any number of suspects by one committed key.
+
+    ``KeyVerifier`` asks for the evidence, and ``Verifier`` judges it. This adds what only an
+    owner's key has: probes and triggers that were committed to, labels that count where whoever
+    verifies gives the same, customers, and orders of the classes that the labels leave open.
+
+    Args:
+        key: the committed key.
+        inputs: (N + T, ...): the probes, and behind them the triggers.
+        level: the p that a claim must reach.
+        keys_tried: keys that were tried on the same suspect; p is multiplied by it.
+        labels: of whoever verifies, a class for each probe (N,); None for none.
+
+    Attributes:
+        checked_labels: ``labels`` as int64 (N,), or None.
+        num_probes: N.
+        terms: the verifier, with ``level`` and ``keys_tried``.
+
+    Raises:
+        InputError: where the inputs aren't those that the key was committed to and draws, and for
+            labels or ``keys_tried`` that can't be used.
+
+    Example:
+        >>> key_verifier = CommittedKeyVerifier(marked.key, marked.probes, 1e-12, 1, None)
+        >>> answers = marked.model(marked.probes).softmax(1).detach()
+        >>> key_verifier.p_value(answers) < 1e-12
+        True
+    """
+
+    def __init__(self, key: Key, inputs: Tensor, level: float, keys_tried: int, labels: Any):
+        self.key, self.inputs = key, inputs
+        self.num_probes = key.statement.probes.count
+        check_probes(key.statement, inputs)
+        self._method = watermark_of_statement(key.statement)
+        pattern_keys = key.pattern_keys()
+        self._pattern_key = pattern_keys[key.messages[0]]
+        if len(pattern_keys) > 1:
+            self._pattern_key = CustomersKey(pattern_keys)
+        check_triggers(self._method, self._pattern_key, inputs[self.num_probes :])
+        self.checked_labels = None
+        if labels is not None:
+            self.checked_labels = checked_labels(labels, self.num_probes, key.classes)
+        self._probes = Samples(inputs[: self.num_probes], self._agreed_labels())
+        check_keys_tried(keys_tried)
+        customers = list(key.messages) if len(key.messages) > 1 else []
+        self.terms = terms_of_a_claim(len(inputs), level, keys_tried, customers)
+
+    def evidence(self, answers: Tensor) -> Evidence:
+        """Return what ``answers`` show of the key: (N + T, K), or to the first of the inputs."""
+        evidence = self._key_verifier(answers).evidence(self._suspect(answers))
+        probs = usable(answers[: self.num_probes])[0]  # (N, K)
+        num_tied = int((probs == probs[:, :1]).all(1).sum())
+        if evidence.tests and num_tied > (1 - MIN_USABLE) * len(probs):
+            return Evidence.none(f"{num_tied} of {len(probs)} answers tell nothing")
+        return evidence
+
+    def judge(self, evidence: Evidence, answers: Tensor, open_orders: int) -> Verdict:
+        """Return the verdict on ``answers`` (N + T, K) that show ``evidence``.
+
+        ``open_orders``: how many orders of classes are left open; p is multiplied by it.
+        """
+        keys_tried = self.terms.keys_tried * open_orders
+        terms = replace(self.terms, keys_tried=keys_tried, messages=[])
+        verdict = terms.judge(evidence, (), ())
+        if len(self.key.messages) == 1 or not evidence.tests:
+            return verdict
+        # Of several customers the likeliest is named, and p corrected for the number of them.
+        tests = self._key_verifier(answers).messages(self._suspect(answers))
+        identified = terms.identify(tests)
+        likeliest = min(identified.p_values, key=identified.p_values.__getitem__)
+        return replace(
+            verdict,
+            score=tests[likeliest].score,
+            p_value=identified.p_value,
+            claimed=identified.name is not None,
+            tests=dict.fromkeys(verdict.tests, identified.p_value),
+            identified=identified.name,
+        )
+
+    def p_value(self, answers: Tensor) -> float:
+        """Return p of ``answers`` (n, K) to the first n inputs; 1 where nothing can be tested."""
+        p = self.judge(self.evidence(answers), answers, self.open_orders(answers)).p_value
+        return 1.0 if p is None else p
+
+    def open_orders(self, answers: Tensor) -> int:
+        """Return how many orders of classes the committed labels leave open: of p a factor."""
+        return num_open_orders(len(self.open_classes(answers)), self.key.classes)
+
+    def open_classes(self, answers: Tensor) -> list[int]:
+        """Return the classes whose column in ``answers`` (N + T, K) the labels leave open.
+
+        Whoever brings the answers may have exchanged the columns of these.
+        """
+        labels = self.key.labels
+        if labels is None:
+            return list(range(self.key.classes))
+        probs = usable(answers[: self.num_probes])[0]
+        labels = labels[: len(answers)]
+        num_wrong = mistakes(probs, labels).sum(1)  # (K,)
+        num_asked = labels[is_clear(probs)].bincount(minlength=self.key.classes)
+        num_right = num_asked - num_wrong
+        is_open = (num_right < MIN_PROBES_OF_CLASS) | (2 * num_right <= num_asked)
+        return is_open.nonzero().flatten().tolist()
+
+    def _key_verifier(self, answers: Tensor) -> KeyVerifier:
+        """Return the verifier of the key on the probes to which there are ``answers``."""
+        probes = self._probes[: min(len(answers), self.num_probes)]
+        return KeyVerifier(self._method, self.terms, self._pattern_key, probes)
+
+    def _suspect(self, answers: Tensor) -> Suspect:
+        """Return a suspect that gives the ``answers`` (N + T, K) to probes and triggers."""
+        triggers = self.inputs[self.num_probes :]
+
+        def answer(inputs: Tensor) -> Tensor:
+            are_triggers = len(triggers) and torch.equal(inputs, triggers)
+            return answers[self.num_probes :] if are_triggers else answers[: self.num_probes]
+
+        return Suspect(answer)
+
+    def _agreed_labels(self) -> Tensor:
+        """Return the committed labels that whoever verifies gives, too; else -1: (N,)."""
+        unknown = torch.full((self.num_probes,), -1)
+        if self.key.labels is None or self.checked_labels is None:
+            return unknown
+        return torch.where(self.key.labels == self.checked_labels, self.key.labels, unknown)
+
+
+def num_open_orders(num_open_classes: int, classes: int) -> int:
+    """Return by what p is multiplied if ``num_open_classes`` may have any of their columns.
+
+    Whoever brings the answers may choose an order of the columns that fits. Of m classes that moved
+    there are at most K! / (K - m)! orders, and the sum of 1 / m^2 from m = 2 on is below 1. Nobody
+    can move one class alone.
+    """
+    if num_open_classes < 2:
+        return 1
+    return math.perm(classes, num_open_classes) * num_open_classes**2
+
+
+def terms_of_a_claim(
+    num_inputs: int, level: float, keys_tried: int, customers: list[str]
+) -> Verifier:
+    """Return softmark's own verifier at ``level``: no key has a say in it."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "verifier" / "standard.yaml"))
+    del config["_target_"]
+    config["levels"]["exact"], config["usable"] = level, MIN_USABLE
+    config |= {"probes": num_inputs, "keys_tried": keys_tried, "messages": customers}
+    return Verifier(**config)

@@ -1,0 +1,93 @@
+"""One customer's part of a key: what a watermark's pattern and triggers follow from."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from softmark.methods import key as methods
+from softmark.methods.key import as_bytes
+
+SEAL = b"softmark seal 1\n"
+# What it costs to get from a secret to its pattern: 64 MiB and a tenth of a second or two.
+SCRYPT = {"n": 2**16, "r": 8, "p": 1, "maxmem": 2**27, "dklen": 32}
+
+
+class PatternKey(methods.Key):
+    """One customer's part of a ``Key``, in the form that a watermark reads.
+
+    Args:
+        root: 32 bytes, from which the pattern and the triggers follow.
+        message: the customer.
+        classes: K of the marked model.
+        victim: what the unmarked model shows, (2, K, K), or None.
+    """
+
+    def __init__(self, root: bytes, message: str, classes: int, victim: Tensor | None):
+        super().__init__(bytes_tensor(root), bytes_tensor(b""), as_bytes(message), classes, victim)
+
+    def seed(self) -> bytes:
+        return tensor_bytes(self.secret)
+
+    def known(self) -> bytes:
+        """Return nothing more to bind: the root follows from all that the key says."""
+        return b""
+
+    def for_message(self, message: str) -> PatternKey:
+        """Return the key of another stream of the same customer."""
+        root = hmac.new(self.seed(), message.encode(), hashlib.sha256).digest()
+        return PatternKey(root, message, self.classes, self.usual)
+
+
+class CustomersKey(PatternKey):
+    """The key of the first of several customers, which knows those of all.
+
+    So a watermark that looks for each message (``Watermark.identify``) looks for each customer.
+    Several customers have no triggers: ``for_message`` names customers alone.
+
+    Args:
+        pattern_keys: of every customer, in their order.
+    """
+
+    def __init__(self, pattern_keys: Mapping[str, PatternKey]):
+        message, first = next(iter(pattern_keys.items()))
+        super().__init__(first.seed(), message, first.classes, first.usual)
+        self._pattern_keys = pattern_keys
+
+    def for_message(self, message: str) -> PatternKey:
+        """Return the key of the customer ``message``."""
+        return self._pattern_keys[message]
+
+
+def customer_seed(secret: bytes, message: str) -> bytes:
+    """Return HMAC-SHA256(secret, message): 32 bytes."""
+    return hmac.new(secret, message.encode(), hashlib.sha256).digest()
+
+
+def seals(secret: bytes, messages: Sequence[str]) -> tuple[str, ...]:
+    """Return the published hash of each customer's seed."""
+    return tuple(
+        hashlib.sha256(SEAL + customer_seed(secret, name)).hexdigest() for name in messages
+    )
+
+
+def pattern_root(seed: bytes, bound: bytes) -> bytes:
+    """Return 32 bytes, from which a pattern follows.
+
+    ``bound``: the hash of all that was committed to.
+    """
+    return hashlib.scrypt(seed, salt=bound, **SCRYPT)
+
+
+def bytes_tensor(content: bytes) -> Tensor:
+    """Return ``content`` as uint8 (n,)."""
+    return torch.tensor(list(content), dtype=torch.uint8)
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a uint8 tensor."""
+    return bytes(tensor.flatten().tolist())
