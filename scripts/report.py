@@ -18,9 +18,9 @@ from pathlib import Path
 
 from softmark.errors import InputError
 from softmark.renamed import current
-from softmark.report.details import public, unhashed
 from softmark.report.export import Sheet, latex, markdown, write_cells
-from softmark.report.sweep import Trouble, by_reason, gather
+from softmark.report.page_details import is_unhashed, public
+from softmark.report.sweep_table import Problem, by_reason, gather
 from softmark.settings import configs
 from softmark.sweep.command_line import check_arguments, expand_sweep, expand_table
 
@@ -36,12 +36,12 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     options.overrides = current(options.overrides)
     try:
-        written, trouble = page(options) if options.page else files(options)
+        written, problems = page(options) if options.page else files(options)
     except InputError as error:
         sys.exit(f"error: {error}")
     for path in written:
         print(path)
-    for line in trouble:
+    for line in problems:
         print(f"missing or failed: {line}", file=sys.stderr)
 
 
@@ -54,38 +54,40 @@ def name_of(options: argparse.Namespace) -> str:
 
 def files(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     name = name_of(options)
-    sheet, trouble = read(options.overrides)
-    return publish(sheet, options.to / name), by_reason(trouble)
+    sheet, problems = read(options.overrides)
+    return publish(sheet, options.to / name), by_reason(problems)
 
 
 def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
     """One HTML page: of the sweep, or of all records where there is nothing but an output_dir."""
-    from softmark.report import html as pages
+    from softmark.report import page as pages
 
     folders = [line for line in options.overrides if line.startswith("output_dir=")]
     output = Path(check_arguments(["-m", *folders], writes=False)["output_dir"])
     if not options.name and folders == options.overrides:
-        text, broken = pages.of_all(output)
-        return [pages.write(text, options.to / "all.html")], broken
+        text, broken = pages.all_records_page(output)
+        return [pages.write_page(text, options.to / "all.html")], broken
     name = name_of(options)
-    sheet, trouble = read(options.overrides)
-    text = pages.of_sweep(name, sheet, list(map(str, trouble)), output)
-    return [pages.write(text, options.to / f"{name}.html")], by_reason(trouble)
+    sheet, problems = read(options.overrides)
+    text = pages.sweep_page(name, sheet, list(map(str, problems)), output)
+    return [pages.write_page(text, options.to / f"{name}.html")], by_reason(problems)
 
 
-def read(overrides: list[str]) -> tuple[Sheet, list[Trouble]]:
+def read(overrides: list[str]) -> tuple[Sheet, list[Problem]]:
     """The sweep that run.py makes of ``overrides``, and its cells without result."""
     check_arguments(["-m", *overrides], writes=False)
     with configs():
         table, _ = expand_table(overrides)
-        rows, varied, trouble = gather(expand_sweep(overrides))
+        rows, varied, problems = gather(expand_sweep(overrides))
     if not any(record for row in rows for record in row.records):
         hint = "no record of these cells: run.py -m with the same overrides makes them"
-        raise InputError("\n".join([hint, *by_reason(trouble)[:5]]))
+        raise InputError("\n".join([hint, *by_reason(problems)[:5]]))
     # Where it ran and how it was watched are nothing to repeat; the table is.
-    shown = [public(line) for line in overrides if line.startswith("table=") or not unhashed(line)]
+    shown = [
+        public(line) for line in overrides if line.startswith("table=") or not is_unhashed(line)
+    ]
     command = shlex.join(["python", "run.py", *([] if table else ["-m"]), *shown])
-    return Sheet(command, table, rows, varied), trouble
+    return Sheet(command, table, rows, varied), problems
 
 
 def publish(sheet: Sheet, stem: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, STAGES, judged, write
 from softmark.errors import InputError
-from softmark.report import html as page
+from softmark.report import page
 from softmark.report import records as archive
 from softmark.report.rows import Row
 
@@ -43,7 +43,7 @@ def test_a_page_of_all_has_a_row_for_each_cell_and_no_figure_twice(archived, tmp
         archived("attack=prune", "method=csp", seed=seed)
         archived("attack=prune", "method=csp", "attack.sparsity=0.9", seed=seed)
     archived("attack=distill", "method=usp")
-    text, broken = page.of_all(tmp_path)
+    text, broken = page.all_records_page(tmp_path)
     assert broken == []
     head = re.findall(r"<th scope=\"col\".*?<button[^>]*>(.*?)</button>", text)
     assert head[:4] == ["method", "attack", "sparsity", "seeds"]
@@ -64,7 +64,7 @@ def test_markup_in_a_record_is_text(archived, tmp_path):
     record["overrides"].append(f"attack.name={evil}")
     record["config"]["attack"]["name"] = evil
     write(tmp_path, record)
-    text, _ = page.of_all(tmp_path)
+    text, _ = page.all_records_page(tmp_path)
     assert text.count("</script>") == 2
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
@@ -79,7 +79,7 @@ def test_a_stale_record_has_a_section_of_its_own(archived, tmp_path):
     archived("method=csp", "attack=prune", seed=1, address="0" * 16)
     archived("method=csp", "attack=prune", seed=2, address="1" * 16, config=None)
     archived("method=csp", "attack=prune", seed=2, address="2" * 16, config=None)
-    text, _ = page.of_all(tmp_path)
+    text, _ = page.all_records_page(tmp_path)
     first, second = re.findall(r"<section.*?</section>", text, re.S)
     assert "stale" not in first
     assert [line[:2] for line in lines_of(first)] == [["csp", "prune"]]
@@ -114,7 +114,7 @@ def test_what_is_no_record_is_named_and_the_rest_is_shown(archived, tmp_path):
     }
     for name, content in broken.items():
         (tmp_path / "records" / f"{name}.json").write_text(content)
-    text, named = page.of_all(tmp_path)
+    text, named = page.all_records_page(tmp_path)
     assert sorted(line.partition(".")[0] for line in named) == sorted(broken)
     assert all(f"<li>{name}.json" in text for name in broken)
     assert len(lines_of(text)) == 1
@@ -125,7 +125,7 @@ def test_a_record_without_newer_fields_is_shown(archived, tmp_path):
     record = archived("method=csp", "attack=prune")
     newer = ("control_accuracy", "judged_samples", "by_kind", "warnings", "forged_p_value")
     write(tmp_path, {name: value for name, value in record.items() if name not in newer})
-    text, broken = page.of_all(tmp_path)
+    text, broken = page.all_records_page(tmp_path)
     assert broken == []
     (line,) = lines_of(text)
     assert line[:3] == ["csp", "prune", "yes"]
@@ -139,14 +139,14 @@ def test_what_opens_has_the_verdict_first_and_each_models_curves(archived, tmp_p
         forged_p_value=0.5, forged_claimed=False,
         by_kind={"vgg11": {"innocents": 1, "false_flags": 0.125, "false_claims": 0}},
     )  # fmt: skip
-    (cell,) = data_of(page.of_all(tmp_path)[0])["rows"][0]["cells"]
+    (cell,) = data_of(page.all_records_page(tmp_path)[0])["rows"][0]["cells"]
     facts = dict(cell["facts"])
-    assert list(facts)[:4] == ["verdict", "p-value", "its null", "p before the attack"]
+    assert list(facts)[:4] == ["verdict", "p-value", "null", "p before the attack"]
     assert facts["attacker's own key"] == "not claimed, p 0.500"
     assert facts["cost of the mark"] == (
         "0.50 points against the control, 1.00 points against the victim"
     )
-    assert facts["most false flags"] == "vgg11, 12.50 % of its probes"
+    assert facts["most flagged innocents"] == "vgg11, 12.50 % of its probes"
     assert facts["unusable answers"] == "3"
     assert facts["warning"] == "too little trained, see DIR"
     roles = ["victim", "control", "watermarked", "attack, step 1", "suspect"]
@@ -169,7 +169,7 @@ def test_missing_and_failed_cells_are_words_with_a_reason(archived, tmp_path):
         Row(("csp", "prune"), (done, failed(2))),
     ]
     section = page.Section(
-        "some", rows, ["method", "attack"], "python run.py", trouble=["x: missing"]
+        "some", rows, ["method", "attack"], "python run.py", problems=["x: missing"]
     )
     text = page.render(section.title, [section], [], tmp_path)
     none, gone, part = lines_of(text)
@@ -189,7 +189,7 @@ def test_no_folder_of_this_machine_is_on_the_page(archived, tmp_path):
     record["config"]["data"]["source"]["path"] = folder
     record["reason"] = f"{folder}/1.png: no such file; see {tmp_path}/records or /var/log/x"
     write(tmp_path, record)
-    text, _ = page.of_all(tmp_path)
+    text, _ = page.all_records_page(tmp_path)
     for secret in ("someone", "patients", str(tmp_path), "~/pictures", "/var/log"):
         assert secret not in text
     data = data_of(text)
@@ -202,7 +202,7 @@ def test_curves_are_read_once_a_stage_with_gaps_where_training_diverged(archived
     first = archived("method=csp", "attack=prune")
     second = archived("method=csp", "attack=distill")
     store(tmp_path, first)
-    data = data_of(page.of_all(tmp_path)[0])
+    data = data_of(page.all_records_page(tmp_path)[0])
     assert first["stages"]["victim"] == second["stages"]["victim"]
     curve = ["trained", "loss", [0, 1, 2], [1.235, None, 0.5]]
     assert data["curves"][first["stages"]["victim"]] == [curve]
@@ -230,7 +230,7 @@ def test_five_hundred_records_are_a_small_page_soon(archived, tmp_path):
             write(tmp_path, records[-1])
             store(tmp_path, records[-1], curve)
     begin = time.perf_counter()
-    text, _ = page.of_all(tmp_path)
+    text, _ = page.all_records_page(tmp_path)
     assert time.perf_counter() - begin < 60
     assert len(lines_of(text)) == 20
     assert len(text) < 3_000_000
@@ -279,7 +279,7 @@ def test_the_command_says_what_is_wrong(archived, tmp_path):
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
     with pytest.raises(InputError, match="no record"):
-        page.of_all(tmp_path / "empty")
+        page.all_records_page(tmp_path / "empty")
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def shown(request, browser, archived, tmp_path):
     archived("method=usp", "attack=prune", p_value=0.02, claimed=False)
     archived("method=usp", "attack=distill", status="failed", reason="<b>no</b> disk")
     store(tmp_path, records[0])
-    page.write(page.of_all(tmp_path)[0], tmp_path / "all.html")
+    page.write_page(page.all_records_page(tmp_path)[0], tmp_path / "all.html")
     width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     opened = context.new_page()
@@ -327,7 +327,7 @@ def test_a_heading_sorts_and_what_is_missing_stays_last(shown):
             "cells => cells.map(cell => cell.innerText.trim())",
         )
 
-    heading = opened.locator("thead th", has_text="p worst")
+    heading = opened.locator("thead th", has_text="p max")
     place = heading.evaluate("cell => cell.cellIndex") + 1
     assert heading.get_attribute("aria-sort") is None
     heading.locator("button").click()

@@ -34,7 +34,7 @@ def record(**changes):
         ({}, "removed"),
         ({"claimed": True}, "claimed"),
         ({"claimed": True, "suspect_accuracy": 0.1}, "claimed"),
-        ({"suspect_accuracy": 0.84}, "spoilt"),
+        ({"suspect_accuracy": 0.84}, "degraded"),
         ({"suspect_accuracy": 0.119}, "useless"),
         ({"suspect_accuracy": 0.95}, "removed"),
         ({"watermarked_accuracy": 0.11, "suspect_accuracy": 0.11}, "useless"),

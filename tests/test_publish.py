@@ -15,8 +15,8 @@ from softmark.experiment.provenance import processor
 from softmark.experiment.record import CSV
 from softmark.report.columns import cells, columns
 from softmark.report.export import Sheet, latex, markdown, tex, write_cells
-from softmark.report.kinds import kinds_table
-from softmark.report.notes import gaps, notes
+from softmark.report.footnotes import footnotes, gap_notes
+from softmark.report.innocent_kinds import kinds_table
 from softmark.report.plots import plots
 from softmark.report.rows import Row
 from softmark.report.summary import summary_table
@@ -39,9 +39,9 @@ def read(*lines: str):
 
 
 def test_a_table_has_mean_and_interval_and_names_what_is_missing(swept):
-    sheet, trouble = read(*LINES, f"output_dir={swept}")
-    assert len(trouble) == 3
-    assert all("attack=distill" in cell and reason == "missing" for cell, reason in trouble)
+    sheet, problems = read(*LINES, f"output_dir={swept}")
+    assert len(problems) == 3
+    assert all("attack=distill" in cell and reason == "missing" for cell, reason in problems)
     table = [line.split(" | ") for line in markdown(sheet).splitlines() if line.startswith("| ")]
     figures = {(line[0].strip("| "), line[1]): line for line in table[2:]}
     # Suspects of 95, 94 and 93 %: t(.975, 2) = 4.3027, sd 1, n = 3, so 2.484 of the seeds, and
@@ -73,10 +73,10 @@ def test_older_code_is_stale_and_never_mixed_in(swept, archived):
     record = archived("method=csp", "attack=distill", suspect_accuracy=0.01)
     path = swept / "records" / f"{record['address']}.json"
     path.rename(path.with_name("0123456789abcdef.json"))
-    sheet, trouble = read(*LINES, f"output_dir={swept}")
-    assert sum(reason == "made by older code" for _, reason in trouble) == 1
+    sheet, problems = read(*LINES, f"output_dir={swept}")
+    assert sum(reason == "made by older code" for _, reason in problems) == 1
     (row,) = (row for row in sheet.rows if row.name == ("csp", "distill"))
-    assert (row.done, row.stale) == ([], 1)
+    assert (row.finished, row.stale) == ([], 1)
     assert cells(row, ["suspect"]) == ["stale"]
     assert "1 cell was last made by older code" in markdown(sheet)
 
@@ -85,9 +85,9 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(swept, archived):
     record = archived("method=csp", "attack=distill")
     path = swept / "records" / f"{record['address']}.json"
     path.write_text(path.read_text()[:50])
-    sheet, trouble = read(*LINES, f"output_dir={swept}")
-    assert any(str(path) in reason and "not a whole record" in reason for _, reason in trouble)
-    assert sum(len(row.done) for row in sheet.rows) == 9
+    sheet, problems = read(*LINES, f"output_dir={swept}")
+    assert any(str(path) in reason and "not a whole record" in reason for _, reason in problems)
+    assert sum(len(row.finished) for row in sheet.rows) == 9
 
 
 def test_each_method_is_noted_once_with_every_null_that_it_stands_on(archived):
@@ -97,7 +97,7 @@ def test_each_method_is_noted_once_with_every_null_that_it_stands_on(archived):
         for name, found in nulls.items()
         for null in found
     ]
-    assert [note for note in notes(rows) if "stands on" in note] == [
+    assert [note for note in footnotes(rows) if "stands on" in note] == [
         "p of csp, usp stands on signs",
         "p of csp_margin stands on signs or triggers",
     ]
@@ -109,7 +109,7 @@ def test_failed_cells_have_their_reason_as_a_footnote(archived, tmp_path):
     sheet, _ = read(
         "method=usp", "attack=prune", "seed=0,1", "scale=smoke", f"output_dir={tmp_path}"
     )
-    assert gaps(sheet.rows) == ["Failed: out of & memory"]
+    assert gap_notes(sheet.rows) == ["Failed: out of & memory"]
     assert dict(zip(sheet.head, sheet.body[0], strict=True))["cells"] == "1 of 2"
     assert r"out of \& memory" in latex(sheet)
 
@@ -154,7 +154,7 @@ def test_two_seeds_are_both_shown(archived, tmp_path):
 
 def test_claims_and_p_come_first_and_costs_are_against_the_control(swept):
     sheet, _ = read(*LINES, f"output_dir={swept}")
-    assert sheet.head[2:6] == ["claims", "p median", "p worst", "p least"]
+    assert sheet.head[2:6] == ["claims", "p median", "p max", "p min"]
     order = [sheet.head.index(name) for name in ("suspect", "cost", "vs victim", "mark acc.")]
     assert order == sorted(order)
     # .965 - .96 and .97 - .96; no control, no cost.
@@ -162,7 +162,7 @@ def test_claims_and_p_come_first_and_costs_are_against_the_control(swept):
     assert [cell[:4] for cell in cells(row, ["cost", "vs victim"])] == ["0.50", "1.00"]
     bare = Row(row.name, tuple({**record, "control_accuracy": None} for record in row.records))
     assert cells(bare, ["cost"]) == ["—"]
-    for name in ("control", "forged", "forged p", "mark recall", "names"):
+    for name in ("control", "forged", "forged p", "mark recall", "identified"):
         assert name not in columns([bare], brief=False)
     assert "recognises a model, not a key" in markdown(sheet)
     assert "An address promises the recipe of a cell, not the last digit" in latex(sheet)
@@ -203,7 +203,7 @@ def test_a_warning_of_several_numbers_is_told_once(archived, tmp_path):
         archived("method=usp", "attack=prune", seed=seed, warnings=[told])
     lines = ("method=usp", "attack=prune", "seed=0,1,2,3", "scale=smoke")
     sheet, _ = read(*lines, f"output_dir={tmp_path}")
-    told = [note for note in notes(sheet.rows) if note.startswith("Warning")]
+    told = [note for note in footnotes(sheet.rows) if note.startswith("Warning")]
     assert told == [
         "Warning (3 of 4 cells): (p 5e-06 to 0.3): raise 9 to 10",
         "Warning (1 of 4 cells): so",
@@ -219,13 +219,15 @@ def test_warnings_and_other_processors_are_told(archived, tmp_path):
         )  # fmt: skip
     lines = ("method=usp", "attack=prune", "seed=0,1,2", "scale=smoke", f"output_dir={tmp_path}")
     sheet, _ = read(*lines)
-    assert "Warning (2 of 3 cells): too little trained" in notes(sheet.rows)
-    (note,) = (note for note in notes(sheet.rows) if note.startswith("Last digits"))
+    assert "Warning (2 of 3 cells): too little trained" in footnotes(sheet.rows)
+    (note,) = (note for note in footnotes(sheet.rows) if note.startswith("Last digits"))
     assert (
         f"B, GPU (1 of 3 cells), A (2 of 3 cells); the table was written on {processor()}" in note
     )
     here = [{**r, "machine": f"9 cores of {processor()}"} for r in sheet.rows[0].records]
-    assert not any(note.startswith("Last") for note in notes([Row(("usp", "prune"), tuple(here))]))
+    assert not any(
+        note.startswith("Last") for note in footnotes([Row(("usp", "prune"), tuple(here))])
+    )
 
 
 def test_false_flags_by_kind_count_each_key_once(archived, tmp_path):

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from softmark.report.sweep import Trouble, by_reason
+from softmark.report.sweep_table import Problem, by_reason
 from softmark.sweep.command_line import expand_sweep
 from softmark.sweep.compose import CellComposer
 
@@ -292,12 +292,12 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(swept):
 
 
 def test_a_reason_is_told_once():
-    trouble = [
-        Trouble("seed=0", "no disk"),
-        Trouble("seed=1", "missing"),
-        Trouble("seed=2", "no disk"),
+    problems = [
+        Problem("seed=0", "no disk"),
+        Problem("seed=1", "missing"),
+        Problem("seed=2", "no disk"),
     ]
-    assert by_reason(trouble) == ["seed=0 and 1 more: no disk", "seed=1: missing"]
+    assert by_reason(problems) == ["seed=0 and 1 more: no disk", "seed=1: missing"]
     assert by_reason([]) == []
 
 

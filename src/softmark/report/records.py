@@ -1,4 +1,4 @@
-"""All records of a folder, and which of them this code would make."""
+"""All records of a folder, and which of them the code of today would make."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from softmark.nodes import short
 from softmark.report.columns import COLUMNS, cells
 from softmark.report.rows import Record, Row, filled
 
-# A record is data. Of what it names these classes alone are made.
+# A record is data: of the classes that it names, only these are ever made.
 SOURCES = {
     "softmark.data.sources.Digits": Digits,
     "softmark.data.sources.Hub": Hub,
     "softmark.data.sources.ImageFolder": ImageFolder,
     "softmark.data.synthetic.Synthetic": Synthetic,
 }
-STAGES = 2000  # innocents of a pool, or models on the way of an attack, that a record may ask for
+MAX_STAGES = 2000  # innocents of a pool, or steps of an attack, that a record may ask for
 
 
 def read(folder: Path) -> tuple[list[Record], list[str]]:
-    """The records in ``folder``, and a line for each file there that is none."""
+    """Return the records in ``folder``, and a line for each file there that is none."""
     records, broken = [], []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -41,23 +41,23 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
 
 
 def _checked(record: Record, path: Path) -> Record:
-    """``record``, filled. Raises ``InputError`` where it lacks what every table needs."""
+    """Return ``record``, filled. Raise ``InputError`` where it lacks what every table needs."""
     try:
         for name in ("data", "scale", "method", "attack", "seed", "date", "versions"):
             record[name]
-        whole = filled(record)
-        cells(Row((), (whole,)), list(COLUMNS))
-        own = record["address"] == path.stem
+        complete = filled(record)
+        cells(Row((), (complete,)), list(COLUMNS))
+        in_place = record["address"] == path.stem
     # It may hold anything in any place.
     except Exception as error:
         raise InputError(f"{path}: a record that lacks {short(error)}; remove it") from error
-    if not own:
+    if not in_place:
         raise InputError(f"{path}: the record of {record['address']}; remove it")
-    return whole
+    return complete
 
 
 def current(record: Record, output: Path) -> bool:
-    """Whether this code, with these versions and data, would make ``record`` where it lies."""
+    """Return whether the code, versions and data of today would make ``record`` where it lies."""
     if not record["config"]:
         return False
     try:
@@ -68,7 +68,7 @@ def current(record: Record, output: Path) -> bool:
         config = {**dict.fromkeys(UNHASHED), **record["config"]}
         # "auto" is another precision elsewhere.
         config |= {"precision": record["precision"], "output_dir": str(output)}
-        if not _bounded(config) or not _at_hand(json.dumps(config["data"]["source"]), output):
+        if not _bounded(config) or not _is_readable(json.dumps(config["data"]["source"]), output):
             return False
         return plan(config).record.stem == record["address"]
     # A config of any age may fail in any way; this code can't make its cell then.
@@ -77,16 +77,16 @@ def current(record: Record, output: Path) -> bool:
 
 
 def _bounded(config: dict[str, Any]) -> bool:
-    """Whether its plan has as many stages as a cell may have: each costs time and memory."""
+    """Return whether its plan has as few stages as a cell may have: each costs time and memory."""
     pools = [config["innocents"][pool] for pool in ("calibration", "evaluation")]
     steps = list(steps_of(config["attack"]))
     held = 1 + sum(len(step.get("colluders") or ()) for step in steps)
-    return max(*pools, held * len(steps)) <= STAGES
+    return max(*pools, held * len(steps)) <= MAX_STAGES
 
 
 @functools.lru_cache(maxsize=64)
-def _at_hand(source: str, output: Path) -> bool:
-    """Whether the data can be had: tried once, and not for each of hundreds of records.
+def _is_readable(source: str, output: Path) -> bool:
+    """Return whether the data can be read: tried once, and not for each of thousands of records.
 
     Nothing is downloaded, drawn or decoded because a record says so, but the digits.
     """
@@ -107,7 +107,7 @@ def _at_hand(source: str, output: Path) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether ``value`` is no node, and no text that Hydra would resolve."""
+    """Return whether ``value`` is no node, and no text that Hydra would resolve."""
     if isinstance(value, str):
         return "${" not in value
     return value is None or isinstance(value, bool | int | float)

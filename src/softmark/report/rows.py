@@ -1,6 +1,6 @@
-"""How records become rows: one row for the cells that differ in their seed only.
+"""Rows of a table, from records: one row for the cells that differ in their seed only.
 
-Nothing here knows the commands that made the records: a record tells its overrides and its config.
+Records alone say what a row is, not the commands that made them.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from softmark.experiment import record as schema
 from softmark.experiment.plan import UNHASHED
-from softmark.report.intervals import MISSING
+from softmark.report.numbers import MISSING
 
 Record = dict[str, Any]
-# Overrides that say nothing beside a section's title, a row's first columns and its seeds.
-SHOWN = {"data", "scale", "method", "attack", "seed"}
+# Overrides that a section's title, a row's first columns and its seeds show anyway.
+SHOWN_ELSEWHERE = {"data", "scale", "method", "attack", "seed"}
 
 
 def filled(record: Record) -> Record:
-    """``record`` with every field of the schema: one that older code didn't write has its default.
+    """Return ``record`` with every field of the schema, its default where older code wrote none.
 
-    It may have been written under the same address: the schema is no part of that.
+    Such a record may have an address of today: the schema is no part of that.
     """
     known = {name: value for name, value in record.items() if value is not None}
     return {**dataclasses.asdict(schema.Record()), **known}
@@ -32,95 +32,115 @@ def filled(record: Record) -> Record:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells that differ in their seed only; ``stale``: how many only older code has made."""
+    """The cells that differ in their seed only.
+
+    Attributes:
+        name: The values of the config keys in which rows differ.
+        records: One a seed; None where it is missing.
+        stale: How many of the seeds only older code has made.
+    """
 
     name: tuple[str, ...]
     records: tuple[Record | None, ...]
     stale: int = 0
 
     @property
-    def done(self) -> list[Record]:
+    def finished(self) -> list[Record]:
+        """Return the records of cells that have run to their end."""
         return [record for record in self.records if record and record["status"] == "done"]
 
 
 def rows_of(records: Sequence[Record], *, stale: bool) -> tuple[list[Row], list[str]]:
-    """A row for the records that differ in their seed only, and the names of what else differs.
+    """Return a row for the records that differ in their seed only, and the keys of its name.
 
-    The first two names are method and attack. What older code made (``stale``) is distinguished by
-    commit and versions too, and where a seed occurs twice even so, the later one is another copy.
+    The first two keys are method and attack. Of a seed that occurs twice, the later record is
+    another copy.
+
+    Args:
+        records: All of a section.
+        stale: Whether older code made them; commit and versions tell rows apart then, too.
     """
     groups: dict[str, tuple[dict[str, str], list[Record]]] = {}
     chosen: dict[str, None] = {}
     copies: Counter[tuple[str, int]] = Counter()
     for record in sorted(records, key=lambda record: (record["seed"], record["date"])):
         chosen |= dict.fromkeys(_overridden(record))
-        facts = _facts(record, stale)
-        copies[json.dumps(facts), record["seed"]] += 1
-        facts["copy"] = str(copies[json.dumps(facts), record["seed"]])
-        groups.setdefault(json.dumps(facts), (facts, []))[1].append(record)
-    varied = _varied([facts for facts, _ in groups.values()], list(chosen))
+        settings = _settings(record, stale)
+        copies[json.dumps(settings), record["seed"]] += 1
+        settings["copy"] = str(copies[json.dumps(settings), record["seed"]])
+        groups.setdefault(json.dumps(settings), (settings, []))[1].append(record)
+    varied = _varied([settings for settings, _ in groups.values()], list(chosen))
     rows = [
-        Row(tuple(facts.get(key, MISSING) for key in varied), tuple(own))
-        for facts, own in groups.values()
+        Row(tuple(settings.get(key, MISSING) for key in varied), tuple(of_row))
+        for settings, of_row in groups.values()
     ]
     return sorted(rows, key=lambda row: [_natural(part) for part in row.name]), varied
 
 
 def _overridden(record: Record) -> dict[str, str]:
-    """The keys that the command line chose, with their values, but for those shown elsewhere."""
+    """Return what the command line set, by key, but for what is shown elsewhere."""
     lines = (line.partition("=")[::2] for line in record["overrides"])
     return {
         key: value or "removed"
         for key, value in ((key.lstrip("+"), value) for key, value in lines)
-        if key not in SHOWN and key.partition(".")[0] not in UNHASHED
+        if key not in SHOWN_ELSEWHERE and key.partition(".")[0] not in UNHASHED
     }
 
 
-def _facts(record: Record, stale: bool) -> dict[str, str]:
-    """All that tells one row from another, by key: the config's leaves before the overrides."""
-    facts = {**_overridden(record), **dict(flat(record["config"]))}
-    facts |= {"method": record["method"], "attack": record["attack"]}
-    facts |= {"precision": str(record["precision"])}
-    facts.pop("seed", None)
+def _settings(record: Record, stale: bool) -> dict[str, str]:
+    """Return all settings in which rows may differ, by key; the config goes before overrides."""
+    settings = {**_overridden(record), **dict(flat(record["config"]))}
+    settings |= {"method": record["method"], "attack": record["attack"]}
+    settings |= {"precision": str(record["precision"])}
+    settings.pop("seed", None)
     if stale:
-        facts |= {"commit": str(record["commit"] or MISSING)}
-        facts |= {f"version of {name}": version for name, version in record["versions"].items()}
-    return facts
+        settings |= {"commit": str(record["commit"] or MISSING)}
+        settings |= {f"version of {name}": version for name, version in record["versions"].items()}
+    return settings
 
 
-def flat(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a config as dotted key and text; a list is a leaf."""
-    for key, value in config.items():
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of a config as dotted key and text; a list is a leaf."""
+    for name, value in config.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{above}{key}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
-            yield f"{above}{key}", value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
-def _varied(facts: list[dict[str, str]], chosen: Iterable[str]) -> list[str]:
-    """As many keys as it takes to tell all rows apart: first of ``chosen``, then of the others.
+def _varied(settings: list[dict[str, str]], chosen: Iterable[str]) -> list[str]:
+    """Return as many keys as it takes to tell all rows apart: of ``chosen`` before the others.
 
     What always goes together with a key before it makes no column: a row's details show it.
     """
 
-    def names(keys: list[str]) -> int:
-        return len({tuple(fact.get(key) for key in keys) for fact in facts})
-
     def width(key: str) -> int:
-        return max(len(fact.get(key, "")) for fact in facts)
+        return max(len(row.get(key, "")) for row in settings)
 
     varied = ["method", "attack"]
-    others = {key for fact in facts for key in fact} - set(chosen)
+    # For each row the number of its group: rows of one group agree in all of ``varied``.
+    groups = _groups([tuple(row.get(key) for key in varied) for row in settings])
+    others = {key for row in settings for key in row} - set(chosen)
     # Short values read best; of the others the outermost: recipe.lr before attack.recipe.lr.
     outermost = sorted(others, key=lambda key: (key.count("."), len(key), key))
     for key in [*sorted(chosen, key=width), *outermost]:
-        if names([*varied, key]) > names(varied):
+        finer = _groups(
+            [(group, row.get(key)) for group, row in zip(groups, settings, strict=True)]
+        )
+        if max(finer, default=0) > max(groups, default=0):
             varied.append(key)
+            groups = finer
     return varied
 
 
+def _groups(values: Sequence[Hashable]) -> list[int]:
+    """Return a number for each value, from 0 on: equal ones have equal numbers."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
+
+
 def _natural(text: str) -> tuple[bool, float, str]:
-    """Sorts numbers by size and before words, and "none" before other words."""
+    """Return a key that sorts numbers by size, then "none", then other words."""
     try:
         return False, float(text), ""
     except ValueError:

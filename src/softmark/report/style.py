@@ -1,4 +1,4 @@
-"""What all plots have in common: colours, markers, the legend, the files."""
+"""The style of all plots: colours, markers, the legend, the files."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ plt.rcParams.update(
 
 
 def style_of(place: int) -> dict:
+    """Return the style of the line or points number ``place`` of a plot."""
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[place % len(MARKERS)],
@@ -37,17 +38,17 @@ def style_of(place: int) -> dict:
 
 
 def legend(figure: plt.Figure, *panels: plt.Axes) -> None:
-    """One legend for all panels, each name once."""
-    named = {}
+    """Add one legend for all panels, each name once."""
+    by_name = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    place = {"loc": "outside right center", "frameon": False, "fontsize": 8}
-    figure.legend(named.values(), named.keys(), **place)
+        by_name |= dict(zip(labels, handles, strict=True))
+    options = {"loc": "outside right center", "frameon": False, "fontsize": 8}
+    figure.legend(by_name.values(), by_name.keys(), **options)
 
 
 def save(figure: plt.Figure, stem: Path) -> list[Path]:
-    """As SVG and PNG, without a date, so that the same records make the same files."""
+    """Save as SVG and PNG, without a date: the same records make the same files."""
     paths = [stem.with_suffix(".svg"), stem.with_suffix(".png")]
     figure.savefig(paths[0], metadata={"Date": None})
     figure.savefig(paths[1], dpi=150)

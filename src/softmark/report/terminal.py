@@ -1,4 +1,4 @@
-"""What a person reads in a terminal: the verdict of one cell, and a sweep's cells as one table."""
+"""Tables for a terminal: the verdict of one cell, and all cells of a sweep."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from rich.text import Text
 
 from softmark.console import console, report
 from softmark.report.columns import cells, columns, heading
-from softmark.report.intervals import number
-from softmark.report.notes import gaps, notes, seeds
+from softmark.report.footnotes import footnotes, gap_notes, seed_notes
+from softmark.report.numbers import format_p
 from softmark.report.rows import Record, Row, filled
 from softmark.report.verdict import claim, facts
 
 
 def print_verdict(record: Record, brief: bool) -> None:
-    """The verdict of one cell: one line in a sweep, else a small table.
+    """Print the verdict of one cell.
 
-    ``record``: with ``made``, the number of stages that were made for it.
+    Args:
+        record: The cell's, with ``made``: the number of stages that were made for it.
+        brief: One line on stderr, as in a sweep; else a small table.
     """
     record = filled(record)
     title = (
@@ -27,7 +29,7 @@ def print_verdict(record: Record, brief: bool) -> None:
     made = record["made"]
     source = f"made {made} stage{'s' * (made != 1)}" if made else "nothing to make"
     if brief:
-        report(f"{title}: {claim(record)}, p {number(record['p_value'])} ({source})")
+        report(f"{title}: {claim(record)}, p {format_p(record['p_value'])} ({source})")
         return
     table = Table(title=title, show_header=False, title_justify="left", min_width=60)
     for name, text in facts(record):
@@ -38,29 +40,29 @@ def print_verdict(record: Record, brief: bool) -> None:
 
 
 def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:
-    """One row for all seeds of a cell: claims and p first, accuracies in percent."""
+    """Return a table with a row for all seeds of a cell: claims and p, then accuracies."""
     table = Table(
         title="accuracies and costs in %",
-        caption="\n".join([*seeds(rows), *notes(rows), *gaps(rows)]),
+        caption="\n".join([*seed_notes(rows), *footnotes(rows), *gap_notes(rows)]),
         caption_justify="left",
     )
     for name in varied:
-        # What doesn't fit is folded here, so that every number stays whole.
+        # What doesn't fit is folded here, so that no number is cut.
         table.add_column(heading(name), overflow="fold", min_width=6)
     names = columns(rows, brief=True)
     for name in names:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
-        bad = ("failed", "stale")
-        texts = [Text(cell, "bold red" if cell in bad else "") for cell in cells(row, names)]
+        red = ("failed", "stale")
+        texts = [Text(cell, "bold red" if cell in red else "") for cell in cells(row, names)]
         table.add_row(*map(Text, row.name), *texts)
     return table
 
 
-def plain_table(lines: Sequence[Sequence[str]], about: str) -> Table:
-    """``lines``, head first, with ``about`` below."""
+def plain_table(lines: Sequence[Sequence[str]], caption: str) -> Table:
+    """Return a table of ``lines``, head first, with ``caption`` below."""
     head, *body = lines
-    table = Table(caption=about.replace("*", ""), caption_justify="left")
+    table = Table(caption=caption.replace("*", ""), caption_justify="left")
     for name in head:
         table.add_column(name, overflow="fold")
     for line in body:

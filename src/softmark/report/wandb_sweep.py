@@ -12,11 +12,11 @@ from softmark.report.columns import cells, columns
 from softmark.report.rows import Row
 from softmark.tracking.loggers import NAMES, in_wandb, open_run, surviving
 
-VERDICT = (*NAMES, *CSV)
+VERDICT_FIELDS = (*NAMES, *CSV)
 
 
 def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
-    """Logs the sweep where ``config.logger`` asks for W&B; what W&B refuses costs one line."""
+    """Log the sweep where ``config.logger`` asks for W&B; report what W&B refuses in one line."""
     if not in_wandb(config.logger):
         return
     import wandb
@@ -26,17 +26,17 @@ def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) ->
     names = columns(rows, brief=False)
     body = [[*row.name, *cells(row, names)] for row in rows]
     records = [record for row in rows for record in row.records if record]
-    verdicts = [[record[name] for name in VERDICT] for record in records]
+    verdicts = [[record[name] for name in VERDICT_FIELDS] for record in records]
     group = config.logger.group or os.environ.get("WANDB_RUN_GROUP")
-    about = {"overrides": list(config.hydra.overrides.task), "varied": list(varied)}
+    run_config = {"overrides": list(config.hydra.overrides.task), "varied": list(varied)}
     with (
         surviving("the sweep"),
-        open_run(config, name=group, job_type="sweep", config=about) as run,
+        open_run(config, name=group, job_type="sweep", config=run_config) as run,
     ):
         run.log(
             {
                 "table": wandb.Table(columns=[*varied, *names], data=body),
-                "verdicts": wandb.Table(columns=list(VERDICT), data=verdicts),
+                "verdicts": wandb.Table(columns=list(VERDICT_FIELDS), data=verdicts),
                 **{
                     f"plots/{name}": wandb.Image(figure)
                     for name, figure in plots.plots(rows, varied).items()

@@ -1,6 +1,6 @@
-"""What opens behind a row of a page: for each seed its verdict, cost, config and training curves.
+"""The details behind a row of a page: each seed's verdict, cost, config and training curves.
 
-All of it becomes plain text and numbers here, and no folder of this machine gets into it.
+All of it becomes plain text and numbers here, without any folder of this machine.
 """
 
 from __future__ import annotations
@@ -14,74 +14,74 @@ from pathlib import Path
 from typing import Any
 
 from softmark.experiment.plan import UNHASHED
-from softmark.report.intervals import MISSING, number
-from softmark.report.notes import made_with
+from softmark.report.footnotes import made_with
+from softmark.report.numbers import MISSING, format_p
 from softmark.report.rows import Record, Row, flat
 from softmark.report.verdict import claim, facts
 
-POINTS = 200  # of one curve: more than a small plot can show
-REST = r"[^\s'\",;:()\[\]<>]"  # how a path in the middle of a text goes on
+MAX_POINTS = 200  # of one curve: more than a small plot can show
+PATH_CHARACTER = r"[^\s'\",;:()\[\]<>]"
 # A path of this machine; neither a/b nor https:// nor </b>.
-PATH = re.compile(rf"(?<![\w./<])~?/(?!/){REST}+")
+PATH = re.compile(rf"(?<![\w./<])~?/(?!/){PATH_CHARACTER}+")
 Hide = Callable[[str], str]
 
 
-def private(key: str, value: str) -> bool:
-    """Whether ``value`` is a folder of the data's owner."""
+def is_private(key: str, value: str) -> bool:
+    """Return whether ``value`` is a folder of the data's owner."""
     parts = key.lstrip("+").split(".")
     return parts[0] == "data" and parts[-1] == "path" and value not in ("null", MISSING)
 
 
 def public(override: str) -> str:
-    """``override`` without the data's folder."""
+    """Return ``override`` without the data's folder."""
     key, _, value = override.partition("=")
-    return f"{key}=DIR" if private(key, value) else override
+    return f"{key}=DIR" if is_private(key, value) else override
 
 
 def hider(records: Iterable[Record], output: Path) -> Hide:
-    """Takes the data's folders, and whatever else looks like a path of this machine, out of a text.
+    """Return what replaces the data's folders, and all paths of this machine, in a text by DIR.
 
-    The folders are named one by one since a space in them would end a path.
+    The folders are listed one by one since a space in them would end a path.
     """
-    found = {str(output), str(output.resolve())}
+    private = {str(output), str(output.resolve())}
     for record in records:
         lines = [line.partition("=")[::2] for line in record["overrides"]]
         pairs = [*lines, *flat(record["config"])]
-        found |= {value.strip("'\"") for key, value in pairs if private(key, value)}
-    folders = sorted((folder for folder in found if "/" in folder), key=len, reverse=True)
-    known = re.compile(f"(?:{'|'.join(map(re.escape, folders))}){REST}*")
+        private |= {value.strip("'\"") for key, value in pairs if is_private(key, value)}
+    folders = sorted((folder for folder in private if "/" in folder), key=len, reverse=True)
+    known = re.compile(f"(?:{'|'.join(map(re.escape, folders))}){PATH_CHARACTER}*")
     return lambda text: PATH.sub("DIR", known.sub("DIR", str(text)))
 
 
-class _Once:
-    """Numbers things, equal ones alike: what hundreds of records share is written once."""
+class _Numbered:
+    """Numbers values, equal ones alike: what thousands of records share is written once."""
 
     def __init__(self) -> None:
         self.places: dict[Hashable, int] = {}
 
-    def __call__(self, thing: Hashable) -> int:
-        return self.places.setdefault(thing, len(self.places))
+    def __call__(self, value: Hashable) -> int:
+        return self.places.setdefault(value, len(self.places))
 
 
 class Details:
-    """Collects what opens: rows with a cell for each seed, and what those share."""
+    """Collects the details of rows: a cell for each seed, and what cells share."""
 
     def __init__(self, store: Path, hide: Hide):
         self.store, self.hide = store, hide
         self.rows: list[dict[str, Any]] = []
-        self.pairs, self.configs, self.pools = _Once(), _Once(), _Once()
+        self.pairs, self.configs, self.pools = _Numbered(), _Numbered(), _Numbered()
         self.curves: dict[str, Any] = {}
 
     def add(self, name: Sequence[str], row: Row) -> int:
-        """Where the row lies in the page's data."""
+        """Add a row and return its place in the page's data."""
         cells = [record and self._cell(record) for record in row.records]
         self.rows.append({"name": " · ".join(name), "cells": cells})
         return len(self.rows) - 1
 
     def data(self) -> dict[str, Any]:
-        shared = ("pairs", "configs", "pools")
-        found = {name: list(getattr(self, name).places) for name in shared}
-        return {"rows": self.rows, "curves": self.curves, **found}
+        """Return all that was added, for JSON."""
+        shared = {name: list(getattr(self, name).places) for name in ("pairs", "configs", "pools")}
+        return {"rows": self.rows, "curves": self.curves, **shared}
 
     def _cell(self, record: Record) -> dict[str, Any]:
         stages = record["stages"]
@@ -90,9 +90,9 @@ class Details:
             if address not in self.curves:
                 folder = "suspect" if role.startswith("attack") else role
                 self.curves[address] = _curves(self.store / folder / address)
-        lines = [line for line in record["overrides"] if not unhashed(line)]
+        lines = [line for line in record["overrides"] if not is_unhashed(line)]
         config = [
-            self.pairs((key, "DIR" if private(key, value) else self.hide(value)))
+            self.pairs((key, "DIR" if is_private(key, value) else self.hide(value)))
             for key, value in flat(record["config"])
             if key != "seed"  # the only leaf in which the cells of a row differ
         ]
@@ -113,16 +113,16 @@ class Details:
 
 
 def _models(stages: dict[str, Any]) -> dict[str, str]:
-    """The models of a cell whose curves are shown; before the suspect the attack's other steps."""
+    """Return the addresses of a cell's models by role; the attack's steps before the suspect."""
     steps = enumerate(stages.get("links", [])[:-1], 1)
-    found = {role: stages.get(role) for role in ("victim", "control", "watermarked")}
-    found |= {f"attack, step {number}": address for number, address in steps}
-    found["suspect"] = stages.get("suspect")
-    return {role: address for role, address in found.items() if address}
+    models = {role: stages.get(role) for role in ("victim", "control", "watermarked")}
+    models |= {f"attack, step {number}": address for number, address in steps}
+    models["suspect"] = stages.get("suspect")
+    return {role: address for role, address in models.items() if address}
 
 
-def unhashed(override: str) -> bool:
-    """Whether ``override`` only says where a cell runs and how it is watched."""
+def is_unhashed(override: str) -> bool:
+    """Return whether ``override`` only says where a cell runs and how it is watched."""
     return re.split("[=./]", override.lstrip("+~"))[0] in {*UNHASHED, "hydra"}
 
 
@@ -131,11 +131,11 @@ def _headline(record: Record) -> str:
         return "failed"
     if record["p_value"] is None:
         return claim(record)
-    return f"{claim(record)}, p {number(record['p_value'])}"
+    return f"{claim(record)}, p {format_p(record['p_value'])}"
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
-    """The verdict, and what it took to get there."""
+    """Return the verdict's facts, and what it took to make it."""
     seconds = f"{record['seconds']:.1f} s with what had to be made"
     origin = [
         ("made with", made_with([record])),
@@ -143,7 +143,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     ]
     if record["status"] == "failed":
         return [("reason", str(record["reason"])), ("took", seconds), *origin]
-    curve = [f"{number(p)} at {n}" for n, p in record["p_by_probes"].items() if p is not None]
+    curve = [f"{format_p(p)} at {n}" for n, p in record["p_by_probes"].items() if p is not None]
     stages = [f"{role} {taken:.1f} s" for role, taken in record["stage_seconds"].items()]
     lines = [
         *facts(record),
@@ -157,23 +157,23 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 
 def _curves(folder: Path) -> list[tuple[str, str, list, list]] | None:
-    """Name, metric, epochs and values of each training of a stage; None where it isn't stored."""
+    """Return name, metric, epochs and values of a stage's trainings; None where it isn't stored."""
     if not folder.is_dir():
         return None
-    found = []
+    curves = []
     for path in sorted(folder.glob("curves/*/metrics.csv")):
         with path.open(newline="", errors="replace") as file:
             lines = list(csv.DictReader(file))
         name = path.parent.name.partition("-")[2] or path.parent.name
         for metric in [key for key in lines[0] if key not in ("epoch", "step")] if lines else []:
             points = [(_rounded(line.get("epoch")), line[metric]) for line in lines if line[metric]]
-            kept = points[:: math.ceil(len(points) / POINTS) or 1]
-            found.append((name, metric, [x for x, _ in kept], [_rounded(y) for _, y in kept]))
-    return found
+            some = points[:: math.ceil(len(points) / MAX_POINTS) or 1]
+            curves.append((name, metric, [x for x, _ in some], [_rounded(y) for _, y in some]))
+    return curves
 
 
 def _rounded(text: str | None) -> float | None:
-    """Four digits; None for what is no finite number, as where a training diverged."""
+    """Return four digits; None for what is no finite number, as where a training diverged."""
     try:
         value = float(f"{float(text or ''):.4g}")
     except ValueError:

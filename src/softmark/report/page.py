@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a sweep, or of all records of a folder: nothing else is asked.
+"""One self-contained HTML page of a sweep, or of all records of a folder.
 
-Everything a reader can open is text made here; the template's script only shows and sorts it.
+All text is made here; the template's script shows, sorts and filters it, and loads nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from markupsafe import Markup
 from softmark.errors import InputError
 from softmark.report import columns as table
 from softmark.report import records as archive
-from softmark.report.details import Details, Hide, hider, private
-from softmark.report.export import PRICE, Sheet, reported
-from softmark.report.notes import made_with, notes, seeds
+from softmark.report.export import PRICE_CAPTION, Sheet, reported
+from softmark.report.footnotes import footnotes, made_with, seed_notes
+from softmark.report.page_details import Details, Hide, hider, is_private
 from softmark.report.price import price_table
 from softmark.report.rows import Record, Row, rows_of
-from softmark.report.summary import ABOUT, summary_table
+from softmark.report.summary import SUMMARY_CAPTION, summary_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
-LEGIBLE = 40  # rows; a legend of more is no legend. A sweep that somebody named is drawn anyway.
+MAX_PLOTTED_ROWS = 40  # more make no legible legend; a named sweep is plotted anyway
 CAPTIONS = {
     "probes": "p-value over the number of probes",
     "tradeoff": "what the mark costs against what attacks leave of it",
@@ -40,54 +40,66 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Section:
-    """One table: ``varied`` names the first columns of ``rows``, ``trouble`` what has no result."""
+    """One table of a page.
+
+    Attributes:
+        title: Its heading.
+        rows: Of the table.
+        varied: The config keys whose values are the rows' names.
+        command: What makes it again.
+        stale: Whether older code made it.
+        problems: The cells without result.
+        reported: Numbers of the paper, by column.
+    """
 
     title: str
     rows: Sequence[Row]
     varied: Sequence[str]
     command: str | None = None
     stale: bool = False
-    trouble: Sequence[str] = ()
-    reported: Mapping[str, float] = field(default_factory=dict)  # by the paper, for a column
+    problems: Sequence[str] = ()
+    reported: Mapping[str, float] = field(default_factory=dict)
 
 
-def of_all(output: Path) -> tuple[str, list[str]]:
-    """The page of all records in ``output``, and a line for each file there that is no record.
+def all_records_page(output: Path) -> tuple[str, list[str]]:
+    """Return the page of all records in ``output``, and a line for each file that is no record.
 
-    A section for each data set and scale, and one more for what older code made. Raises
-    ``InputError`` where there is no record at all.
+    It has a section for each data set and scale, and one more for what older code made.
+
+    Raises:
+        InputError: There is no record at all.
     """
     records, broken = archive.read(output / "records")
     if not records:
-        named = "".join(f"\n{line}" for line in broken)
-        raise InputError(f"no record in output_dir={output}: run.py makes them{named}")
+        reasons = "".join(f"\n{line}" for line in broken)
+        raise InputError(f"no record in output_dir={output}: run.py makes them{reasons}")
     groups: dict[tuple[bool, str, str], list[Record]] = {}
     for record in records:
         stale = not archive.current(record, output)
         groups.setdefault((stale, record["data"], record["scale"]), []).append(record)
     sections = [
-        Section(f"{data}, scale {scale}", *rows_of(own, stale=stale), stale=stale)
-        for (stale, data, scale), own in sorted(groups.items(), key=lambda item: item[0])
+        Section(f"{data}, scale {scale}", *rows_of(of_section, stale=stale), stale=stale)
+        for (stale, data, scale), of_section in sorted(groups.items(), key=lambda item: item[0])
     ]
     return render("All records", sections, broken, output), broken
 
 
-def of_sweep(name: str, sheet: Sheet, trouble: Sequence[str], output: Path) -> str:
-    """The page of one sweep, whose stages lie in ``output``; ``trouble``: what has no result."""
+def sweep_page(name: str, sheet: Sheet, problems: Sequence[str], output: Path) -> str:
+    """Return the page of one sweep, whose stages lie in ``output``."""
     title = sheet.table.get("title", name)
     section = Section(
         title,
         sheet.rows,
         sheet.varied,
         sheet.command,
-        trouble=trouble,
+        problems=problems,
         reported=sheet.table.get("reported", {}),
     )
     return render(name, [section], [], output)
 
 
-def write(text: str, path: Path) -> Path:
-    """Raises ``InputError`` where the folder of ``path`` can't be written."""
+def write_page(text: str, path: Path) -> Path:
+    """Write a page, and return its path. Raise ``InputError`` where that can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -97,7 +109,7 @@ def write(text: str, path: Path) -> Path:
 
 
 def render(title: str, sections: Sequence[Section], broken: Sequence[str], output: Path) -> str:
-    """The page. No folder of this machine is in it."""
+    """Return the page. No folder of this machine is in it."""
     records = [r for section in sections for row in section.rows for r in row.records if r]
     hide = hider(records, output)
     details = Details(output / "store", hide)
@@ -118,14 +130,14 @@ def render(title: str, sections: Sequence[Section], broken: Sequence[str], outpu
 
 
 def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
-    """What the template shows of a section."""
+    """Return what the template shows of a section."""
     rows = section.rows
     columns = table.columns(rows, brief=False)
     reasons: list[str] = []
     body = [_row(row, section.varied, columns, reasons, details, hide) for row in rows]
     last = [table.heading(key) for key in section.varied]
-    legend = ["Accuracies and costs in %", *seeds(rows), *notes(rows)]
-    drawn = not section.stale and (section.command or len(rows) <= LEGIBLE)
+    legend = ["Accuracies and costs in %", *seed_notes(rows), *footnotes(rows)]
+    drawn = not section.stale and (section.command or len(rows) <= MAX_PLOTTED_ROWS)
     return {
         "title": hide(section.title),
         "command": section.command and hide(section.command),
@@ -139,14 +151,14 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
         "several": max(len(row.records) for row in rows) > 1,
         "rows": body,
         "notes": reasons,
-        "trouble": [hide(line).replace(" output_dir=DIR", "") for line in section.trouble],
+        "problems": [hide(line).replace(" output_dir=DIR", "") for line in section.problems],
         "legend": hide(" ".join(f"{line}." for line in legend)),
         "reported": reported(section.reported, columns),
         "more": [
-            (title, about.replace("*", ""), lines)
-            for title, about, lines in (
-                ("Summary", ABOUT, summary_table(rows)),
-                ("The price of removal", PRICE, price_table(rows)),
+            (title, caption.replace("*", ""), lines)
+            for title, caption, lines in (
+                ("Summary", SUMMARY_CAPTION, summary_table(rows)),
+                ("The price of removal", PRICE_CAPTION, price_table(rows)),
             )
             if lines
         ],
@@ -163,9 +175,9 @@ def _row(
     details: Details,
     hide: Hide,
 ) -> dict[str, Any]:
-    """One line of a table; why its cells failed is added to ``reasons``, which it refers to."""
+    """Return one line of a table; add why its cells failed to ``reasons``, to which it refers."""
     name = [
-        "DIR" if private(key, part) else hide(part)
+        "DIR" if is_private(key, part) else hide(part)
         for key, part in zip(varied, row.name, strict=True)
     ]
     first = len(reasons) + 1
@@ -173,10 +185,10 @@ def _row(
         if record and record["status"] == "failed":
             reason = hide(record["reason"])
             reasons.append(f"{' '.join(name)}, seed {record['seed']} failed: {reason}")
-    done, wanted = len(row.done), len(row.records)
+    num_finished, num_seeds = len(row.finished), len(row.records)
     return {
         "name": name,
-        "seeds": str(wanted) if done == wanted else f"{done} of {wanted}",
+        "seeds": str(num_seeds) if num_finished == num_seeds else f"{num_finished} of {num_seeds}",
         "figures": table.cells(row, columns),
         "notes": range(first, len(reasons) + 1),
         "place": details.add(name, row),
@@ -184,14 +196,14 @@ def _row(
 
 
 def _plots(rows: Sequence[Row], varied: Sequence[str]) -> list[tuple[str, str]]:
-    """Caption and ``data:`` URI of each plot: in files of their own, no ids collide."""
+    """Return caption and ``data:`` URI of each plot: in files of their own, no ids collide."""
     from softmark.report.plots import plots, plt
 
-    found = []
+    images = []
     for name, figure in plots(rows, varied).items():
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
         plt.close(figure)
         uri = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
-        found.append((CAPTIONS[name], uri))
-    return found
+        images.append((CAPTIONS[name], uri))
+    return images

@@ -1,4 +1,4 @@
-"""Methods by attacks, as coloured grids: what was claimed, and with which p-value."""
+"""Heatmaps of methods by attacks: the claims, and their p-values."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from softmark.report.columns import USELESS, interval_of, lost
-from softmark.report.intervals import number
+from softmark.report.columns import MAX_LOSS, field_interval, mean_loss
+from softmark.report.numbers import format_p
 from softmark.report.rows import Row
 from softmark.report.style import plt
 
-FLOOR = -20  # log10 of the least p that the heatmap tells from others
-MANY = 20  # attacks; more get one line of text each
-PANEL = 28  # attacks beneath each other
+FLOOR = -20  # log10 of the least p that has a colour of its own
+MAX_TALL = 20  # attacks; if there are more, each gets one line of text
+MAX_PANEL = 28  # attacks beneath each other
 
 
 def heatmap(rows: Sequence[Row]) -> plt.Figure:
-    """Claims and the median p of each method under each attack, coloured by p.
+    """Plot claims and the median p of each method under each attack, coloured by p.
 
     A dagger marks suspects that lost more than 5 points of accuracy. The watermark accuracy stands
-    below in small, where there is room; many attacks go side by side in panels.
+    below in small type, where there is room; many attacks go side by side in panels.
     """
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
-    many = len(attacks) > MANY
-    panels = math.ceil(len(attacks) / PANEL) if many else 1
+    many = len(attacks) > MAX_TALL
+    panels = math.ceil(len(attacks) / MAX_PANEL) if many else 1
     height = math.ceil(len(attacks) / panels)
     size = (0.8 + panels * (1.8 + 1.5 * len(methods)), 0.9 + (0.24 if many else 0.55) * height)
     figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False)
     for place, axis in enumerate(axes[0]):
-        own = attacks[place * height : (place + 1) * height]
-        shown = [row for row in rows if row.name[1] in own]
-        shades = _panel(axis, shown, methods, own, brief=many)
+        of_panel = attacks[place * height : (place + 1) * height]
+        rows_of_panel = [row for row in rows if row.name[1] in of_panel]
+        image = _panel(axis, rows_of_panel, methods, of_panel, brief=many)
         # The last may have fewer: its lines are as high as the others'.
         axis.set_ylim(height - 0.5, -0.5)
-    bar = figure.colorbar(shades, ax=axes, label="median p", shrink=0.8, extend="min", pad=0.02)
+    bar = figure.colorbar(image, ax=axes, label="median p", shrink=0.8, extend="min", pad=0.02)
     bar.set_ticks([-20, -15, -10, -5, 0], labels=["1e-20", "1e-15", "1e-10", "1e-05", "1"])
     return figure
 
@@ -42,50 +42,52 @@ def heatmap(rows: Sequence[Row]) -> plt.Figure:
 def _panel(
     axis: plt.Axes, rows: Sequence[Row], methods: list[str], attacks: list[str], *, brief: bool
 ):
-    """Draws ``rows`` and returns the image; ``brief``: one small line of text each."""
+    """Plot ``rows`` and return the image; ``brief``: one small line of text each."""
     table = [[math.nan] * len(methods) for _ in attacks]
     for row in rows:
         y, x = attacks.index(row.name[1]), methods.index(row.name[0])
-        p = median([record["p_value"] for record in row.done])
+        p = median([record["p_value"] for record in row.finished])
         if p is not None:
             table[y][x] = max(FLOOR, math.log10(p)) if p > 0 else FLOOR
-        dagger = "" if lost(row.done) <= USELESS else " †"
-        claims = f"{sum(record['claimed'] for record in row.done)} of {len(row.done)}{dagger}"
-        shown = f"p {number(p)}" if p is not None else "no p-value"
+        dagger = "" if mean_loss(row.finished) <= MAX_LOSS else " †"
+        claimed = sum(record["claimed"] for record in row.finished)
+        claims = f"{claimed} of {len(row.finished)}{dagger}"
+        p_text = f"p {format_p(p)}" if p is not None else "no p-value"
         text = {"ha": "center", "color": "w" if table[y][x] > FLOOR / 2 else "k"}
         if brief:
-            axis.text(x, y, f"{claims}, {shown}", va="center", fontsize=6.5, **text)
+            axis.text(x, y, f"{claims}, {p_text}", va="center", fontsize=6.5, **text)
         else:
-            axis.text(x, y, f"{claims} claimed\n{shown}", va="center", fontsize=7.5, **text)
-            axis.text(x, y + 0.46, _small(row), va="bottom", fontsize=5.5, **text)
-    shades = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
+            axis.text(x, y, f"{claims} claimed\n{p_text}", va="center", fontsize=7.5, **text)
+            axis.text(x, y + 0.46, _mark_accuracy(row), va="bottom", fontsize=5.5, **text)
+    image = axis.imshow(table, cmap="cividis_r", vmin=FLOOR, vmax=0, aspect="auto")
     axis.set_xticks(range(len(methods)), methods)
     axis.set_yticks(range(len(attacks)), attacks, fontsize=7 if brief else None)
     axis.tick_params(length=0)
     axis.grid(False)
     for side in axis.spines.values():
         side.set_visible(False)
-    return shades
+    return image
 
 
-def _small(row: Row) -> str:
-    accuracy = interval_of(row.done, "watermark_accuracy")[0]
+def _mark_accuracy(row: Row) -> str:
+    accuracy = field_interval(row.finished, "watermark_accuracy")[0]
     return "" if math.isnan(accuracy) else f"mark acc. {accuracy:.1f} %"
 
 
 def median(values: Sequence[float | None]) -> float | None:
+    """Return the median of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 
 
 def comparison(rows: Sequence[Row]) -> plt.Figure:
-    """A line for each method, a column for each attack, light where all keys are claimed.
+    """Plot a line for each method and a column for each attack, light where all keys are claimed.
 
     Grey with a dagger: the suspects lost more than 5 points, so that the attack failed. Many
-    attacks stand beneath each other instead, without p; a dash: no evidence was to be had.
+    attacks stand beneath each other instead, without p; a dash: there was no evidence.
     """
     methods, attacks = (list(dict.fromkeys(row.name[i] for row in rows)) for i in (0, 1))
-    many = len(attacks) > MANY
+    many = len(attacks) > MAX_TALL
     lines, columns = (attacks, methods) if many else (methods, attacks)
     table = [[math.nan] * len(columns) for _ in lines]
     wide, high = (0.4, 0.17) if many else (0.95, 0.34)
@@ -95,17 +97,17 @@ def comparison(rows: Sequence[Row]) -> plt.Figure:
         y, x = methods.index(row.name[0]), attacks.index(row.name[1])
         if many:
             y, x = x, y
-        p = median([record["p_value"] for record in row.done])
-        claimed = sum(record["claimed"] for record in row.done)
-        spoilt = lost(row.done) > USELESS
-        if not spoilt or claimed:
-            table[y][x] = claimed / len(row.done)
-        dagger = "†" if spoilt else ""
+        p = median([record["p_value"] for record in row.finished])
+        claimed = sum(record["claimed"] for record in row.finished)
+        degraded = mean_loss(row.finished) > MAX_LOSS
+        if not degraded or claimed:
+            table[y][x] = claimed / len(row.finished)
+        dagger = "†" if degraded else ""
         if many:
             text = dagger if p is not None else "–"
         else:
-            shown = "no evidence" if p is None else f"p {number(p)}"
-            text = f"{claimed} of {len(row.done)} {dagger}\n{shown}"
+            p_text = "no evidence" if p is None else f"p {format_p(p)}"
+            text = f"{claimed} of {len(row.finished)} {dagger}\n{p_text}"
         ink = "w" if table[y][x] < 0.5 else "k"
         axis.text(x, y, text, ha="center", va="center", fontsize=5.5, color=ink)
     colours = plt.get_cmap("cividis").with_extremes(bad="0.88")
