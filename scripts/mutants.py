@@ -1,4 +1,4 @@
-"""Does any test notice? Hand-picked mistakes in methods, verification and judge, one at a time.
+"""Try planted mistakes, one at a time: does any test notice?
 
     python scripts/mutants.py            all of them (about half an hour on one core)
     python scripts/mutants.py NAME ...   some
@@ -34,10 +34,12 @@ RECHECK = "../../scripts/recheck.py"
 
 
 class Mutant(NamedTuple):
+    """A mistake: in ``file`` (below src/softmark) the text ``before``, found once, is replaced."""
+
     name: str
     file: str
-    old: str
-    new: str
+    before: str
+    after: str
 
 
 MUTANTS = (
@@ -123,9 +125,9 @@ MUTANTS = (
            "if keyed and test.independent_probes:", "if False:"),
     # The commitment.
     Mutant("the commitment isn't checked", "experiment/judge.py",
-           "if key.check(cell.key.config[\"method\"], terms, pool) != published:", "if False:"),
+           "if key.check(method, verifier.terms, pool) != published:", "if False:"),
     Mutant("the published commitment isn't compared", "experiment/judge.py",
-           "terms, pool) != published:", "terms, pool) == \"\":"),
+           "verifier.terms, pool) != published:", "verifier.terms, pool) == \"\":"),
     Mutant("the digest leaves out the detector", "methods/key.py",
            "in sorted((tensors or self.state_dict()).items()):",
            "in sorted((n, t) for n, t in (tensors or self.state_dict()).items() if \".\" not in n):"),
@@ -140,9 +142,9 @@ MUTANTS = (
            "hashed.update(len(about).to_bytes(8, \"big\") + about.encode())", "pass"),
     # The judge.
     Mutant("calibration and evaluation are one pool", "experiment/judge.py",
-           "verifier.judge(found, pools[\"calibration\"], pools[\"evaluation\"])",
-           "verifier.judge(found, pools[\"calibration\"], pools[\"calibration\"])"),
-    Mutant("the pools share their data", "experiment/stages.py",
+           "verifier.judge(shown, pools[\"calibration\"], pools[\"evaluation\"])",
+           "verifier.judge(shown, pools[\"calibration\"], pools[\"calibration\"])"),
+    Mutant("the pools share their data", "experiment/context.py",
            "pools, strict=True", "pools[:1] * 2, strict=True"),
     Mutant("thresholds know the kind of innocent", "verification/judge.py",
            "if i.kind != innocent.kind]", "]"),
@@ -282,22 +284,23 @@ MUTANTS = (
            "evidence[\"tried\"] * len(statement[\"seals\"])", "evidence[\"tried\"]"),
     Mutant("recheck believes p", RECHECK, "return reached and right", "return evidence[\"p\"] <= level"),
     # The attacks and what they are told.
-    Mutant("the attacker gets the owner's data", "experiment/stages.py",
+    Mutant("the attacker gets the owner's data", "experiment/context.py",
            "\"attacker\": roles.attacker}", "\"attacker\": roles.owner}"),
     Mutant("queries aren't counted", "models/access.py", "self.count += len(inputs)", "pass"),
     Mutant("only the last step's queries count", "experiment/judge.py",
            "sum(link[\"queries\"] for link in links)", "links[-1][\"queries\"]"),
     Mutant("an interface of labels tells probabilities", "models/access.py",
            "return Query(labels_only(answer), classes, **options)", "return Query(answer, classes, **options)"),
-    Mutant("what an attacker serves isn't asked", "experiment/front.py",
+    Mutant("what an attacker serves isn't asked", "experiment/interface.py",
            "        answer = step.serve(answer)\n", "        pass\n"),
-    Mutant("the owner's interface isn't in the way", "experiment/front.py",
+    Mutant("the owner's interface isn't in the way", "experiment/interface.py",
            "answer = method.serve(answer, key)", "pass"),
     # What a record says beside the verdict, and what the nulls rest on.
     Mutant("accuracies on the attacker's pictures", "experiment/judge.py",
-           "samples = now.roles.judge", "samples = now.roles.attacker"),
-    Mutant("the judge expects the marked model's answers", "experiment/judge.py",
-           "(victim,) = key.parents[0].parents", "victim = key.parents[0]"),
+           "samples=context.roles.judge,", "samples=context.roles.attacker,"),
+    Mutant("the judge expects the marked model's answers", "experiment/evidence.py",
+           "context.suspect(context.parent(\"victim\")).answers(probes)",
+           "context.suspect(context.parent(\"key\").parents[0]).answers(probes)"),
     Mutant("only the last step's epochs count", "experiment/judge.py",
            "sum(link[\"epochs\"] for link in links)", "links[-1][\"epochs\"]"),
     Mutant("triggers with the labels of half of the classes", "methods/triggers.py",
@@ -308,46 +311,46 @@ MUTANTS = (
 
 
 def main() -> None:
-    wanted = sys.argv[1:]
-    chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     if not chosen:
-        sys.exit(f"no mutant's name holds any of {wanted}")
+        sys.exit(f"no mutant's name holds any of {words}")
     start, noticed = time.monotonic(), 0
     for mutant in chosen:
-        by = seen(mutant)
-        noticed += by is not None
-        print(f"{'noticed' if by else 'MISSED ':8}{mutant.name:<58}{by or ''}", flush=True)
+        test = first_failing_test(mutant)
+        noticed += test is not None
+        print(f"{'noticed' if test else 'MISSED ':8}{mutant.name:<58}{test or ''}", flush=True)
     minutes = (time.monotonic() - start) / 60
     print(f"{noticed} of {len(chosen)} noticed, in {minutes:.0f} minutes")
     sys.exit(noticed < len(chosen))
 
 
-def seen(mutant: Mutant) -> str | None:
-    """The test that fails first on the mutant; None where all pass."""
+def first_failing_test(mutant: Mutant) -> str | None:
+    """Return the test that fails first on the mutant; None where all pass."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "softmark"
         ignored = shutil.ignore_patterns(".git", "outputs", "__pycache__", ".pytest_cache")
         shutil.copytree(ROOT, copy, ignore=ignored)
         path = copy / "src" / "softmark" / mutant.file
         text = path.read_text()
-        if text.count(mutant.old) != 1:
-            sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.old)} times")
-        path.write_text(text.replace(mutant.old, mutant.new))
-        room = mutant.file.partition("/")[0]  # an owner's mistakes: an owner's tests first
-        tests = sorted(TESTS, key=lambda test: f"test_{room}" not in test)
+        if text.count(mutant.before) != 1:
+            sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.before)} times")
+        path.write_text(text.replace(mutant.before, mutant.after))
+        package = mutant.file.partition("/")[0]  # an owner's mistakes: an owner's tests first
+        tests = sorted(TESTS, key=lambda test: f"test_{package}" not in test)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests]
         # Before the installed package, whose files are the unchanged ones.
-        ran = subprocess.run(
+        run = subprocess.run(
             command,
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy / "src")},
             capture_output=True,
             text=True,
         )
-        lines = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        if ran.returncode and not lines:
+        lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        if run.returncode and not lines:
             sys.exit(
-                f"{mutant.name}: the tests didn't run\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}"
+                f"{mutant.name}: the tests didn't run\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
             )
         return lines[0].split(" - ")[0].removeprefix("FAILED ") if lines else None
 
