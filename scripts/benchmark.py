@@ -1,4 +1,4 @@
-"""Training through ``Fit`` against a plain PyTorch loop: a ratio, from alternating runs.
+"""Compare training through ``Fit`` with a plain PyTorch loop: a ratio, from alternating runs.
 
     python scripts/benchmark.py data=cifar10 data.path=DIR
     python scripts/benchmark.py model.width=1 recipe.batch_size=2 recipe.epochs=3  # a step alone
@@ -30,12 +30,12 @@ ROUNDS = 5
 
 
 @contextlib.contextmanager
-def unlogged(name):
+def no_logger(name):
     yield None
 
 
 def plain(network, samples, recipe, device, autocast):
-    """The loop that a reader would write by hand."""
+    """Train ``network`` with a loop as a reader would write it."""
     network.train().to(device, memory_format=torch.channels_last)
     batches = Batches(samples.to(device), recipe)
     optimizer = torch.optim.SGD(
@@ -64,9 +64,9 @@ def main() -> None:
     config = composed("config", current(sys.argv[1:]))
     compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
-    wanted = precision(config["precision"])
+    precision_name = precision(config["precision"])
     device = choose_device(config["trainer"]["accelerator"])
-    fit = Fit(config["trainer"]["accelerator"], wanted, unlogged)
+    fit = Fit(config["trainer"]["accelerator"], precision_name, no_logger)
 
     def timed(train) -> float:
         torch.manual_seed(0)
@@ -79,7 +79,7 @@ def main() -> None:
         fit(Classifier(network, recipe), roles.owner, "benchmark")
 
     def by_hand(network) -> None:
-        plain(network, roles.owner, recipe, device, wanted == "bf16-mixed")
+        plain(network, roles.owner, recipe, device, precision_name == "bf16-mixed")
 
     # Each warms up once; then they take turns, so that a busy machine slows both.
     for train in (through_fit, by_hand):

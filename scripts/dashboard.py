@@ -1,4 +1,4 @@
-"""The W&B workspace for sweeps of softmark, built from code: it can't be clicked out of shape.
+"""Build the W&B workspace for sweeps of softmark: from code, so that it stays as it is.
 
     python scripts/dashboard.py --project softmark
 
@@ -22,7 +22,7 @@ except ImportError:
     sys.exit("error: wandb-workspaces is missing: pip install -e '.[dashboard]'")
 
 from softmark.errors import InputError
-from softmark.tracking.mode import decide
+from softmark.tracking.wandb_mode import decide_mode
 
 TRAININGS = ("classifier", "control", "marking", "detector", "finetune", "student")
 GROUPS = ("method", "attack")
@@ -37,11 +37,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("outputs/dashboard.json"), metavar="FILE")
     options = parser.parse_args()
     try:
-        mode, why = decide(None)
+        mode, reason = decide_mode(None)
     except InputError as error:
         sys.exit(f"error: {error}")
     if mode != "online":
-        print(f"not saved in W&B: {why}", file=sys.stderr)
+        print(f"not saved in W&B: {reason}", file=sys.stderr)
         options.to.parent.mkdir(parents=True, exist_ok=True)
         view = dashboard(options.entity or "", options.project)._to_model()
         options.to.write_text(view.model_dump_json(by_alias=True, indent=1) + "\n")
@@ -54,6 +54,7 @@ def main() -> None:
 
 
 def dashboard(entity: str, project: str) -> workspaces.Workspace:
+    """Return the workspace of ``project``."""
     sections = {
         "Verdicts": verdicts(),
         "Accuracy": accuracy(),
@@ -81,7 +82,7 @@ def dashboard(entity: str, project: str) -> workspaces.Workspace:
 
 
 def bars(metric: str, group: str) -> reports.BarPlot:
-    """The mean of one number of the verdicts, a bar for each value of the config's ``group``."""
+    """Return a plot: the mean of one number of the verdicts, a bar for each value of ``group``."""
     return reports.BarPlot(
         title=f"{metric} by {group}",
         metrics=[metric],
@@ -92,12 +93,12 @@ def bars(metric: str, group: str) -> reports.BarPlot:
 
 
 def verdicts() -> list:
-    found = reports.SummaryMetric("p_value")
+    p_value = reports.SummaryMetric("p_value")
     return [
         # Bars have no logarithmic axis.
         *(
             reports.ScatterPlot(
-                title=f"p_value over {x}", x=reports.SummaryMetric(x), y=found, log_y=True
+                title=f"p_value over {x}", x=reports.SummaryMetric(x), y=p_value, log_y=True
             )
             for x in ("watermark_accuracy", "suspect_accuracy")
         ),

@@ -1,4 +1,4 @@
-"""Draws a folder of letters: a data set for which no setting of softmark was chosen.
+"""Draw a folder of letters: a data set for which no setting of softmark was chosen.
 
     python scripts/letters.py --to DIR [--classes 10] [--pictures 6000]
 
@@ -27,7 +27,7 @@ FONTS = (
 
 
 def letter(character: str, random: np.random.Generator) -> Image.Image:
-    """One picture of ``character``: SIZE x SIZE, gray."""
+    """Return a picture of ``character``: SIZE x SIZE, gray."""
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     points = int(random.integers(11, 19))
     font = ImageFont.truetype(folder / f"{random.choice(FONTS)}.ttf", points)
@@ -52,17 +52,17 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=int, default=6000, help="of all classes, 6000 if not given"
     )
-    given = parser.parse_args()
-    if not 2 <= given.classes <= len(CHARACTERS):
-        sys.exit(f"error: --classes={given.classes}: 2 to {len(CHARACTERS)}")
-    if given.to.exists():
-        sys.exit(f"error: --to={given.to} is there already")
-    if given.pictures < 6 * given.classes:
-        sys.exit(f"error: --pictures={given.pictures}: at least six of each class are needed")
+    options = parser.parse_args()
+    if not 2 <= options.classes <= len(CHARACTERS):
+        sys.exit(f"error: --classes={options.classes}: 2 to {len(CHARACTERS)}")
+    if options.to.exists():
+        sys.exit(f"error: --to={options.to} is there already")
+    if options.pictures < 6 * options.classes:
+        sys.exit(f"error: --pictures={options.pictures}: at least six of each class are needed")
     try:
-        write(given.to, given.classes, given.pictures)
+        write(options.to, options.classes, options.pictures)
     except OSError as error:
-        sys.exit(f"error: --to={given.to}: {error.strerror}")
+        sys.exit(f"error: --to={options.to}: {error.strerror}")
 
 
 def write(to: Path, classes: int, pictures: int) -> None:

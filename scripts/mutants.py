@@ -334,7 +334,9 @@ def first_failing_test(mutant: Mutant) -> str | None:
         path = copy / "src" / "softmark" / mutant.file
         text = path.read_text()
         if text.count(mutant.before) != 1:
-            sys.exit(f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.before)} times")
+            sys.exit(
+                f"{mutant.name}: {mutant.file} holds its text {text.count(mutant.before)} times"
+            )
         path.write_text(text.replace(mutant.before, mutant.after))
         package = mutant.file.partition("/")[0]  # an owner's mistakes: an owner's tests first
         tests = sorted(TESTS, key=lambda test: f"test_{package}" not in test)

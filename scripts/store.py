@@ -1,4 +1,4 @@
-"""What lies in the store, who needs it, and a way to be rid of the rest.
+"""List the stages in the store and the records that need them; remove the others.
 
     python scripts/store.py
     python scripts/store.py --prune
@@ -33,14 +33,23 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """A stage's folder: ``what`` it is (None: damaged) and how many records need it."""
+    """A stage in the store.
+
+    Attributes:
+        folder: Its folder.
+        role: The folder's name in the store.
+        description: Method, attack, model and seed; None where it is damaged.
+        bytes: The size of its files.
+        modified: When its folder was, in seconds since the epoch.
+        num_records: How many records need it.
+    """
 
     folder: Path
     role: str
-    what: str | None
+    description: str | None
     bytes: int
-    made: float  # seconds since the epoch
-    needed: int
+    modified: float
+    num_records: int
 
 
 def main() -> int:
@@ -75,20 +84,20 @@ def _options() -> argparse.Namespace:
 
 
 def _survey(store: Path, records: Path) -> tuple[list[Entry], list[str]]:
-    """Every stage's folder, by role, and what is wrong with each broken record."""
-    needs: Counter[str] = Counter()
+    """Return all stages, by role, and what is wrong with each broken record."""
+    num_records: Counter[str] = Counter()
     broken = []
     for path in sorted(records.glob("*.json")):
         try:
-            needs.update(_addresses(path))
+            num_records.update(_addresses(path))
         except InputError as error:
             broken.append(str(error))
-    entries = [_entry(base, needs) for base in _bases(store) if base.is_dir()]
+    entries = [_entry(base, num_records) for base in _bases(store) if base.is_dir()]
     return sorted(entries, key=lambda entry: (entry.role, entry.folder)), broken
 
 
 def _addresses(path: Path) -> set[str]:
-    """The addresses of the stages that a record lists. Raises ``InputError`` if it is broken."""
+    """Return the addresses of the stages that a record lists. Raise ``InputError`` if broken."""
     record = read_record(path)
     if record is None:  # removed meanwhile
         return set()
@@ -96,56 +105,57 @@ def _addresses(path: Path) -> set[str]:
         listed = record["stages"].values()
         # One address, several, or None, as of the control of a method that has none.
         lists = [some if isinstance(some, list) else [some] for some in listed]
-        found = {address for some in lists for address in some if address is not None}
-        if not all(isinstance(address, str) for address in found):
-            raise TypeError(found)
+        addresses = {address for some in lists for address in some if address is not None}
+        if not all(isinstance(address, str) for address in addresses):
+            raise TypeError(addresses)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: it lists no stages; remove it") from error
-    return found
+    return addresses
 
 
 def _bases(store: Path) -> list[Path]:
-    """Every ROLE/ADDRESS of which there is a folder, a lock or something half-made."""
-    found = (path for path in store.glob("*/*") if ADDRESS.fullmatch(path.stem))
-    return sorted({path.with_suffix("") for path in found})
+    """Return every ROLE/ADDRESS that has a folder, a lock or an unfinished folder."""
+    paths = (path for path in store.glob("*/*") if ADDRESS.fullmatch(path.stem))
+    return sorted({path.with_suffix("") for path in paths})
 
 
-def _entry(folder: Path, needs: Counter[str]) -> Entry:
+def _entry(folder: Path, num_records: Counter[str]) -> Entry:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    made = folder.stat().st_mtime
+    modified = folder.stat().st_mtime
     try:
-        found = manifest(folder)
-        role, what = str(found["role"]), _what(found["config"])
+        stage = manifest(folder)
+        role, description = str(stage["role"]), _describe(stage["config"])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
-        # A run would make it anew: it is of use to nobody.
-        return Entry(folder, folder.parent.name, None, size, made, 0)
-    return Entry(folder, role, what, size, made, needs[folder.name])
+        # A run would make it anew: nobody needs it.
+        return Entry(folder, folder.parent.name, None, size, modified, 0)
+    return Entry(folder, role, description, size, modified, num_records[folder.name])
 
 
-def _what(config: dict[str, Any]) -> str:
-    """``usp, seed 0``, ``distill, convnet, seed 0`` or ``convnet, party half, seed 2``."""
+def _describe(config: dict[str, Any]) -> str:
+    """Return ``usp, seed 0``, ``distill, convnet, seed 0`` or ``convnet, party half, seed 2``."""
     nodes = [config[name] for name in ("method", "model") if name in config]
     names = [node["name"] for node in (*config.get("attacks", [])[-1:], *nodes)]
-    rest = [f"{key} {config[key]}" for key in ("party", "seed") if key in config]
-    return ", ".join([*names, *rest])
+    numbers = [f"{name} {config[name]}" for name in ("party", "seed") if name in config]
+    return ", ".join([*names, *numbers])
 
 
 def _show(store: Path, entries: list[Entry]) -> None:
     table = Table()
-    for name in ("role", "address", "what"):
+    for name in ("role", "address", "stage"):
         table.add_column(name, no_wrap=name == "address")
-    for name in ("MiB", "age", "needed by"):
+    for name in ("MiB", "age", "records"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
-        what = Text("damaged", "red") if entry.what is None else Text(entry.what)
+        text = entry.description
+        stage = Text("damaged", "red") if text is None else Text(text)
         size = f"{entry.bytes / MIB:.1f}"
-        age, needed = _age(time.time() - entry.made), str(entry.needed)
-        table.add_row(entry.role, entry.folder.name, what, size, age, needed)
+        age, records = _age(time.time() - entry.modified), str(entry.num_records)
+        table.add_row(entry.role, entry.folder.name, stage, size, age, records)
     Console().print(table)
-    needless = [entry for entry in entries if not entry.needed]
-    print(f"{_sum(entries)}; of these no record needs {_sum(needless)}")
-    if making := list(store.glob("*/*.making")):
-        print(f"{len(making)} half-made: by a run at work, or by one that was killed")
+    unused = [entry for entry in entries if not entry.num_records]
+    print(f"{_sum(entries)}; no record needs {_sum(unused)} of them")
+    if unfinished := list(store.glob("*/*.making")):
+        print(f"{len(unfinished)} unfinished: of a run at work, or of one that was killed")
 
 
 def _age(seconds: float) -> str:
@@ -161,34 +171,35 @@ def _sum(entries: list[Entry]) -> str:
 
 
 def _prune(store: Path, records: Path, yes: bool) -> None:
-    needless = _needless(store, records)
+    unused = _unused(store, records)
     left = [part for base in _bases(store) for part in _left_over(base) if part.exists()]
-    if not needless and not left:
+    if not unused and not left:
         print("nothing to remove")
         return
-    question = f"remove {_sum(needless)} and {len(left)} locks and half-made folders? [y/N] "
+    question = f"remove {_sum(unused)} and {len(left)} locks and unfinished folders? [y/N] "
     if not yes and not _agreed(question):
         print("nothing is removed")
         return
     # A run may have ended while the question was open, and need some of them.
-    needless = [entry for entry in _needless(store, records) if entry in needless]
-    gone = {entry.folder for entry in needless}
-    for base in sorted(gone | {part.with_suffix("") for part in left}):
-        _remove(base, base in gone)
-    print(f"removed {_sum(needless)}")
+    unused = [entry for entry in _unused(store, records) if entry in unused]
+    folders = {entry.folder for entry in unused}
+    for base in sorted(folders | {part.with_suffix("") for part in left}):
+        _remove(base, base in folders)
+    print(f"removed {_sum(unused)}")
 
 
-def _needless(store: Path, records: Path) -> list[Entry]:
-    """The stages to remove. Raises ``InputError`` where it can't be known what is needed."""
+def _unused(store: Path, records: Path) -> list[Entry]:
+    """Return the stages to remove. Raise ``InputError`` where it can't be known what is needed."""
     entries, broken = _survey(store, records)
     if broken:
         raise InputError("nothing is removed: nobody knows what a broken record needs")
-    if making := next(_held(store), None):
-        raise InputError(f"nothing is removed: a run is at work and may need it ({making})")
-    return [entry for entry in entries if not entry.needed]
+    if stage := next(_locked(store), None):
+        raise InputError(f"nothing is removed: a run is at work and may need it ({stage})")
+    return [entry for entry in entries if not entry.num_records]
 
 
-def _held(store: Path) -> Iterator[Path]:
+def _locked(store: Path) -> Iterator[Path]:
+    """Yield the stages that a run is making now."""
     for lock in sorted(store.glob("*/*.lock")):
         try:
             with FileLock(lock, timeout=0):
@@ -198,6 +209,7 @@ def _held(store: Path) -> Iterator[Path]:
 
 
 def _agreed(question: str) -> bool:
+    """Return whether the person at the terminal says yes."""
     if not sys.stdin.isatty():
         raise InputError("--prune asks first, and there is no terminal: --yes is the answer")
     with suppress(EOFError, KeyboardInterrupt):
@@ -210,12 +222,12 @@ def _left_over(base: Path) -> tuple[Path, Path]:
     return base.with_suffix(".making"), base.with_suffix(".lock")
 
 
-def _remove(base: Path, gone: bool) -> None:
-    """Removes what is left over at ``base`` and, if ``gone``, the stage; not while it is made."""
-    making, lock = _left_over(base)
+def _remove(base: Path, stage: bool) -> None:
+    """Remove lock and unfinished folder of ``base`` and, if ``stage``, its folder; none in use."""
+    unfinished, lock = _left_over(base)
     with suppress(Timeout), FileLock(lock, timeout=0):
-        shutil.rmtree(making, ignore_errors=True)
-        if gone:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if stage:
             shutil.rmtree(base)
         lock.unlink()
 

@@ -1,4 +1,4 @@
-"""Kills a sweep at random moments, and compares what it ends with to an undisturbed run.
+"""Kill a sweep at random moments, and compare its end with an undisturbed run's.
 
     python scripts/torture.py --kills 100
     python scripts/torture.py --kills 20 -- hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -24,8 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ["method=usp,csp", "attack=finetune,prune", "scale=smoke", "logger=none", "trainer=cpu"]
-# When and how fast a record was made, and in which folder, is all that may differ.
-PASSING = {"seconds", "stage_seconds", "date", "path", "overrides"}
+# All that may differ: when and how fast a record was made, and in which folder.
+VOLATILE_FIELDS = {"seconds", "stage_seconds", "date", "path", "overrides"}
 
 
 def main() -> int:
@@ -41,32 +41,32 @@ def main() -> int:
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
         calm = Path(scratch) / "calm"
-        start = time.monotonic()
+        began = time.monotonic()
         table = finish(calm, options.overrides)
-        span = time.monotonic() - start
+        span = time.monotonic() - began
         expected = records(calm)
         print(f"undisturbed: {len(expected)} records in {span:.1f} s", flush=True)
         kills = rounds = 0
         while kills < options.kills:
             folder = Path(scratch) / "torn"
             # Three kills a round at most: a sweep that only ever starts would prove nothing.
-            torn = sum(
+            killed = sum(
                 kill(folder, options.overrides, moments.uniform(0, span))
                 for _ in range(min(3, options.kills - kills))
             )
-            kills += torn
+            kills += killed
             rounds += 1
             if finish(folder, options.overrides) != table or records(folder) != expected:
-                kept = Path(tempfile.mkdtemp(prefix="torture-differs-"))
-                shutil.copytree(folder, kept, dirs_exist_ok=True)
-                print(f"after {kills} kills round {rounds} differs: see {kept}")
+                copy = Path(tempfile.mkdtemp(prefix="torture-differs-"))
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
+                print(f"after {kills} kills round {rounds} differs: see {copy}")
                 return 1
             shutil.rmtree(folder)
             print(f"{kills} kills, {rounds} rounds: the same table and records", flush=True)
     return 0
 
 
-def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
+def start(folder: Path, overrides: list[str]) -> subprocess.Popen:
     command = [sys.executable, "run.py", "-m", *SWEEP, *overrides, f"output_dir={folder}"]
     return subprocess.Popen(
         command,
@@ -79,8 +79,8 @@ def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
 
 
 def kill(folder: Path, overrides: list[str], seconds: float) -> bool:
-    """Whether the sweep was still at work after ``seconds``, and was killed."""
-    process = begin(folder, overrides)
+    """Return whether the sweep was still at work after ``seconds``, and was killed."""
+    process = start(folder, overrides)
     try:
         process.communicate(timeout=seconds)
         return False
@@ -91,8 +91,8 @@ def kill(folder: Path, overrides: list[str], seconds: float) -> bool:
 
 
 def finish(folder: Path, overrides: list[str]) -> str:
-    """The table that the sweep prints at its end."""
-    process = begin(folder, overrides)
+    """Run the sweep to its end, and return the table that it prints."""
+    process = start(folder, overrides)
     stdout, stderr = process.communicate()
     if process.returncode:
         sys.exit(f"the sweep failed:\n{stderr}")
@@ -100,12 +100,12 @@ def finish(folder: Path, overrides: list[str]) -> str:
 
 
 def records(folder: Path) -> dict[str, dict]:
-    """The records by address, without what may differ."""
-    found = {}
+    """Return the records by address, without what may differ."""
+    by_address = {}
     for path in (folder / "records").glob("*.json"):
         record = json.loads(path.read_text())
-        found[path.stem] = {name: record[name] for name in record.keys() - PASSING}
-    return found
+        by_address[path.stem] = {name: record[name] for name in record.keys() - VOLATILE_FIELDS}
+    return by_address
 
 
 if __name__ == "__main__":

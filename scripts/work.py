@@ -1,4 +1,4 @@
-"""What a sweep costs, without training anything: steps and floating-point operations by role.
+"""Count the work of a sweep without training: steps and floating-point operations by role.
 
     python scripts/work.py table=robustness data=cifar10 data.path=DIR scale=full model=resnet18
 
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,51 +29,61 @@ from softmark.sweep.command_line import check_arguments, expand_sweep
 from softmark.sweep.compose import CellComposer
 from softmark.training import Classifier, Fit, as_input
 
-FEW = 8  # samples that are counted on
+NUM_SAMPLES = 8  # of a batch that are counted on
 PEAK = 989e12  # floating-point operations a second: an H100's (SXM) in bfloat16, dense
-steps: Counter[str] = Counter()
-flops: Counter[str] = Counter()
-role = ""
 
 
-def counted_fit(self: Fit, module: Classifier, data, name: str) -> nn.Module:
-    module.train()
-    batches = module.batches(data)
-    if isinstance(module, Classifier):
-        batch = next(iter(batches))
-        size = len(batch.labels)
-        with FlopCounterMode(display=False) as counter:
-            module.loss(type(batch)(*(part[:FEW] for part in batch))).backward()
-        one = counter.get_total_flops() * size / min(FEW, size)
-        flops[role] += module.epochs * len(batches) * one
-    steps[role] += module.epochs * len(batches)
-    return module.network.eval()
+class Work:
+    """Counts steps and floating-point operations by the role of the stage that is being made."""
 
+    def __init__(self) -> None:
+        self.role = ""
+        self.steps: Counter[str] = Counter()
+        self.flops: Counter[str] = Counter()
 
-def counted_predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        few = network.eval()(as_input(inputs[:2]))
-    flops["asking"] += counter.get_total_flops() * len(inputs) / len(few)
-    return torch.randn(len(inputs), few.shape[1]).softmax(1)
+    def fit(self, module: Classifier, data) -> nn.Module:
+        """Count what training ``module`` would take, and return it untrained."""
+        module.train()
+        batches = module.batches(data)
+        if isinstance(module, Classifier):
+            batch = next(iter(batches))
+            size = len(batch.labels)
+            with FlopCounterMode(display=False) as counter:
+                module.loss(type(batch)(*(part[:NUM_SAMPLES] for part in batch))).backward()
+            of_step = counter.get_total_flops() * size / min(NUM_SAMPLES, size)
+            self.flops[self.role] += module.epochs * len(batches) * of_step
+        self.steps[self.role] += module.epochs * len(batches)
+        return module.network.eval()
+
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Count what the answers to ``inputs`` would take, and return random ones."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            answers = network.eval()(as_input(inputs[:2]))
+        self.flops["asking"] += counter.get_total_flops() * len(inputs) / len(answers)
+        return torch.randn(len(inputs), answers.shape[1]).softmax(1)
+
+    def count(self, cells: list[dict[str, Any]]) -> None:
+        """Run ``cells`` with these counters in place of training and of answers."""
+        predict, make_stage = training.predict, stages.make_stage
+        Fit.__call__ = lambda fit, module, data, name: self.fit(module, data)
+        for module in list(sys.modules.values()):
+            if getattr(module, "predict", None) is predict:
+                module.predict = self.predict
+
+        def make_counted(settings, stage, folder):
+            self.role = stage.role.partition("/")[0]
+            return make_stage(settings, stage, folder)
+
+        stages.make_stage = make_counted
+        for config in cells:
+            run.run_cell(config, [], lambda line: None)
 
 
 def main() -> None:
-    global role
-    real = training.predict
-    Fit.__call__ = counted_fit
-    for module in list(sys.modules.values()):
-        if getattr(module, "predict", None) is real:
-            module.predict = counted_predict
-    made = stages.make_stage
-
-    def make_stage(settings, stage, folder):
-        global role
-        role = stage.role.partition("/")[0]
-        return made(settings, stage, folder)
-
+    work = Work()
     overrides = current(sys.argv[1:])
-    given = [line.partition("=")[2] for line in overrides if line.startswith("output_dir=")]
-    data = Path(given[-1] if given else "outputs", "data").resolve()
+    folders = [line.partition("=")[2] for line in overrides if line.startswith("output_dir=")]
+    data = Path(folders[-1] if folders else "outputs", "data").resolve()
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").symlink_to(data)
@@ -84,15 +95,13 @@ def main() -> None:
                 cells = [compose([*cell, *more]) for cell in expand_sweep(overrides)]
             except InputError as error:
                 sys.exit(f"error: {error}")
-        stages.make_stage = make_stage
-        for config in cells:
-            run.run_cell(config, [], lambda line: None)
-    for name in flops:
-        print(f"{name:12}{steps[name]:>9,} steps {flops[name] / 1e15:>10.3f} PFLOP")
-    whole = sum(flops.values())
-    print(f"{len(cells)} cells: {sum(steps.values()):,} steps, {whole / 1e15:.2f} PFLOP")
+        work.count(cells)
+    for role, flops in work.flops.items():
+        print(f"{role:12}{work.steps[role]:>9,} steps {flops / 1e15:>10.3f} PFLOP")
+    total = sum(work.flops.values())
+    print(f"{len(cells)} cells: {sum(work.steps.values()):,} steps, {total / 1e15:.2f} PFLOP")
     print(
-        f"in 600 s that is {100 * whole / 600 / PEAK:.1f} % of an H100's bf16 peak of 989 TFLOP/s"
+        f"in 600 s that is {100 * total / 600 / PEAK:.1f} % of an H100's bf16 peak of 989 TFLOP/s"
     )
 
 

@@ -411,7 +411,7 @@ def cli(folder, *options, **given):
 
 
 def rows(told):
-    """What the table says of each address: role, what, needed by."""
+    """Return role, description and number of records of each address in the table."""
     cells = [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in told.stdout.splitlines()
@@ -446,14 +446,14 @@ def test_the_script_lists_the_store(outputs):
         stages["watermarked"].address: ("watermarked", "usp, seed 0", 2),
         stages["suspect"].address: ("suspect", "distill, vgg11, seed 0", 2),
     }
-    assert "6 stages (0.0 MiB); of these no record needs 1 stage (0.0 MiB)" in told.stdout
+    assert "6 stages (0.0 MiB); no record needs 1 stage (0.0 MiB) of them" in told.stdout
     assert everything(folder) == before
 
 
 def test_the_script_tells_sizes(outputs):
     folder, store, stages = outputs
     (store.folder(stages["alone"]) / "large").write_bytes(bytes(3 * 2**20))
-    assert "6 stages (3.0 MiB); of these no record needs 1 stage (3.0 MiB)" in cli(folder).stdout
+    assert "6 stages (3.0 MiB); no record needs 1 stage (3.0 MiB) of them" in cli(folder).stdout
 
 
 def test_the_script_prunes_what_no_record_needs(outputs):
@@ -466,7 +466,7 @@ def test_the_script_prunes_what_no_record_needs(outputs):
     os.truncate(damaged / "stage.json", 30)
     listed = cli(folder)
     assert rows(listed)[damaged.name] == ("suspect", "damaged", 0)
-    assert "1 half-made" in listed.stdout
+    assert "1 unfinished" in listed.stdout
     records = everything(folder / "records")
 
     told = cli(folder, "--prune", "--yes")

@@ -28,7 +28,7 @@ from softmark.store.address import Stage
 from softmark.store.store import Store, manifest
 from softmark.sweep.command_line import check_arguments
 from softmark.tracking import loggers as tracking
-from softmark.tracking import mode as online
+from softmark.tracking import wandb_mode as online
 
 SMALL = ["scale=smoke", "model.width=8", "innocents.calibration=1", "innocents.evaluation=1"]
 SWEEP = ["-m", "method=csp", "attack=finetune,prune", *SMALL, "logger=wandb"]
@@ -261,7 +261,7 @@ def test_weights_are_uploaded_only_when_asked_for(weights, cell, tmp_path, monke
     config["output_dir"] = str(tmp_path)
     workshop = tmp_path / "store/victim/0123.making"
     workshop.mkdir(parents=True)
-    with tracking.watch(config, VICTIM, workshop):
+    with tracking.stage_logger(config, VICTIM, workshop):
         for name in ("model", "key"):
             (workshop / f"{name}.safetensors").write_bytes(name.encode())
     (made,) = read_all(tmp_path)["0123"].made
@@ -275,15 +275,15 @@ def test_a_stage_that_fails_ends_its_run_as_failed(cell, tmp_path, monkeypatch):
     config = {**cell("logger=wandb"), "output_dir": str(tmp_path)}
     with (
         pytest.raises(InputError, match="too bad"),
-        tracking.watch(config, VICTIM, tmp_path / "0123.making"),
+        tracking.stage_logger(config, VICTIM, tmp_path / "0123.making"),
     ):
         raise InputError("too bad")
     failed = read_all(tmp_path)["0123"]
     assert failed.exit_code == 1
     assert not failed.made
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with tracking.watch(config, VICTIM, tmp_path / "4567.making") as logger:
-        assert logger is tracking._nothing
+    with tracking.stage_logger(config, VICTIM, tmp_path / "4567.making") as logger:
+        assert logger is tracking._no_logger
     assert len(read_all(tmp_path)) == 1
 
 
@@ -291,11 +291,11 @@ def test_the_setting_comes_before_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert online.decide("offline") == ("offline", "logger.mode=offline")
-    assert online.decide(None) == ("disabled", "WANDB_MODE=disabled")
-    assert online.decide("online") == ("offline", "no credentials")
+    assert online.decide_mode("offline") == ("offline", "logger.mode=offline")
+    assert online.decide_mode(None) == ("disabled", "WANDB_MODE=disabled")
+    assert online.decide_mode("online") == ("offline", "no credentials")
     with pytest.raises(InputError, match=r"onlin \(logger\.mode\): online, offline or disabled"):
-        online.decide("onlin")
+        online.decide_mode("onlin")
 
 
 class Refusal(http.server.BaseHTTPRequestHandler):
@@ -321,7 +321,7 @@ def test_a_server_that_refuses_or_never_answers_makes_it_offline_in_time(tmp_pat
             tmp_path, WANDB_API_KEY="x" * 40, WANDB_BASE_URL=f"http://127.0.0.1:{port}"
         )
         start = time.monotonic()
-        code = "from softmark.tracking.mode import decide; print(*decide(None))"
+        code = "from softmark.tracking.wandb_mode import decide_mode; print(*decide_mode(None))"
         asked = run([sys.executable, "-c", code], env)
         assert asked.returncode == 0, asked.stderr
         return asked.stdout, time.monotonic() - start

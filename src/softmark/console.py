@@ -1,4 +1,4 @@
-"""Where lines go: progress to stderr, results to stdout."""
+"""Output of the commands: progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from softmark.errors import InputError
 
 
 def report(line: str) -> None:
-    """Writes one line of progress to stderr: stdout is for results."""
+    """Write one line of progress to stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def console() -> Console:
-    """stdout: as wide as the terminal, and wide enough for any table in a file."""
+    """Return stdout for tables: as wide as the terminal; 200 columns in a file."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def conclude(run: Callable[[], int | None], kept: str) -> NoReturn:
-    """Ends a script with the exit status of ``run``: 2 for an ``InputError`` or a file that
-    can't be read or written, 0 for None.
+    """Run the main function of a script, and exit with its status.
 
-    ``kept``: what is left if it is interrupted.
+    Args:
+        run: Returns the exit status, None for 0. For an ``InputError``, or a file that can't be
+            read or written, the status is 2.
+        kept: What is left if the script is interrupted, for the message.
     """
     try:
         sys.exit(run() or 0)

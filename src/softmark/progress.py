@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, lines elsewhere."""
+"""The progress of a training: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from softmark.console import report
 
 
 class Progress(RichProgressBar):
-    """For a person at a terminal: which training this is, and how far."""
+    """A bar on a terminal, with the name of the training and its epoch."""
 
     def __init__(self, name: str):
         super().__init__(leave=False)
         self.training = name
 
     def get_metrics(self, trainer, module) -> dict[str, Any]:
+        """Return no metrics: the bar has no room for them."""
         return {}
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -25,16 +26,17 @@ class Progress(RichProgressBar):
 
 
 class Lines(Callback):
-    """For a file or a notebook: a line of progress a minute."""
+    """A line of progress a minute, for a file or a notebook."""
 
     EVERY = 60  # seconds
 
     def __init__(self, name: str):
-        self.training, self.told = name, time.monotonic()
+        self.training, self.last_line = name, time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, step: int) -> None:
+        """Report epoch and step, if the last line is a minute old."""
         now = time.monotonic()
-        if now - self.told >= self.EVERY:
-            self.told = now
+        if now - self.last_line >= self.EVERY:
+            self.last_line = now
             epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
             report(f"{self.training}, {epoch}, step {step + 1} of {trainer.num_training_batches}")

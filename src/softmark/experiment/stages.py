@@ -27,7 +27,7 @@ from softmark.experiment.interface import save_log, save_transforms
 from softmark.models.networks import build
 from softmark.store.address import Stage
 from softmark.store.store import Store
-from softmark.tracking.loggers import watch
+from softmark.tracking.loggers import stage_logger
 from softmark.training import Classifier, Fit
 
 
@@ -40,7 +40,7 @@ def make_stage(settings: Config, stage: Stage, folder: Path) -> dict[str, Any]:
         folder: empty; what is written into it is the stage.
     """
     roles, config = roles_of(settings), stage.config
-    with watch(settings, stage, folder) as logger:
+    with stage_logger(settings, stage, folder) as logger:
         seed_torch(config.get("seed", 0), stage.role)
         entropy = {} if config.get("secrets") == "system" else {"entropy": repeatable}
         fit = Fit(settings["trainer"]["accelerator"], config["precision"], logger, **entropy)

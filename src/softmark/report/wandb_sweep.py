@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from softmark.experiment.record import CSV
 from softmark.report.columns import cells, columns
 from softmark.report.rows import Row
-from softmark.tracking.loggers import NAMES, in_wandb, open_run, surviving
+from softmark.tracking.loggers import CELL_FIELDS, in_wandb, open_run, wandb_errors_reported
 
-VERDICT_FIELDS = (*NAMES, *CSV)
+VERDICT_FIELDS = (*CELL_FIELDS, *CSV)
 
 
 def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) ->
     group = config.logger.group or os.environ.get("WANDB_RUN_GROUP")
     run_config = {"overrides": list(config.hydra.overrides.task), "varied": list(varied)}
     with (
-        surviving("the sweep"),
+        wandb_errors_reported("the sweep"),
         open_run(config, name=group, job_type="sweep", config=run_config) as run,
     ):
         run.log(

@@ -1,0 +1,99 @@
+"""The mode of W&B, decided once, in the parent of all workers: online, offline or disabled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from softmark.console import report
+from softmark.errors import InputError
+
+MODES = ("online", "offline", "disabled")
+LOGIN_TIMEOUT = 15  # seconds that a server may take to accept the credentials
+
+
+class WandbMode(Callback):
+    """A callback of Hydra's: decides W&B's mode and group of runs before any cell runs.
+
+    Workers inherit both by WANDB_MODE and WANDB_RUN_GROUP, and ask no server again.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Decide for one cell."""
+        _set_mode(config, config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Decide for a sweep."""
+        _set_mode(config, config.hydra.sweep.dir)
+
+
+def _set_mode(config: DictConfig, folder: str) -> None:
+    """Set the environment variables of W&B, and report the mode."""
+    if config.logger.name != "wandb":
+        return
+    try:
+        mode, reason = decide_mode(config.logger.mode)
+    except InputError as error:
+        # An exception here would only be a warning to Hydra; this is none.
+        sys.exit(f"error: {error}")
+    os.environ["WANDB_MODE"] = mode
+    kind = (config.get("table") or {}).get("name") or "sweep"
+    group = "-".join([kind, *Path(folder).parts[-2:]])
+    os.environ.setdefault("WANDB_RUN_GROUP", os.environ.get("WANDB_SWEEP_ID") or group)
+    runs = Path(config.output_dir) / "wandb"
+    later = f"; later: wandb sync {runs}" if mode == "offline" else ""
+    report(f"W&B: {mode} ({reason}){later}")
+
+
+def decide_mode(configured: str | None) -> tuple[str, str]:
+    """Return the mode of W&B and its reason.
+
+    It is ``logger.mode``, else WANDB_MODE, else online. Online becomes offline where the server
+    doesn't accept the stored credentials within ``LOGIN_TIMEOUT`` seconds.
+
+    Args:
+        configured: The value of ``logger.mode``; None where there is none.
+
+    Raises:
+        InputError: There is no such mode.
+    """
+    sources = (("logger.mode", configured), ("WANDB_MODE", os.environ.get("WANDB_MODE")))
+    given = [(source, mode) for source, mode in sources if mode]
+    source, mode = given[0] if given else ("credentials", "online")
+    if mode not in MODES:
+        raise InputError(f"W&B mode {mode} ({source}): {', '.join(MODES[:2])} or {MODES[2]}")
+    if mode != "online":
+        return mode, f"{source}={mode}"
+    refusal = _refusal()
+    return ("offline", refusal) if refusal else ("online", f"{source}, accepted by the server")
+
+
+def _refusal() -> str | None:
+    """Return why W&B's server can't be used, or None; asked in a process that can be killed."""
+    code = (
+        "import sys, wandb\n"
+        "try: known = wandb.login(prompt=False, verify=True)\n"
+        "except Exception as error: sys.exit(f'softmark: {error}')\n"
+        "sys.exit(None if known else 'softmark: no credentials')\n"
+    )
+    try:
+        login = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "WANDB_MODE": "online"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LOGIN_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {LOGIN_TIMEOUT} s"
+    if login.returncode == 0:
+        return None
+    reasons = [line for line in login.stderr.splitlines() if line.startswith("softmark: ")]
+    return reasons[0].removeprefix("softmark: ") if reasons else "wandb can't be asked"
