@@ -11,6 +11,10 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "softmark"
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
 
 
 def room(path: Path) -> str:
@@ -25,6 +29,34 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def runs(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of ``tree`` but for what type checkers alone read; imports in functions as well."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from runs(node)
+
+
+def needed_files(path: Path) -> Iterator[str]:
+    """The modules of softmark that ``path`` imports, wherever in the file."""
+    for node in runs(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name for name in inner if name in MODULES)
+            # A package that is asked for a name, not for a module, runs as a whole.
+            if node.module in MODULES and not set(inner) <= MODULES.keys():
+                yield node.module
+
+
+def test_no_two_files_need_each_other():
+    needs = {name: set(needed_files(path)) - {name} for name, path in MODULES.items()}
+    assert sum(map(len, needs.values())) > 100
+    list(graphlib.TopologicalSorter(needs).static_order())
 
 
 def test_no_room_needs_one_above_it():
