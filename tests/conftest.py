@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from softmark.experiment.plan import plan
+from softmark.experiment.plan import decode_data, plan
 from softmark.experiment.record import Record
 from softmark.experiment.run import describe
 
@@ -69,7 +69,9 @@ def cell(shared_output) -> Callable[..., dict[str, Any]]:
 
     def make(*overrides: str) -> dict[str, Any]:
         small = ("model.width=8", f"output_dir={shared_output}")
-        return copy.deepcopy(_composed((*small, *overrides)))
+        config = copy.deepcopy(_composed((*small, *overrides)))
+        decode_data(config)
+        return config
 
     return make
 
@@ -81,6 +83,7 @@ def archived(tmp_path):
     def make(*overrides: str, seed: int = 0, **changes) -> dict:
         config = copy.deepcopy(_composed(overrides))
         config |= {"seed": seed, "output_dir": str(tmp_path)}
+        decode_data(config)
         made = plan(config)
         lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
         record = described(made, lines, **changes)

@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from softmark.experiment.plan import plan
+from softmark.experiment.plan import decode_data, plan
 from softmark.store.address import Stage, _trace
 
 SOURCES = Path(__file__).parents[1] / "src" / "softmark"
@@ -29,11 +29,14 @@ FRESH = map("copied{}".format, itertools.count())
 
 
 @pytest.fixture(scope="module")
-def stages() -> Callable[..., list[Stage]]:
+def stages(tmp_path_factory) -> Callable[..., list[Stage]]:
     """The stages of three cells without their parents, with other names for what they name."""
     from conftest import _composed
 
-    plans = [plan(_composed((*cell, "innocents.calibration=12"))) for cell in CELLS]
+    output = f"output_dir={tmp_path_factory.mktemp('output')}"
+    configs = [_composed((*cell, "innocents.calibration=12", output)) for cell in CELLS]
+    decode_data(configs[0])
+    plans = list(map(plan, configs))
     todo = [stage for cell in plans for stage in (cell.verdict, *cell.verdict.parents)]
 
     def make(rename: Callable[[str], str]) -> list[Stage]:

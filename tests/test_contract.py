@@ -418,6 +418,13 @@ def test_the_judge_expects_the_unmarked_victims_answers(cell, monkeypatch, tmp_p
     assert all(torch.equal(labels, victim[: len(labels)]) for labels in seen)
 
 
+def test_planning_decodes_nothing(cell, tmp_path):
+    config = {**cell(), "output_dir": str(tmp_path)}
+    with pytest.raises(InputError, match="data has no decoded data of this source yet"):
+        plan(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_it_runs_is_no_part_of_an_address(cell):
     base = plan(cell()).verdict.address
     assert plan(cell("trainer=cpu", "logger=csv", "trainer.threads=2")).verdict.address == base

@@ -239,7 +239,8 @@ def test_a_source_is_decoded_once(tmp_path):
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     source = Memory(numbered([30, 30]))
-    assert caching.fingerprint(source, tmp_path) == source.decoded.fingerprint
+    assert caching.fingerprint(source, tmp_path) is None
+    assert caching.decode(source, tmp_path) == source.decoded.fingerprint
     assert caching.fingerprint(source, tmp_path) == source.decoded.fingerprint
     assert source.reads == 1
     images = source.decoded.images.copy()
@@ -334,7 +335,7 @@ def test_two_processes_decode_once(tmp_path):
         Path(sys.argv[1], f"ready{sys.argv[2]}").touch()
         while len(list(Path(sys.argv[1]).glob("ready*"))) < 2:
             time.sleep(0.01)
-        print(caching.fingerprint(Slow(), sys.argv[1]))
+        print(caching.decode(Slow(), sys.argv[1]))
         """
     )
     both = [
@@ -355,7 +356,7 @@ def test_import_and_fingerprint_leave_torch_alone(tmp_path):
         "import sys; from softmark.data import cache as caching, sources;"
         "heavy = {'torch', 'datasets', 'sklearn'};"
         "print(sorted(heavy & set(sys.modules)));"
-        f"print(caching.fingerprint(sources.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
+        f"print(caching.decode(sources.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr

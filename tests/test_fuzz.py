@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from softmark.errors import InputError
-from softmark.experiment.plan import plan
+from softmark.experiment.plan import decode_data, plan
 from softmark.nodes import make
 from softmark.sweep.command_line import CONF, check_arguments
 
@@ -124,6 +124,7 @@ def works_or_is_refused(line: list[str]) -> None:
     told = None
     try:
         config = check_arguments(line)
+        decode_data(config)
         assert plan(config).record
         _make_all(config)
     except InputError as error:

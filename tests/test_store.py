@@ -60,7 +60,9 @@ def test_planning_leaves_torch_alone(tmp_path):
         from omegaconf import OmegaConf
         with initialize_config_dir(sys.argv[1], version_base="1.3"):
             config = compose("config", overrides=["data=digits", f"output_dir={sys.argv[2]}"])
-        cell = softmark.experiment.plan.plan(OmegaConf.to_container(config, resolve=True))
+        plain = OmegaConf.to_container(config, resolve=True)
+        softmark.experiment.plan.decode_data(plain)
+        cell = softmark.experiment.plan.plan(plain)
         assert len({stage.address for stage in (cell.verdict, *cell.verdict.parents)}) > 4
         assert "torch" not in sys.modules
     """

@@ -29,7 +29,7 @@ from torch import nn
 import softmark
 from conftest import _composed, described
 from softmark.errors import InputError
-from softmark.experiment.plan import plan
+from softmark.experiment.plan import decode_data, plan
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.models.networks import KINDS, ConvNet, build
 from softmark.owner.probe_files import load_probes, save_probes
@@ -243,6 +243,7 @@ def record(tmp_path_factory):
     output = tmp_path_factory.mktemp("outputs")
     config = json.loads(json.dumps(_composed(("method=csp", "attack=prune"))))
     config |= {"output_dir": str(output)}
+    decode_data(config)
     made = json.loads(json.dumps(described(plan(config), [f"output_dir={output}"])))
     assert records.current(made, output)
     return made, output

@@ -23,40 +23,51 @@ BROKEN_CACHE = (SafetensorError, KeyError, TypeError, ValueError)
 
 
 def open_data(source: Source, shares: Shares, folder: str | Path) -> Roles:
-    """Decodes ``source`` once into a file of ``folder`` and shares the samples out, on the CPU.
+    """Decode ``source`` once into a file of ``folder`` and share the samples out, on the CPU.
 
-    ``open_data(instantiate(cfg.data.source), Shares(**cfg.data.roles), folder)``.
     The file's content is checked on each load: a damaged one is reported and decoded again.
-    Raises ``InputError`` for data, shares or a folder that cannot be used.
+
+    Args:
+        source: where the samples come from, ``source_of(config["data"])``.
+        shares: who gets which part, ``Shares(**config["data"]["roles"])``.
+        folder: where decoded data are kept.
+
+    Raises:
+        InputError: the data, the shares or the folder can't be used.
     """
     return share(_cached(source, Path(folder), _load), shares)
 
 
-def fingerprint(source: Source, folder: str | Path) -> str:
-    """The hex SHA-256 of the decoded content (shares not included), which is decoded if need be.
+def decode(source: Source, folder: str | Path) -> str:
+    """Decode ``source`` into ``folder``, unless that is done, and return its fingerprint.
 
-    Read from the cache file's header without torch; ``open_data`` checks the content against it.
+    Raises:
+        InputError: the data or the folder can't be used.
     """
     return _cached(source, Path(folder), _header)
 
 
-def is_decoded(source: Source, folder: str | Path) -> bool:
-    """Whether ``folder`` has the content of ``source`` already. Nothing is decoded for this."""
+def fingerprint(source: Source, folder: str | Path) -> str | None:
+    """Return the hex SHA-256 of the decoded content (shares not included) that ``folder`` has.
+
+    Nothing is decoded for this: None where the content isn't there. It is read from the header of a
+    file, without torch; ``open_data`` checks the content against it.
+    """
     try:
-        return bool(_header(_file(source, Path(folder))[0]))
+        return _header(_file(source, Path(folder))[0])
     except (OSError, *BROKEN_CACHE):
-        return False
+        return None
 
 
 def _file(source: Source, folder: Path) -> tuple[Path, str]:
-    """The cache file of ``source``, and the signature that its name says."""
+    """Return the cache file of ``source``, and the signature that its name says."""
     signature = json.dumps({"format": 1, **source.signature()}, sort_keys=True)
     name = hashlib.sha256(signature.encode()).hexdigest()[:16]
     return folder / f"{name}.safetensors", signature
 
 
 def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
-    """What ``read`` makes of the cache file of ``source``; one that is missing is made first."""
+    """Return what ``read`` makes of the cache file of ``source``, which is made if need be."""
     try:
         path, signature = _file(source, folder)
         if path.exists():

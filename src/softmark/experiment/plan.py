@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from softmark.data.cache import fingerprint
+from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import source_of
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, InnocentStage, Plan
@@ -87,9 +87,12 @@ class _Draft:
 
     def __init__(self, config: Config):
         self.config = config
-        folder = Path(config["output_dir"]) / "data"
+        content = content_of(config)
+        if content is None:
+            folder = Path(config["output_dir"]) / "data"
+            raise InputError(f"{folder} has no decoded data of this source yet: a run decodes them")
         self.common = {
-            "data": [fingerprint(source_of(config["data"]), folder), config["data"]["roles"]],
+            "data": [content, config["data"]["roles"]],
             "precision": precision(config["precision"]),
         }
 
@@ -229,6 +232,16 @@ class _Draft:
             raise InputError(f"innocents.attacks.{kind['attack']}: an attack of one step is needed")
         parents = tuple(plain[-3:]) if step.get("merges") else (plain[-1],)
         return self._attack(role, step, {**party, "fraction": 1.0}, parents)
+
+
+def decode_data(config: Config) -> None:
+    """Decode the cell's data, unless that is done: a plan needs to know what they hold."""
+    decode(source_of(config["data"]), Path(config["output_dir"]) / "data")
+
+
+def content_of(config: Config) -> str | None:
+    """Return the fingerprint of the decoded data; None where a run has yet to decode them."""
+    return fingerprint(source_of(config["data"]), Path(config["output_dir"]) / "data")
 
 
 def steps_of(attack: Config) -> Iterator[Config]:

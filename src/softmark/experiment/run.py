@@ -16,7 +16,7 @@ from hydra.utils import get_class
 from softmark.errors import InputError
 from softmark.experiment import provenance
 from softmark.experiment.cell import Config, Plan
-from softmark.experiment.plan import UNHASHED, plan, precision, steps_of
+from softmark.experiment.plan import UNHASHED, decode_data, plan, precision, steps_of
 from softmark.experiment.record import Record, names_of, record_of
 from softmark.store.address import Stage
 from softmark.store.store import Store, write_json
@@ -40,6 +40,7 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
     Returns:
         The record, and under ``made`` how many stages were made for it.
     """
+    decode_data(config)
     cell = plan(config)
     with contextlib.suppress(InputError):
         record = record_of(cell)
@@ -109,6 +110,7 @@ def make_only(config: Config, names: list[str], report: Report) -> None:
     """
     from softmark.experiment.stages import make_stage
 
+    decode_data(config)
     store = Store.under(config["output_dir"], report)
     todo = list(plan(config).verdict.parents)
     stages = {}

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from softmark.data.cache import fingerprint, is_decoded
+from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import Digits, Hub, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
@@ -98,9 +98,9 @@ def _is_readable(source: str, output: Path) -> bool:
     if kind is None or config.keys() != {field.name for field in dataclasses.fields(kind)}:
         return False
     if kind is not Digits:
-        return is_decoded(kind(**config), output / "data")
+        return fingerprint(kind(**config), output / "data") is not None
     try:
-        fingerprint(kind(), output / "data")
+        decode(kind(), output / "data")
     except InputError:
         return False
     return True

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from softmark.console import console, report
 from softmark.errors import InputError
-from softmark.experiment.plan import UNHASHED, plan
+from softmark.experiment.plan import UNHASHED, content_of, plan
 from softmark.experiment.record import read_record, record_of
 from softmark.report.numbers import MISSING
 from softmark.report.rows import Record, Row, filled
@@ -100,7 +100,8 @@ def _recorded_configs(folder: str) -> set[str]:
 
 
 def _record(config: dict[str, Any]) -> Record | None:
-    record = record_of(plan(config))
+    # Without decoded data nothing can have been recorded.
+    record = record_of(plan(config)) if content_of(config) else None
     return record and filled(record)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from softmark.console import report
 from softmark.errors import InputError
-from softmark.experiment.plan import Plan, plan
+from softmark.experiment.cell import Plan
+from softmark.experiment.plan import decode_data, plan
 from softmark.experiment.record import read_record
 from softmark.store.address import Stage
 from softmark.store.store import Store
@@ -52,7 +53,9 @@ class Sweep:
         composer = CellComposer()
         for job in cells:
             try:
-                self._add(job, plan(composer.compose(job)))
+                config = composer.compose(job)
+                decode_data(config)
+                self._add(job, plan(config))
             except InputError:
                 # The cell itself will say what is wrong.
                 self.unplanned.append(job)
