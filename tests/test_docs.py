@@ -530,6 +530,12 @@ def test_the_first_picture_is_that_of_the_table():
     assert len(overview.METHODS) == len(overview.ATTACKS) == 8
 
 
+def test_the_api_has_every_public_name():
+    text = (ROOT / "docs" / "api" / "owners.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, flags=re.MULTILINE))
+    assert listed == set(softmark.__all__)
+
+
 def test_the_glossary_has_the_words():
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     for word in (
