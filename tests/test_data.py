@@ -426,10 +426,10 @@ def test_the_default_roles_of_the_digits(tmp_path):
 def test_top_level_keys_reach_the_source():
     config = composed("data=cifar10", "data.path=there", "data.size=16")
     source = instantiate(config.source)
-    assert (source.name, source.path, source.size) == ("uoft-cs/cifar10", "there", 16)
+    assert (source.dataset, source.path, source.size) == ("uoft-cs/cifar10", "there", 16)
     assert data.name_of(config) == "cifar10"
     config = composed("data=hub", "data.name=some/set")
-    assert instantiate(config.source).name == data.name_of(config) == "some/set"
+    assert instantiate(config.source).dataset == data.name_of(config) == "some/set"
     config = composed("data=imagefolder", "data.path=/some/where/flowers", "data.size=32")
     assert instantiate(config.source) == ImageFolder("/some/where/flowers", 32)
     assert data.name_of(config) == "flowers"

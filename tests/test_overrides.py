@@ -1,15 +1,19 @@
 """What is said of a command line, or of a config node, that can't work, before anything runs."""
 
 import copy
+import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from conftest import ROOT
 from softmark.errors import InputError
-from softmark.nodes import make
+from softmark.nodes import DISPLAY_KEYS, make
 from softmark.sweep.command_line import CONF, check_arguments, to_hydra_arguments
 
 
@@ -209,6 +213,39 @@ def test_a_node_that_makes_nothing_is_named(config, key, value, words):
 @pytest.mark.parametrize("top", ["recipe", "model", "method", "attack", "verifier"])
 def test_a_node_is_made_without_its_name(config, top):
     assert make(config[top], top) is not None
+
+
+class Named:
+    def __init__(self, *, name: str = "a", width: int = 1):
+        pass
+
+
+class Controlled:
+    def __init__(self, *, control: object = None):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "argument"), [(Named, "name"), (Controlled, "control")])
+@pytest.mark.parametrize("given", [{}, {"name": "b", "control": "b"}])
+def test_a_class_that_takes_what_tables_read_is_not_configurable(kind, argument, given):
+    """Addresses leave these out, so that two objects would have one address."""
+    node = {"_target_": f"{__name__}.{kind.__name__}", **given}
+    for outer, place in ((node, "attack"), ({"_target_": "builtins.dict", "a": node}, "attack")):
+        with pytest.raises(InputError) as error:
+            make(outer, place)
+        (line,) = str(error.value).splitlines()
+        assert line.startswith("attack")
+        assert f"argument called {argument}" in line
+
+
+def test_no_class_of_a_config_takes_what_tables_read():
+    folders = [ROOT / "conf", ROOT / "tests/sketches/conf"]
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.yaml")]
+    found = {target for text in texts for target in re.findall(r"_target_: ([\w.]+)", text)}
+    assert len(found) > 90
+    for target in found:
+        taken = inspect.signature(get_class(target)).parameters
+        assert not set(DISPLAY_KEYS) & set(taken), target
 
 
 def test_a_wrong_number_answers_without_torch(tmp_path):

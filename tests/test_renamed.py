@@ -55,6 +55,7 @@ ROBUSTNESS = [
         ("method.triggers.count=10,20", "method.triggers.num_triggers=10,20"),
         ("method.share=0.1", "method.trigger_fraction=0.1"),
         ("innocents.methods.csp.length=1", "innocents.methods.csp.epochs_factor=1"),
+        ("data.source.name=some/set", "data.source.dataset=some/set"),
         ("scale.forged=5", "scale.forged_keys=5"),
         ("scale.redrawn=5", "scale.redrawn_keys=5"),
         ("scale.searched=5", "scale.search_trials=5"),
@@ -106,19 +107,16 @@ def test_each_old_attack_is_gone_and_its_new_name_is_there(old):
 def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         chosen = [
-            *("attack=distill_labelled", "attack=prune_filters"),
+            *("attack=distill_labelled", "attack=prune_filters", "data=hub"),
             *("method=csp", "method=usp_margin", "method=margin", "method=dawn"),
         ]
         configs = [OmegaConf.to_container(compose("config", [choice])) for choice in chosen]
-    there = {
-        f"{group}.{name}"
-        for config in configs
-        for group, inside in config.items()
-        if isinstance(inside, dict)
-        for name in inside
-    }
+    groups = [(name, node) for config in configs for name, node in config.items()]
+    groups += [("data.source", config["data"]["source"]) for config in configs]
+    there = {f"{group}.{name}" for group, node in groups if isinstance(node, dict) for name in node}
     for place, old, new in KEYS:
-        group = "method" if place == METHOD else place.partition("\\")[0]
+        plain = place.replace("\\", "").partition("(")[0].rstrip(".")
+        group = "method" if place == METHOD else plain
         assert f"{group}.{new}" in there, new
         assert f"{group}.{old}" not in there, old
 

@@ -68,7 +68,7 @@ def png(colour, size=(8, 8), mode="RGB", form="PNG"):
 
 def hub(path=None, **changes):
     given = {
-        "name": None,
+        "dataset": None,
         "subset": None,
         "path": str(path) if path else None,
         "image": "img",
@@ -273,12 +273,12 @@ def test_a_set_of_the_hub(monkeypatch):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    source = hub(name="some/set", subset="small", test_split="validation")
+    source = hub(dataset="some/set", subset="small", test_split="validation")
     decoded = source.read()
     assert asked == [("some/set", "small")]
     assert (decoded.train, len(decoded.labels)) == (6, 8)
     assert json.dumps(source.signature())
-    assert replace(source, name="other/set").signature() != source.signature()
+    assert replace(source, dataset="other/set").signature() != source.signature()
     with pytest.raises(InputError, match=r"test_split=test: some/set has .* train, validation"):
         replace(source, test_split="test").read()
     with pytest.raises(InputError, match=r"train_split=all: some/set has"):
@@ -293,7 +293,7 @@ def test_a_set_of_the_hub_that_cannot_be_loaded(monkeypatch):
     with pytest.raises(
         InputError, match=r"some/set .*\nConnectionError: no\n.*data.path"
     ) as raised:
-        hub(name="some/set").read()
+        hub(dataset="some/set").read()
     assert_short(raised)
     with pytest.raises(InputError, match=r"data.name and data.path are both null"):
         hub().read()

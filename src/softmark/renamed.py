@@ -43,6 +43,7 @@ KEYS = (
     (r"attack\.(.+\.)?", "share", "fraction"),
     (r"attack\.(.+\.)?", "labels", "label_weight"),
     (r"attacker\.", "share", "fraction"),
+    (r"data\.source\.", "name", "dataset"),
     (r"scale\.", "forged", "forged_keys"),
     (r"scale\.", "redrawn", "redrawn_keys"),
     (r"scale\.", "searched", "search_trials"),

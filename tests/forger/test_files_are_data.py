@@ -27,6 +27,7 @@ from pyarrow import parquet
 from torch import nn
 
 import softmark
+import softmark.owner.model_files
 from conftest import _composed, described
 from softmark.errors import InputError
 from softmark.experiment.plan import decode_data, plan
@@ -302,7 +303,7 @@ def test_a_record_is_no_reason_to_draw_or_download(nothing, record, monkeypatch)
     made, output = record
     for kind in (sources.Hub, sources.ImageFolder, synthetic.Synthetic):
         monkeypatch.setattr(kind, "read", trap)
-    hub = dict.fromkeys(("subset", "path", "test_split", "size")) | {"name": "some/set"}
+    hub = dict.fromkeys(("subset", "path", "test_split", "size")) | {"dataset": "some/set"}
     hub |= {"image": "image", "label": "label", "train_split": "train"}
     folder = {"path": str(output), "size": 10**9}
     drawn = {"classes": 10, "pictures": 10**15, "size": 10**6, "noise": 1.0, "seed": 0}

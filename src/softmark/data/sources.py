@@ -85,7 +85,7 @@ class Hub:
     ``image``, ``label``: columns. ``test_split``: None for none. ``size``: as in ``ImageFolder``.
     """
 
-    name: str | None
+    dataset: str | None
     subset: str | None
     path: str | None
     image: str
@@ -120,7 +120,7 @@ class Hub:
         files = _listing(chain(*self._parquet().values()), _folder(self.path))
         about = {"source": "parquet", **asdict(self), "files": files}
         # The files say it all: the same folder under another path is not decoded again.
-        return {key: about[key] for key in about.keys() - {"name", "subset", "path"}}
+        return {key: about[key] for key in about.keys() - {"dataset", "subset", "path"}}
 
     def _wanted(self) -> list[str]:
         return [self.train_split, self.test_split] if self.test_split else [self.train_split]
@@ -165,7 +165,7 @@ class Hub:
         return splits
 
     def _download(self) -> list[datasets.Dataset]:
-        if not self.name:
+        if not self.dataset:
             raise InputError(
                 "data.name and data.path are both null: "
                 "set data.name=NAME (a set of the hub) or data.path=DIR (its parquet files)"
@@ -175,17 +175,18 @@ class Hub:
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
         try:
-            found = datasets.load_dataset(self.name, self.subset)
+            found = datasets.load_dataset(self.dataset, self.subset)
         except Exception as error:  # a dozen unrelated types, from the network to the format
             raise InputError(
-                f"{self.name} (data.source.subset={self.subset}) cannot be loaded\n"
+                f"{self.dataset} (data.source.subset={self.subset}) cannot be loaded\n"
                 f"{reason(error)}\n"
                 "data.path=DIR reads parquet files that are here already"
             ) from error
         if missing := [split for split in self._wanted() if split not in found]:
-            key = "train_split" if missing[0] == self.train_split else "test_split"
+            name = "train_split" if missing[0] == self.train_split else "test_split"
+            splits = ", ".join(found)
             raise InputError(
-                f"data.source.{key}={missing[0]}: {self.name} has the splits {', '.join(found)}\n"
+                f"data.source.{name}={missing[0]}: {self.dataset} has the splits {splits}\n"
                 "data.source.test_split=null holds the judge's samples out of the training split"
             )
         return [found[split] for split in self._wanted()]

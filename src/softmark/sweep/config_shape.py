@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from softmark.errors import InputError
-from softmark.nodes import WORDS, fits, near, short
+from softmark.nodes import TYPE_NAMES, fits, short, suggestion
 
 # What may stand where the default is null, or an empty list.
 EXAMPLES = {
@@ -13,7 +13,7 @@ EXAMPLES = {
     "data.name": "NAME",
     "data.path": "DIR",
     "data.size": 32,
-    "data.source.name": "NAME",
+    "data.source.dataset": "NAME",
     "data.source.path": "DIR",
     "data.source.size": 32,
     "data.source.subset": "NAME",
@@ -102,7 +102,7 @@ def _check_mapping(default: dict[str, Any], value: dict[Any, Any], key: str) -> 
         # The class says which arguments it takes; how it is called is no setting.
         if not is_object or name.startswith("_"):
             known = [paths[other] for other in default if not other.startswith("_")]
-            raise InputError(f"{paths[name]}: there is no such key{near(paths[name], known)}")
+            raise InputError(f"{paths[name]}: there is no such key{suggestion(paths[name], known)}")
         if name in PLAN_KEY_EXAMPLES:
             check_shape(PLAN_KEY_EXAMPLES[name], value[name], paths[name])
 
@@ -118,7 +118,7 @@ def _check_free_mapping(siblings: dict[str, Any], value: Any, key: str) -> None:
         return
     for name, one in value.items():
         if name not in siblings:
-            raise InputError(f"{key}.{name}: there is no such key{near(str(name), siblings)}")
+            raise InputError(f"{key}.{name}: there is no such key{suggestion(str(name), siblings)}")
         if isinstance(siblings[name], dict) and isinstance(one, dict):
             continue  # settings that the maker of this object checks
         check_shape(siblings[name], one, f"{key}.{name}")
@@ -134,5 +134,5 @@ def check_finite(value: Any, key: str = "") -> None:
 
 
 def _type_name(value: Any) -> str:
-    names = {**WORDS, dict: "a mapping", list: "a list", type(None): "null"}
+    names = {**TYPE_NAMES, dict: "a mapping", list: "a list", type(None): "null"}
     return names.get(type(value), type(value).__name__)

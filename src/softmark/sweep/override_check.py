@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Glob, Override, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from softmark.errors import InputError
-from softmark.nodes import near, short
+from softmark.nodes import short, suggestion
 from softmark.renamed import current
 from softmark.settings import CONF, configs
 from softmark.sweep.config_shape import check_finite, check_shape
@@ -180,7 +180,7 @@ def check_choice(override: Override) -> None:
     if override.is_delete() and chosen is None:
         return
     if chosen is None or (chosen not in choices and not group.startswith("hydra/")):
-        meant = near(str(chosen), choices)
+        meant = suggestion(str(chosen), choices)
         raise InputError(f"{group}={short(chosen)}: no such choice{meant}{listed}")
 
 
@@ -207,9 +207,9 @@ def _key_suggestion(key: str, node: Any, config: DictConfig) -> str:
     """Return the end of a message: the key that was meant, else those that are there."""
     parent, _, last = key.rpartition(".")
     if not isinstance(node, DictConfig):
-        return near(key, _all_keys(config))
+        return suggestion(key, _all_keys(config))
     names = [str(name) for name in node if name not in INTERNAL_KEYS]
-    if meant := near(last, names, 0.7, f"{parent}." if parent else ""):
+    if meant := suggestion(last, names, 0.7, f"{parent}." if parent else ""):
         return meant
     others = (other for other in _all_keys(config) if not other.startswith("innocents."))
     elsewhere = [other for other in others if other.rpartition(".")[2] == last]
