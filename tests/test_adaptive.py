@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from softmark.attacks import search as searching
-from softmark.attacks.adaptive import Evade, Evading, Overwrite, detector_of
+from softmark.attacks.adaptive import Evade, EvadeModule, Overwrite, detector_of
 from softmark.attacks.answers import log_of
-from softmark.attacks.attack import Attack, Keep, Stolen
+from softmark.attacks.attack import Attack, AttackResult, Keep
 from softmark.attacks.search import Candidate, Search, Tried
 from softmark.errors import InputError
 from softmark.methods.key import Key
@@ -57,7 +57,7 @@ class Flip(Attack):
                 target.head.bias.copy_(-target.head.bias.abs())
             if self.strength > 8:
                 target.head.weight.zero_()
-        return Stolen(target, queries=7)
+        return AttackResult(target, queries=7)
 
 
 def trained() -> nn.Module:
@@ -116,7 +116,7 @@ def test_a_search_never_tries_on_the_stolen_model():
     class Spy(Keep):
         def apply(self, target, data, fit):
             tried.append(target)
-            return Stolen(target)
+            return AttackResult(target)
 
     only = {"spy": Candidate(functools.partial(Spy), {})}
     search(candidates=only, trials=3).apply(target, samples(300), fit())
@@ -180,7 +180,7 @@ def test_a_removed_mark_is_always_worth_more_than_a_cheap_attack():
 
 def test_overwriting_leaves_a_key_of_the_attackers_own():
     target = trained()
-    stolen = Overwrite(HeadSign()).apply(target, samples(), fit())
+    stolen = Overwrite(method=HeadSign()).apply(target, samples(), fit())
     assert isinstance(stolen.key, Key)
     assert Overwrite.knows == "method"
 
@@ -224,9 +224,16 @@ def test_evading_fools_the_detector_and_keeps_the_accuracy():
             return float((detector(log_of(predict(model, data.inputs))) > 0).float().mean())
 
     assert caught(target) > 0.9
-    free = fit()(Evading(copy.deepcopy(target), recipe(epochs=5), detector, 1.0), data, "evade")
+    free = fit()(EvadeModule(copy.deepcopy(target), recipe(epochs=5), detector, 1.0), data, "evade")
     assert caught(free) < 0.2
-    attack = Evade(recipe(epochs=6), 3, 0.5, 1.0, NETWORK, Tilted())
+    attack = Evade(
+        recipe=recipe(epochs=6),
+        rounds=3,
+        lr_factor=0.5,
+        weight=1.0,
+        network=NETWORK,
+        method=Tilted(),
+    )
     suspect = attack.apply(copy.deepcopy(target), data, fit()).network
     assert accuracy(predict(suspect, data.inputs), data.labels) > 0.95
     sure = [float(predict(model, data.inputs).amax(1).mean()) for model in (target, suspect)]
@@ -234,11 +241,13 @@ def test_evading_fools_the_detector_and_keeps_the_accuracy():
 
 
 @pytest.mark.parametrize(
-    ("place", "wrong", "said"),
-    [(1, 0, "rounds=0"), (2, 0.0, r"lr_factor=0\.0"), (3, 0.0, r"weight=0\.0")],
+    ("wrong", "said"),
+    [
+        ({"rounds": 0}, "rounds=0"),
+        ({"lr_factor": 0.0}, r"lr_factor=0\.0"),
+        ({"weight": 0.0}, r"weight=0\.0"),
+    ],
 )
-def test_numbers_of_evading_are_checked(place, wrong, said):
-    settings = [recipe(), 3, 0.5, 1.0, NETWORK, HeadSign()]
-    settings[place] = wrong
+def test_numbers_of_evading_are_checked(wrong, said):
     with pytest.raises(InputError, match=rf"attack\.{said}"):
-        Evade(*settings)
+        Evade(recipe=recipe(), network=NETWORK, method=HeadSign(), **wrong)

@@ -53,9 +53,9 @@ KEEPING = (
     changes.Change(),
     changes.Flatten(),
     changes.Shuffle(),
-    changes.TopK(2),
-    changes.Temper(3.0),
-    changes.Noise(2.0),
+    changes.TopK(k=2),
+    changes.Temper(temperature=3.0),
+    changes.Noise(sd=2.0),
     changes.Labels(),
 )
 NETWORK = functools.partial(ConvNet, width=4)
@@ -100,20 +100,20 @@ def test_shuffling_leaves_no_pattern():
 
 
 def test_the_top_k_are_told_and_no_more():
-    told = changes.TopK(3)(answers(0))
+    told = changes.TopK(k=3)(answers(0))
     assert ((told > 0).sum(1) == 3).all()
     with pytest.raises(InputError, match=r"attack\.change\.k=9: the model has 5 classes"):
-        changes.TopK(9)(answers(0))
+        changes.TopK(k=9)(answers(0))
 
 
 def test_rounding_leaves_so_many_decimals():
-    told = changes.Round(1)(answers(0))
+    told = changes.Round(digits=1)(answers(0))
     torch.testing.assert_close((10 * told).round() / 10, told)
 
 
 def test_who_abstains_says_nothing_where_unsure():
     p = torch.tensor([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25]])
-    told = changes.Abstain(0.5)(p)
+    told = changes.Abstain(confidence=0.5)(p)
     assert torch.equal(told[0], p[0])
     torch.testing.assert_close(told[1], torch.full((3,), 1 / 3))
 
@@ -151,7 +151,7 @@ def test_subtraction_is_kept_with_the_suspect():
 def test_swapping_puts_the_own_models_tails_there():
     torch.manual_seed(0)
     data = samples(300)
-    change = changes.Swap(recipe(epochs=4), NETWORK)
+    change = changes.Swap(recipe=recipe(epochs=4), network=NETWORK)
     target = fit()(Classifier(network(), recipe(epochs=4)), data, "classifier")
     seen = []
     real = fit()
@@ -226,7 +226,7 @@ def test_calibration_undoes_what_moved_the_borders():
 )
 def test_numbers_of_changes_are_checked(kind, name, wrong):
     with pytest.raises(InputError, match=rf"attack\.change\.{name}={wrong}"):
-        kind(wrong)
+        kind(**{name: wrong})
 
 
 # --- What is served ----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_numbers_of_changes_are_checked(kind, name, wrong):
 
 def test_a_served_change_leaves_the_model_as_it_was():
     torch.manual_seed(0)
-    attack, target, data = Serve(changes.Flatten()), network(), samples()
+    attack, target, data = Serve(change=changes.Flatten()), network(), samples()
     before = copy.deepcopy(target.state_dict())
     stolen = attack.apply(target, data, fit())
     assert stolen.network is target
@@ -245,14 +245,14 @@ def test_a_served_change_leaves_the_model_as_it_was():
 
 def test_what_cannot_be_served_is_said_when_the_model_is_stolen():
     with pytest.raises(InputError, match=r"k=100: the model has"):
-        Serve(changes.TopK(100)).apply(network(), samples(), fit())
+        Serve(change=changes.TopK(k=100)).apply(network(), samples(), fit())
 
 
 def test_the_own_tail_is_the_own_models():
     torch.manual_seed(0)
     data = samples(200)
     stolen = fit()(Classifier(build(NETWORK, data, 3), recipe(epochs=6)), data, "classifier")
-    whole = ServeOwnTail(recipe(), NETWORK).apply(stolen, data, fit()).network
+    whole = ServeOwnTail(recipe=recipe(), network=NETWORK).apply(stolen, data, fit()).network
     assert isinstance(whole, OtherTail)
     told = predict(whole, data.inputs)
     first, second = (predict(each, data.inputs) for each in whole.networks)
@@ -268,7 +268,9 @@ def test_the_own_tail_is_the_own_models():
 def test_what_is_served_by_two_models_is_the_same_from_a_file(kind, tmp_path):
     torch.manual_seed(0)
     data = samples(50)
-    whole = kind(recipe(), NETWORK).apply(build(NETWORK, data, 3), data, fit()).network
+    whole = (
+        kind(recipe=recipe(), network=NETWORK).apply(build(NETWORK, data, 3), data, fit()).network
+    )
     save_network(whole, tmp_path / "model")
     again = load_network(tmp_path / "model")
     assert type(again) is type(whole)
@@ -279,7 +281,7 @@ def test_together_they_answer_with_their_mean():
     torch.manual_seed(0)
     data = samples(100)
     stolen = build(NETWORK, data, 3)
-    whole = ServeTogether(recipe(), NETWORK).apply(stolen, data, fit()).network
+    whole = ServeTogether(recipe=recipe(), network=NETWORK).apply(stolen, data, fit()).network
     mean = torch.stack([predict(each, data.inputs) for each in whole.networks]).mean(0)
     torch.testing.assert_close(predict(whole, data.inputs), mean)
 
@@ -287,7 +289,15 @@ def test_together_they_answer_with_their_mean():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16)])
 @pytest.mark.parametrize(
     "change",
-    [Jpeg(45), Blur(0.5), Median(2), Levels(4), PixelNoise(0.1), Mirror(), Smoothing(3, 0.05, 1)],
+    [
+        Jpeg(quality=45),
+        Blur(sigma=0.5),
+        Median(size=2),
+        Levels(levels=4),
+        PixelNoise(sigma=0.1),
+        Mirror(),
+        Smoothing(copies=3, sigma=0.05, pad=1),
+    ],
     ids=lambda change: type(change).__name__,
 )
 def test_changed_inputs_are_pictures_of_the_same_kind(change, shape):
@@ -318,18 +328,18 @@ def test_input_changes_are_what_they_are_called():
         return seen[0]
 
     assert torch.equal(through(Mirror()), images.flip(3))
-    assert len(through(Levels(4)).unique()) <= 4
-    assert through(Blur(2.0)).float().std() < images.float().std()
-    noise = through(PixelNoise(0.01)).float() - images.float()
+    assert len(through(Levels(levels=4)).unique()) <= 4
+    assert through(Blur(sigma=2.0)).float().std() < images.float().std()
+    noise = through(PixelNoise(sigma=0.01)).float() - images.float()
     assert 1.5 < noise.std() < 3.5
     file = io.BytesIO()
     Image.fromarray(images[0, 0].numpy()).save(file, "JPEG", quality=45)
     decoded = torch.from_numpy(np.array(Image.open(file)))
-    assert torch.equal(through(Jpeg(45))[0, 0], decoded)
+    assert torch.equal(through(Jpeg(quality=45))[0, 0], decoded)
 
 
 def test_changed_inputs_are_served():
-    attack = Inputs(Mirror())
+    attack = Inputs(change=Mirror())
     asked = []
     attack.serve(lambda images: asked.append(images))(samples(4).inputs)
     assert torch.equal(asked[0], samples(4).inputs.flip(3))
@@ -355,7 +365,8 @@ def asked_by(attack, data):
 def test_a_student_of_changed_answers_learns_these():
     data = samples(50)
     asked, learnt, targets, count = asked_by(
-        DistillChanged(recipe(), NETWORK, STUDENT, changes.Labels()), data
+        DistillChanged(recipe=recipe(), network=NETWORK, student=STUDENT, change=changes.Labels()),
+        data,
     )
     assert torch.equal(asked, data.inputs)
     assert learnt is data
@@ -366,7 +377,9 @@ def test_a_student_of_changed_answers_learns_these():
 def test_true_labels_are_mixed_in():
     data = samples(50)
     data.labels.clamp_(max=3)
-    _, _, targets, _ = asked_by(DistillLabelled(recipe(), NETWORK, STUDENT, 0.5), data)
+    _, _, targets, _ = asked_by(
+        DistillLabelled(recipe=recipe(), network=NETWORK, student=STUDENT, label_weight=0.5), data
+    )
     torch.manual_seed(5)
     told = torch.rand(50, 4).softmax(1)
     true = torch.nn.functional.one_hot(data.labels, 4).float()
@@ -375,7 +388,9 @@ def test_true_labels_are_mixed_in():
 
 def test_averaged_answers_ask_each_copy():
     data = samples(20)
-    asked, _, _, count = asked_by(DistillAveraged(recipe(pad=2), NETWORK, STUDENT, 3), data)
+    asked, _, _, count = asked_by(
+        DistillAveraged(recipe=recipe(pad=2), network=NETWORK, student=STUDENT, copies=3), data
+    )
     assert count == 60
     assert not torch.equal(asked[:20], asked[20:40])
 
@@ -383,10 +398,15 @@ def test_averaged_answers_ask_each_copy():
 @pytest.mark.parametrize(
     ("attack", "queries"),
     [
-        (DistillNoise(recipe(), NETWORK, STUDENT), 30),
-        (DistillMixtures(recipe(), NETWORK, STUDENT, 0.5), 30),
-        (DistillPhotographs(recipe(), NETWORK, STUDENT), 30),
-        (DistillBoundary(recipe(), NETWORK, STUDENT, 0.1, 2), 60),
+        (DistillNoise(recipe=recipe(), network=NETWORK, student=STUDENT), 30),
+        (DistillMixtures(recipe=recipe(), network=NETWORK, student=STUDENT, weight=0.5), 30),
+        (DistillPhotographs(recipe=recipe(), network=NETWORK, student=STUDENT), 30),
+        (
+            DistillBoundary(
+                recipe=recipe(), network=NETWORK, student=STUDENT, eps=0.1, iterations=2
+            ),
+            60,
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -439,7 +459,9 @@ def test_adversarial_training_makes_a_model_harder_to_fool():
     torch.manual_seed(0)
     data = samples(400)
     plain = fit()(Classifier(network(), recipe(epochs=8)), data, "classifier")
-    attack = TrainAdversarially(recipe(epochs=8), 8, 1.0, 0.3, 3)
+    attack = TrainAdversarially(
+        recipe=recipe(epochs=8), epochs=8, lr_factor=1.0, eps=0.3, iterations=3
+    )
     tough = attack.apply(copy.deepcopy(plain), data, fit()).network
     images = as_input(data.inputs)
 
@@ -454,7 +476,14 @@ def test_smoothed_labels_make_a_model_less_sure():
     torch.manual_seed(0)
     data = samples(400)
     plain = fit()(Classifier(network(), recipe(epochs=8)), data, "classifier")
-    attack = SmoothLabels(recipe(epochs=8), 5, 0.5, "all", None, 0.5)
+    attack = SmoothLabels(
+        recipe=recipe(epochs=8),
+        epochs=5,
+        lr_factor=0.5,
+        layers="all",
+        samples=None,
+        label_smoothing=0.5,
+    )
     smooth = attack.apply(copy.deepcopy(plain), data, fit()).network
     sure = [float(predict(model, data.inputs).amax(1).mean()) for model in (smooth, plain)]
     assert sure[0] < sure[1] - 0.15
@@ -467,7 +496,9 @@ def test_self_distillation_flattens_the_models_own_tails():
     template = torch.tensor([[0.7, 0.25, 0.05], [0.05, 0.7, 0.25], [0.25, 0.05, 0.7]])
     student = STUDENT(network(), recipe(epochs=20), answers=template[data.labels])
     target = fit()(student, data, "student")
-    attack = SelfDistill(recipe(epochs=8), 20, 0.5, STUDENT, changes.Flatten())
+    attack = SelfDistill(
+        recipe=recipe(epochs=8), epochs=20, lr_factor=0.5, student=STUDENT, change=changes.Flatten()
+    )
     before = changes.mean_tails(predict(target, data.inputs)).norm()
     flat = attack.apply(copy.deepcopy(target), data, fit()).network
     assert before > 1

@@ -14,7 +14,7 @@ from torch import nn
 
 from softmark.attacks import forge
 from softmark.attacks.answers import Temper
-from softmark.attacks.attack import Attack, Keep, Stolen
+from softmark.attacks.attack import Attack, AttackResult, Keep
 from softmark.attacks.collude import (
     AnswerTogether,
     AverageAnswers,
@@ -71,7 +71,7 @@ def test_pruning_to_the_limit_stops_before_the_tolerance_is_passed(tolerance):
     def worth(model):
         return accuracy(predict(model, data.inputs), data.labels)
 
-    suspect = PruneToLimit(tolerance).apply(copy.deepcopy(trained), data, fit()).network
+    suspect = PruneToLimit(tolerance=tolerance).apply(copy.deepcopy(trained), data, fit()).network
     assert worth(suspect) >= worth(trained) - tolerance
     sparsity = round(zeros(suspect) * 20) / 20
     if sparsity < 0.95:
@@ -82,7 +82,7 @@ def test_pruning_to_the_limit_stops_before_the_tolerance_is_passed(tolerance):
 def test_fractions_of_pruning_are_checked(wrong):
     kind, name = wrong
     with pytest.raises(InputError, match=rf"attack\.{name}=1\.5"):
-        kind(1.5)
+        kind(**{name: 1.5})
 
 
 def test_colluders_average_their_weights():
@@ -126,12 +126,12 @@ def test_colluders_distil_the_mean_of_their_answers_and_pay_for_both():
             super().__init__(**told)
 
     distill = Distill(
-        recipe(epochs=1),
-        functools.partial(ConvNet, width=4),
-        functools.partial(Watched, temperature=1.0, hard=False),
+        recipe=recipe(epochs=1),
+        network=functools.partial(ConvNet, width=4),
+        student=functools.partial(Watched, temperature=1.0, hard=False),
     )
     two = [query([0.8, 0.1, 0.1]), query([0.2, 0.3, 0.5])]
-    suspect = AverageAnswers(distill).apply(two, samples(), fit())
+    suspect = AverageAnswers(distill=distill).apply(two, samples(), fit())
     torch.testing.assert_close(seen[0], torch.tensor([[0.5, 0.2, 0.3]]).expand(64, 3))
     assert suspect.queries == 128
     assert len(asked) == 2
@@ -139,7 +139,12 @@ def test_colluders_distil_the_mean_of_their_answers_and_pay_for_both():
 
 def few(number: float) -> DistillFew:
     student = functools.partial(Student, temperature=1.0, hard=False)
-    return DistillFew(recipe(epochs=1), functools.partial(ConvNet, width=4), student, number)
+    return DistillFew(
+        recipe=recipe(epochs=1),
+        network=functools.partial(ConvNet, width=4),
+        student=student,
+        samples=number,
+    )
 
 
 @pytest.mark.parametrize("number", [0.25, 16])
@@ -176,7 +181,9 @@ def test_who_trains_alone_on_few_pictures_trains_as_long():
     network = functools.partial(ConvNet, width=4)
     query = Query(lambda images: torch.full((len(images), 3), 1 / 3), 3)
     for number in (16, 1e9):
-        Independent(recipe(epochs=1), network, number).apply(query, samples(64), watched)
+        Independent(recipe=recipe(epochs=1), network=network, samples=number).apply(
+            query, samples(64), watched
+        )
     assert epochs == [(4, 16), (1, 64)]
 
 
@@ -184,7 +191,7 @@ def test_retraining_draws_the_last_layer_anew_and_leaves_the_others():
     torch.manual_seed(0)
     target = network()
     before = copy.deepcopy(target.state_dict())
-    attack = ReTrain(recipe(), epochs=1, lr_factor=1e-9, layers="last", samples=None)
+    attack = ReTrain(recipe=recipe(), epochs=1, lr_factor=1e-9, layers="last", samples=None)
     after = attack.apply(target, samples(), fit()).network.state_dict()
     assert not torch.allclose(after["head.weight"], before["head.weight"], atol=1e-3)
     kept = [weight for weight in before if not weight.startswith("head") and "weight" in weight]
@@ -205,11 +212,13 @@ def noting(seen: list):
 
 def test_fine_tuning_has_the_recipe_but_for_its_length_and_learning_rate():
     seen, data, target = [], samples(), network()
-    stolen = FineTune(recipe(lr=0.2), 3, 0.1, "all", None).apply(target, data, noting(seen))
+    stolen = FineTune(
+        recipe=recipe(lr=0.2), epochs=3, lr_factor=0.1, layers="all", samples=None
+    ).apply(target, data, noting(seen))
     ((module, used, _),) = seen
     assert module.recipe == recipe(lr=0.2 * 0.1, epochs=3)
     assert used.fingerprint == data.fingerprint
-    assert stolen == Stolen(target)
+    assert stolen == AttackResult(target)
 
 
 @pytest.mark.parametrize("kind", [FineTune, ReTrain])
@@ -223,7 +232,7 @@ def test_few_pictures_are_shown_as_often_as_many(kind, held, few, batch, epochs)
     seen, data = [], samples(held)
     told = recipe(batch_size=batch)
     for count in (None, few):
-        attack = kind(told, epochs, 0.1, "all", count)
+        attack = kind(recipe=told, epochs=epochs, lr_factor=0.1, layers="all", samples=count)
         attack.apply(network(), data, noting(seen))
     (_, everything, all_steps), (_, used, steps) = seen
     assert len(everything) == held
@@ -237,13 +246,19 @@ def test_few_pictures_are_shown_as_often_as_many(kind, held, few, batch, epochs)
 
 def test_few_pictures_are_the_first_and_in_proportion():
     seen, data = [], samples(90)
-    FineTune(recipe(), 1, 0.1, "all", 31).apply(network(), data, noting(seen))
+    FineTune(recipe=recipe(), epochs=1, lr_factor=0.1, layers="all", samples=31).apply(
+        network(), data, noting(seen)
+    )
     assert sorted(np.bincount(seen[0][1].labels)) == [10, 10, 11]
 
 
 def test_fine_tuning_on_two_pictures_works():
     torch.manual_seed(0)
-    tuned = FineTune(recipe(), 1, 0.1, "all", 2).apply(network(), samples(), fit()).network
+    tuned = (
+        FineTune(recipe=recipe(), epochs=1, lr_factor=0.1, layers="all", samples=2)
+        .apply(network(), samples(), fit())
+        .network
+    )
     assert all(p.isfinite().all() and p.requires_grad for p in tuned.parameters())
 
 
@@ -262,7 +277,7 @@ def test_fine_tuning_on_two_pictures_works():
 def test_fine_tuning_that_cannot_be_is_named(kind, wrong, message):
     told = {"epochs": 1, "lr_factor": 0.1, "layers": "all", "samples": None}
     with pytest.raises(InputError, match=message):
-        kind(recipe(), **{**told, **wrong})
+        kind(recipe=recipe(), **{**told, **wrong})
 
 
 # --- other answers ----------------------------------------------------------------------------
@@ -271,7 +286,7 @@ def test_fine_tuning_that_cannot_be_is_named(kind, wrong, message):
 @given(st.floats(0.1, 20), st.integers(0, 99))
 def test_answers_at_a_temperature_are_those_of_the_logits_divided_by_it(temperature, seed):
     logits = 2 * torch.randn(20, 5, generator=torch.manual_seed(seed))
-    served = Serve(Temper(temperature)).serve(lambda images: logits.softmax(1))
+    served = Serve(change=Temper(temperature=temperature)).serve(lambda images: logits.softmax(1))
     told = served(torch.empty(20, 1, 8, 8))
     torch.testing.assert_close(told, (logits / temperature).softmax(1), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(told.sum(1), torch.ones(20))
@@ -279,22 +294,24 @@ def test_answers_at_a_temperature_are_those_of_the_logits_divided_by_it(temperat
 
 
 def test_a_temperature_leaves_the_model_and_its_zeros_alone():
-    attack, target = Serve(Temper(4.0)), network()
+    attack, target = Serve(change=Temper(temperature=4.0)), network()
     before = copy.deepcopy(target.state_dict())
-    assert attack.apply(target, samples(), fit()) == Stolen(target)
+    assert attack.apply(target, samples(), fit()) == AttackResult(target)
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
     sure = torch.tensor([[0.0, 1.0, 0.0]])
     told = attack.serve(lambda images: sure)(torch.empty(1, 1, 8, 8))
     assert told.isfinite().all()
     assert told.argmax() == 1
-    cold = Serve(Temper(1e-3)).serve(lambda images: torch.tensor([[0.2, 0.5, 0.3]]))
+    cold = Serve(change=Temper(temperature=1e-3)).serve(
+        lambda images: torch.tensor([[0.2, 0.5, 0.3]])
+    )
     torch.testing.assert_close(cold(torch.empty(1, 1, 8, 8)), sure)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_is_above_zero(temperature):
     with pytest.raises(InputError, match=r"attack\.change\.temperature="):
-        Temper(temperature)
+        Temper(temperature=temperature)
 
 
 def test_other_attacks_serve_what_the_model_answers():
@@ -303,7 +320,7 @@ def test_other_attacks_serve_what_the_model_answers():
 
     assert Attack().serve(answer) is answer
     target = network()
-    assert Keep().apply(target, samples(), fit()) == Stolen(target)
+    assert Keep().apply(target, samples(), fit()) == AttackResult(target)
 
 
 # --- labels smoothed by similarity ------------------------------------------------------------
@@ -323,7 +340,12 @@ def watched():
 
 
 def smoothing(student, mass: float) -> SmoothBySimilarity:
-    return SmoothBySimilarity(recipe(epochs=1), functools.partial(ConvNet, width=4), student, mass)
+    return SmoothBySimilarity(
+        recipe=recipe(epochs=1),
+        network=functools.partial(ConvNet, width=4),
+        student=student,
+        smoothing=mass,
+    )
 
 
 def test_labels_are_smoothed_towards_what_the_teacher_takes_them_for(watched):
@@ -386,7 +408,9 @@ def test_an_independent_model_asks_the_target_nothing():
     def answer(images):
         raise AssertionError("it asked")
 
-    attack = Independent(recipe(epochs=8), functools.partial(ConvNet, width=4), 1e9)
+    attack = Independent(
+        recipe=recipe(epochs=8), network=functools.partial(ConvNet, width=4), samples=1e9
+    )
     data = samples(120)
     stolen = attack.apply(Query(answer, 3), data, fit())
     assert stolen.queries == 0
@@ -401,7 +425,7 @@ def test_an_independent_model_asks_the_target_nothing():
 @pytest.mark.parametrize("keys", [0, -3])
 def test_a_forger_draws_at_least_one_key(keys):
     with pytest.raises(InputError, match=rf"attack\.keys={keys}: at least one"):
-        Forge(Unmarked(), keys)
+        Forge(method=Unmarked(), keys=keys)
 
 
 def wide(classes: int = 10) -> ConvNet:
@@ -418,7 +442,7 @@ def test_a_forger_keeps_the_key_that_shows_most_and_leaves_the_model_untouched(k
     real = method.draw
     method.draw = lambda *args: drawn.append(real(*args)) or drawn[-1]
     training.entropy = Random(0).randbytes
-    stolen = Forge(method, keys).apply(target, data, training)
+    stolen = Forge(method=method, keys=keys).apply(target, data, training)
     assert stolen.network is target
     assert stolen.queries == 0
     assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
@@ -433,13 +457,13 @@ def test_a_forger_keeps_the_key_that_shows_most_and_leaves_the_model_untouched(k
 
 def test_a_method_without_keys_leaves_the_forger_none():
     target = wide()
-    stolen = Forge(Unmarked(), 5).apply(target, samples(), fit())
+    stolen = Forge(method=Unmarked(), keys=5).apply(target, samples(), fit())
     assert (stolen.network, stolen.key) == (target, None)
 
 
 def test_a_forger_whose_keys_show_nothing_has_none():
     # Two classes carry no mark.
-    stolen = Forge(soft(CSP), 3).apply(wide(2), samples(), fit())
+    stolen = Forge(method=soft(CSP), keys=3).apply(wide(2), samples(), fit())
     assert stolen.key is None
 
 
@@ -467,7 +491,7 @@ class Nosy(Watermark):
 def test_a_forgers_method_sees_what_the_judge_would_show_it(needs, monkeypatch):
     monkeypatch.setattr(forge, "SEARCHED", 40)
     method, target, data = Nosy(needs), wide(), samples(64)
-    stolen = Forge(method, 5).apply(target, data, fit())
+    stolen = Forge(method=method, keys=5).apply(target, data, fit())
     assert method.classes == 10
     assert method.like.fingerprint == data[:40].fingerprint
     assert {probes.fingerprint for _, probes in method.seen} == {data[:40][::2].fingerprint}
@@ -483,7 +507,9 @@ def test_of_keys_that_show_as_much_the_first_is_kept():
     drawn = []
     real = method.draw
     method.draw = lambda *args: drawn.append(real(*args)) or drawn[-1]
-    assert Forge(method, 8).apply(wide(), samples(), fit()).key is drawn[1]  # 1 2 0 1 2 0 1 2
+    assert (
+        Forge(method=method, keys=8).apply(wide(), samples(), fit()).key is drawn[1]
+    )  # 1 2 0 1 2 0 1 2
 
 
 def test_a_forger_asks_the_model_about_own_pictures_alone(monkeypatch):
@@ -496,5 +522,5 @@ def test_a_forger_asks_the_model_about_own_pictures_alone(monkeypatch):
             return torch.zeros(len(images), 10)
 
     data = samples(64)
-    Forge(soft(CSP), 4).apply(Counted(), data, fit())
+    Forge(method=soft(CSP), keys=4).apply(Counted(), data, fit())
     assert asked == [16]  # once, however many keys are tried

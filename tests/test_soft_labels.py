@@ -442,9 +442,13 @@ def test_simulated_attacks_are_made_on_copies():
     model, data = network().eval(), samples()
     before = copy.deepcopy(model.state_dict())
     student = functools.partial(Student, temperature=1.0, hard=False)
-    distill = Distill(recipe(epochs=1), functools.partial(ConvNet, width=4), student)
-    tune = FineTune(recipe(), 1, 1.0, "all", None)  # it changes the model that it gets
-    attacks = {"a": Prune(0.5), "b": tune, "c": distill}
+    distill = Distill(
+        recipe=recipe(epochs=1), network=functools.partial(ConvNet, width=4), student=student
+    )
+    tune = FineTune(
+        recipe=recipe(), epochs=1, lr_factor=1.0, layers="all", samples=None
+    )  # it changes the model that it gets
+    attacks = {"a": Prune(sparsity=0.5), "b": tune, "c": distill}
     found = answers_under_attack(model, attacks, data, 3, fit())
     assert [len(each) for each in found] == [64, 64, 64]
     assert not torch.allclose(found[1], predict(model, data.inputs), atol=1e-3)
@@ -593,7 +597,7 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
         epochs_factor=2.0,
         batch_size_factor=0.5,
         marking=functools.partial(module.Marking, **numbers),
-        simulated_attacks={"prune": Prune(0.5)},
+        simulated_attacks={"prune": Prune(sparsity=0.5)},
     )
 
     def training(module, given, name):

@@ -277,7 +277,7 @@ def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     flat = torch.cat([w.detach().flatten() for w in weights])
     kept = flat.abs() > flat.abs().sort().values[round(0.6 * len(flat)) - 1]
-    pruned = Prune(0.6).apply(net, samples(), fit()).network
+    pruned = Prune(sparsity=0.6).apply(net, samples(), fit()).network
     layers = [m for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     after = torch.cat([layer.weight.detach().flatten() for layer in layers])
     assert torch.equal(after, flat * kept)
@@ -286,7 +286,11 @@ def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
 def test_the_last_layer_alone_moves_when_only_it_is_tuned():
     net = network()
     before = {name: p.clone() for name, p in net.named_parameters()}
-    tuned = FineTune(recipe(), 1, 0.1, "last", None).apply(net, samples(), fit()).network
+    tuned = (
+        FineTune(recipe=recipe(), epochs=1, lr_factor=0.1, layers="last", samples=None)
+        .apply(net, samples(), fit())
+        .network
+    )
     for name, p in tuned.named_parameters():
         assert torch.equal(p, before[name]) != name.startswith("head")
         assert p.requires_grad

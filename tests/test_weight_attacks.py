@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Stolen
+from softmark.attacks.attack import AttackResult, tuning
 from softmark.attacks.collude import mean_of, renew_statistics
 from softmark.attacks.distill import Student
 from softmark.attacks.prune import (
@@ -17,15 +17,15 @@ from softmark.attacks.prune import (
     PruneInactive,
     PruneLayers,
     activity,
-    own_channels,
+    prunable_channels,
 )
 from softmark.attacks.unlearn import (
     AttentionDistillation,
-    Attentive,
-    NeuronMasks,
+    AttentionModule,
+    NeuronMaskModule,
     PruneNeurons,
     Unlearn,
-    Unlearning,
+    UnlearnModule,
     attention,
     maps_of,
 )
@@ -36,7 +36,6 @@ from softmark.attacks.weights import (
     Quantise,
     Regularise,
     ShiftWeights,
-    tuning,
 )
 from softmark.data.roles import Samples, Shares, share
 from softmark.data.sources import Digits
@@ -105,18 +104,18 @@ def attacks(name: str) -> list:
     short = recipe(epochs=1, lr=0.02, batch_size=32)
     student = functools.partial(Student, temperature=1.0, hard=False)
     return [
-        PruneLayers(0.5),
-        PruneFilters(0.25),
-        PruneInactive(0.5),
-        Quantise(4),
-        AddNoise(0.1),
-        ShiftWeights(short, 1, 0.1, 1.5, 1.0),
-        Regularise(short, 1, 0.1, 0.1),
-        AveragePath(short, 2, 1, 0.1),
-        AverageStudent(short, NETWORKS[name], student),
-        AttentionDistillation(short, 1, 0.1, 4.0),
-        PruneNeurons(short, 3, 5.0, 0.4, 0.2, 0.99),
-        Unlearn(short, 1, 0.1, 0.18, 2, 0.5),
+        PruneLayers(sparsity=0.5),
+        PruneFilters(fraction=0.25),
+        PruneInactive(fraction=0.5),
+        Quantise(bits=4),
+        AddNoise(sigma=0.1),
+        ShiftWeights(recipe=short, epochs=1, lr_factor=0.1, strength=1.5, noise=1.0),
+        Regularise(recipe=short, epochs=1, lr_factor=0.1, weight_decay=0.1),
+        AveragePath(recipe=short, rounds=2, epochs=1, lr_factor=0.1),
+        AverageStudent(recipe=short, network=NETWORKS[name], student=student),
+        AttentionDistillation(recipe=short, epochs=1, lr_factor=0.1, beta=4.0),
+        PruneNeurons(recipe=short, epochs=3, lr=5.0, eps=0.4, alpha=0.2, threshold=0.99),
+        Unlearn(recipe=short, epochs=1, lr_factor=0.1, size=0.18, ascents=2, fraction=0.5),
     ]
 
 
@@ -126,7 +125,7 @@ def test_each_attack_takes_each_network_and_leaves_one_like_it(name):
     for attack in attacks(name):
         given = copy.deepcopy(target)
         stolen = attack.apply(given, data, fit())
-        assert isinstance(stolen, Stolen)
+        assert isinstance(stolen, AttackResult)
         assert stolen.network.node == target.node
         assert not stolen.network.training
         assert all(p.requires_grad for p in stolen.network.parameters())
@@ -220,7 +219,9 @@ def test_a_wrong_number_is_named(kind, right, name, value):
 
 def test_a_tuning_is_the_recipe_but_for_length_and_learning_rate():
     assert tuning(recipe(lr=0.2), 3, 0.5) == recipe(lr=0.1, epochs=3)
-    assert Regularise(recipe(), 2, 1.0, 0.3).recipe == recipe(epochs=2, weight_decay=0.3)
+    assert Regularise(recipe=recipe(), epochs=2, lr_factor=1.0, weight_decay=0.3).tuned == recipe(
+        epochs=2, weight_decay=0.3
+    )
 
 
 # --- pruning --------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ def test_a_tuning_is_the_recipe_but_for_length_and_learning_rate():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_layer_loses_the_same_share_and_its_smallest(name):
     old = built(name)
-    new = PruneLayers(0.6).apply(copy.deepcopy(old), samples(), fit()).network
+    new = PruneLayers(sparsity=0.6).apply(copy.deepcopy(old), samples(), fit()).network
     for before, after in zip(layers(old), layers(new), strict=True):
         gone = after.weight == 0
         assert int(gone.sum()) == round(0.6 * gone.numel())
@@ -239,7 +240,7 @@ def test_each_layer_loses_the_same_share_and_its_smallest(name):
 
 def test_a_trained_network_lies_channels_last_and_is_pruned_all_the_same():
     model = network().to(memory_format=torch.channels_last)
-    PruneLayers(0.5).apply(model, samples(), fit())
+    PruneLayers(sparsity=0.5).apply(model, samples(), fit())
     assert all(float((m.weight == 0).float().mean()) == 0.5 for m in layers(model))
 
 
@@ -251,12 +252,12 @@ def test_a_channel_that_is_pruned_answers_nothing(name, count):
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.bias)
         nn.init.normal_(norm.running_mean)
-    pairs = own_channels(model)
+    pairs = prunable_channels(model)
     assert len(pairs) == count
     small = [c.weight.abs().sum((1, 2, 3)).argsort()[: c.out_channels // 2] for c, _ in pairs]
     untouched = [m for m in layers(model) if m not in [c for c, _ in pairs]]
     before = [m.weight.clone() for m in untouched]
-    PruneFilters(0.5).apply(model, data, fit())
+    PruneFilters(fraction=0.5).apply(model, data, fit())
     seen = {}
     for _, norm in pairs:
         norm.register_forward_hook(lambda m, inputs, output: seen.update({m: output.relu()}))
@@ -271,10 +272,10 @@ def test_a_channel_that_is_pruned_answers_nothing(name, count):
 
 def test_pruned_filters_stay_dead_when_the_rest_is_tuned():
     model, data = built("convnet"), samples()
-    PruneFilters(0.5).apply(model, data, fit())
-    dead = [norm.weight == 0 for _, norm in own_channels(model)]
+    PruneFilters(fraction=0.5).apply(model, data, fit())
+    dead = [norm.weight == 0 for _, norm in prunable_channels(model)]
     fit()(Classifier(model, recipe(epochs=2)), data, "finetune")
-    for (_, norm), gone in zip(own_channels(model), dead, strict=True):
+    for (_, norm), gone in zip(prunable_channels(model), dead, strict=True):
         assert gone.sum() == norm.num_features // 2
         assert (norm.weight[gone] == 0).all()
         assert (norm.bias[gone] == 0).all()
@@ -282,7 +283,7 @@ def test_pruned_filters_stay_dead_when_the_rest_is_tuned():
 
 def test_the_least_active_channels_go():
     model, data = built("convnet"), samples()
-    convolution, norm = own_channels(model)[-1]
+    convolution, norm = prunable_channels(model)[-1]
     nn.init.normal_(norm.bias)
     answers = []
     handle = norm.register_forward_hook(lambda m, i, output: answers.append(output.relu()))
@@ -291,7 +292,7 @@ def test_the_least_active_channels_go():
     mean = answers[0].mean((0, 2, 3))
     torch.testing.assert_close(activity(model, norm, data) / len(data), mean)
     before = copy.deepcopy(model.state_dict())
-    PruneInactive(0.25).apply(model, data, fit())
+    PruneInactive(fraction=0.25).apply(model, data, fit())
     gone = norm.weight == 0
     assert int(gone.sum()) == round(0.25 * norm.num_features)
     assert mean[gone].max() <= mean[~gone].min()
@@ -302,13 +303,17 @@ def test_the_least_active_channels_go():
 
 
 def test_a_network_without_convolutions_is_refused():
-    for attack in (PruneFilters(0.5), PruneInactive(0.5)):
+    for attack in (PruneFilters(fraction=0.5), PruneInactive(fraction=0.5)):
         with pytest.raises(InputError, match="Flat has no convolution"):
             attack.apply(Flat(), samples(), fit())
     with pytest.raises(InputError, match="Flat has no map"):
-        AttentionDistillation(recipe(), 1, 0.1, 1.0).apply(Flat(), samples(), fit())
+        AttentionDistillation(recipe=recipe(), epochs=1, lr_factor=0.1, beta=1.0).apply(
+            Flat(), samples(), fit()
+        )
     with pytest.raises(InputError, match="Flat has no BatchNorm"):
-        PruneNeurons(recipe(), 1, 0.2, 0.4, 0.2, 0.2).apply(Flat(), samples(), fit())
+        PruneNeurons(recipe=recipe(), epochs=1, lr=0.2, eps=0.4, alpha=0.2, threshold=0.2).apply(
+            Flat(), samples(), fit()
+        )
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -317,7 +322,7 @@ def test_a_network_without_convolutions_is_refused():
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_quantised_weights_have_few_values_near_the_old_ones(bits):
     old = built("resnet")
-    new = Quantise(bits).apply(copy.deepcopy(old), samples(), fit()).network
+    new = Quantise(bits=bits).apply(copy.deepcopy(old), samples(), fit()).network
     for before, after in zip(layers(old), layers(new), strict=True):
         largest = before.weight.abs().max()
         step = largest / (2 ** (bits - 1) - 1)
@@ -331,15 +336,15 @@ def test_quantised_weights_have_few_values_near_the_old_ones(bits):
 def test_a_layer_of_zeros_stays_one():
     model = network()
     nn.init.zeros_(model.head.weight)
-    Quantise(4).apply(model, samples(), fit())
-    AddNoise(0.5).apply(model, samples(), fit())
+    Quantise(bits=4).apply(model, samples(), fit())
+    AddNoise(sigma=0.5).apply(model, samples(), fit())
     assert (model.head.weight == 0).all()
 
 
 def test_noise_is_as_large_as_said():
     data = samples()
     old = build(functools.partial(ConvNet, width=32), data, 3).requires_grad_(False)
-    new = AddNoise(0.3).apply(copy.deepcopy(old), data, fit()).network
+    new = AddNoise(sigma=0.3).apply(copy.deepcopy(old), data, fit()).network
     for before, after in zip(layers(old)[1:4], layers(new)[1:4], strict=True):
         noise = after.weight - before.weight
         assert float(noise.std() / before.weight.std()) == pytest.approx(0.3, rel=0.03)
@@ -347,7 +352,7 @@ def test_noise_is_as_large_as_said():
     others = [n for n, _ in old.named_parameters() if "head.bias" in n]
     assert others
     assert all(torch.equal(old.state_dict()[n], new.state_dict()[n]) for n in others)
-    again = AddNoise(0.3).apply(copy.deepcopy(old), data, fit()).network
+    again = AddNoise(sigma=0.3).apply(copy.deepcopy(old), data, fit()).network
     assert not torch.equal(again.head.weight, new.head.weight)
 
 
@@ -355,13 +360,15 @@ def test_shifting_takes_the_mean_filter_away():
     old = built("resnet")
     for strength in (1.0, 1.5):
         new = copy.deepcopy(old)
-        ShiftWeights(recipe(), 1, 0.1, strength, 0.0).shift(new)
+        ShiftWeights(recipe=recipe(), epochs=1, lr_factor=0.1, strength=strength, noise=0.0).shift(
+            new
+        )
         for before, after in zip(layers(old), layers(new), strict=True):
             moved = isinstance(before, nn.Conv2d)
             mean = before.weight.mean(0) * (strength if moved else 0)
             torch.testing.assert_close(after.weight, before.weight - mean)
     new = copy.deepcopy(old)
-    ShiftWeights(recipe(), 1, 0.1, 0.0, 1.0).shift(new)
+    ShiftWeights(recipe=recipe(), epochs=1, lr_factor=0.1, strength=0.0, noise=1.0).shift(new)
     before, after = layers(old)[-2].weight.detach(), layers(new)[-2].weight.detach()
     assert float((after - before).std() / before.std()) == pytest.approx(1, rel=0.05)
 
@@ -370,7 +377,7 @@ def test_a_penalty_shrinks_weights():
     old, data = built("convnet"), samples()
     norms = []
     for decay in (1e-6, 0.3):
-        attack = Regularise(recipe(), 5, 0.3, decay)
+        attack = Regularise(recipe=recipe(), epochs=5, lr_factor=0.3, weight_decay=decay)
         model = attack.apply(copy.deepcopy(old), data, fit()).network
         norms.append(math.hypot(*(float(m.weight.detach().norm()) for m in layers(model))))
     assert norms[1] < 0.9 * norms[0]
@@ -378,7 +385,11 @@ def test_a_penalty_shrinks_weights():
 
 def test_a_path_of_tiny_steps_ends_where_it_began():
     old, data = built("convnet"), samples()
-    new = AveragePath(recipe(), 3, 1, 1e-9).apply(copy.deepcopy(old), data, fit()).network
+    new = (
+        AveragePath(recipe=recipe(), rounds=3, epochs=1, lr_factor=1e-9)
+        .apply(copy.deepcopy(old), data, fit())
+        .network
+    )
     for name, value in old.named_parameters():
         torch.testing.assert_close(new.get_parameter(name), value, atol=1e-5, rtol=1e-4)
 
@@ -394,7 +405,11 @@ def test_a_path_is_the_mean_of_its_ends():
 
     start = built("convnet")
     first = start.head.weight.detach().clone()
-    made = AveragePath(recipe(), 3, 2, 0.5).apply(start, data, training).network
+    made = (
+        AveragePath(recipe=recipe(), rounds=3, epochs=2, lr_factor=0.5)
+        .apply(start, data, training)
+        .network
+    )
     torch.testing.assert_close(made.head.weight, first + 2)
     assert [name for name, _, _ in ends] == ["finetune-1", "finetune-2", "finetune-3"]
     assert all(used == recipe(epochs=2, lr=0.05) for _, used, _ in ends)
@@ -423,7 +438,7 @@ def test_a_student_is_averaged_with_the_stolen_model():
         nn.init.constant_(module.network.head.weight, 4.0)
         return module.network.eval()
 
-    attack = AverageStudent(recipe(), NETWORKS["convnet"], student)
+    attack = AverageStudent(recipe=recipe(), network=NETWORKS["convnet"], student=student)
     stolen = attack.apply(target, data, training)
     torch.testing.assert_close(stolen.network.head.weight, before / 2 + 2)
     torch.testing.assert_close(seen[0].targets, answers, atol=1e-5, rtol=1e-4)
@@ -434,7 +449,9 @@ def test_a_student_is_averaged_with_the_stolen_model():
 def test_a_student_of_another_architecture_has_no_mean(other):
     student = functools.partial(Student, temperature=1.0, hard=False)
     with pytest.raises(InputError, match=r"attack\.network: "):
-        AverageStudent(recipe(), other, student).apply(built("convnet"), samples(), fit())
+        AverageStudent(recipe=recipe(), network=other, student=student).apply(
+            built("convnet"), samples(), fit()
+        )
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -476,7 +493,7 @@ def test_a_student_that_looks_where_its_teacher_does_has_the_labels_loss_alone()
     model, batch = built("convnet"), batch_of(samples())
     teacher = copy.deepcopy(model)
     plain = F.cross_entropy(model(batch.inputs), batch.labels)
-    torch.testing.assert_close(Attentive(model, recipe(), teacher, 1e3).loss(batch), plain)
+    torch.testing.assert_close(AttentionModule(model, recipe(), teacher, 1e3).loss(batch), plain)
     other = build(NETWORKS["convnet"], samples(), 3).eval()
     apart = sum(
         (attention(a) - attention(b)).square().sum() / len(a)
@@ -484,7 +501,7 @@ def test_a_student_that_looks_where_its_teacher_does_has_the_labels_loss_alone()
             maps_of(model, batch.inputs)[1], maps_of(other, batch.inputs)[1], strict=True
         )
     )
-    loss = Attentive(model, recipe(), other, 10.0).loss(batch)
+    loss = AttentionModule(model, recipe(), other, 10.0).loss(batch)
     torch.testing.assert_close(loss, plain + 10 * apart)
     assert not any(p.requires_grad for p in other.parameters())
 
@@ -493,7 +510,7 @@ def test_a_teacher_stays_as_it_is_while_its_student_learns():
     model, data = built("convnet"), samples()
     teacher = built("convnet")
     before = copy.deepcopy(teacher.state_dict())
-    fit()(Attentive(model, recipe(), teacher, 1.0), data, "student")
+    fit()(AttentionModule(model, recipe(), teacher, 1.0), data, "student")
     assert all(torch.equal(value, before[n]) for n, value in teacher.state_dict().items())
     assert not torch.equal(model.head.weight, teacher.head.weight)
 
@@ -532,7 +549,7 @@ def test_a_channel_that_only_hurts_is_pruned():
     torch.manual_seed(0)
     model, data = TwoChannels().eval(), bright_and_dark()
     before = nats(model, data)
-    attack = PruneNeurons(recipe(), 10, 0.2, 0.4, 0.2, 0.5)
+    attack = PruneNeurons(recipe=recipe(), epochs=10, lr=0.2, eps=0.4, alpha=0.2, threshold=0.5)
     stolen = attack.apply(model, data, fit())
     assert stolen.network is model
     assert model.norm.weight.tolist() == [1.0, 0.0]
@@ -544,7 +561,7 @@ def test_a_channel_that_only_hurts_is_pruned():
 def test_masks_stay_fractions_and_leave_the_network_alone():
     model, data = built("resnet"), samples()
     before = copy.deepcopy(model.state_dict())
-    module = NeuronMasks(model, recipe(epochs=2, lr=5.0), 0.4, 0.2)
+    module = NeuronMaskModule(model, recipe(epochs=2, lr=5.0), 0.4, 0.2)
     fit()(module, data, "masks")
     assert len(module.masks) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     values = torch.cat([mask.detach() for mask in module.masks])
@@ -557,7 +574,7 @@ def test_masks_stay_fractions_and_leave_the_network_alone():
 def test_masks_meet_what_hurts_most():
     torch.manual_seed(0)
     model, batch = built("convnet"), batch_of(samples())
-    module = NeuronMasks(model, recipe(), 0.4, 0.2)
+    module = NeuronMaskModule(model, recipe(), 0.4, 0.2)
     moves = module.worst(batch)
     sizes = torch.cat([move.abs() for pair in moves for move in pair])
     assert sizes.max() <= 0.4
@@ -580,7 +597,7 @@ def test_masks_meet_what_hurts_most():
 @pytest.mark.parametrize("ascents", [1, 4])
 def test_a_perturbation_keeps_its_bound_and_raises_the_loss(ascents, trained, roles):
     batch = batch_of(roles.attacker[:200])
-    module = Unlearning(copy.deepcopy(trained), recipe(), 0.18, ascents, 1.0)
+    module = UnlearnModule(copy.deepcopy(trained), recipe(), 0.18, ascents, 1.0)
     added = module.worst(batch)
     assert added.shape == (1, 1, 8, 8)
     assert float(added.norm()) <= 0.18 * 8 * (1 + 1e-5)
@@ -598,7 +615,7 @@ def test_a_perturbation_keeps_its_bound_and_raises_the_loss(ascents, trained, ro
 
 def test_a_search_leaves_statistics_alone_and_only_a_share_is_hit(trained, roles):
     model = copy.deepcopy(trained)
-    module, batch = Unlearning(model, recipe(), 0.18, 3, 1.0), batch_of(roles.attacker[:64])
+    module, batch = UnlearnModule(model, recipe(), 0.18, 3, 1.0), batch_of(roles.attacker[:64])
     before = copy.deepcopy(model.state_dict())
     module.worst(batch)
     assert model.training
@@ -621,16 +638,16 @@ def test_attacks_leave_a_trained_victim_useful(trained, roles):
     good = worth(trained, roles.judge)
     assert good > 0.93
     least = {
-        PruneLayers(0.3): 0.1,
-        PruneInactive(0.3): 0.2,
-        Quantise(6): 0.03,
-        AddNoise(0.05): 0.03,
-        ShiftWeights(told, 5, 0.5, 1.5, 1.0): 0.1,
-        Regularise(told, 2, 0.1, 0.1): 0.1,
-        AveragePath(told, 3, 1, 0.1): 0.03,
-        AttentionDistillation(told, 3, 0.1, 4.0): 0.03,
-        PruneNeurons(told, 3, 0.05, 0.4, 0.2, 0.2): 0.1,
-        Unlearn(told, 3, 0.1, 0.1, 2, 0.5): 0.05,
+        PruneLayers(sparsity=0.3): 0.1,
+        PruneInactive(fraction=0.3): 0.2,
+        Quantise(bits=6): 0.03,
+        AddNoise(sigma=0.05): 0.03,
+        ShiftWeights(recipe=told, epochs=5, lr_factor=0.5, strength=1.5, noise=1.0): 0.1,
+        Regularise(recipe=told, epochs=2, lr_factor=0.1, weight_decay=0.1): 0.1,
+        AveragePath(recipe=told, rounds=3, epochs=1, lr_factor=0.1): 0.03,
+        AttentionDistillation(recipe=told, epochs=3, lr_factor=0.1, beta=4.0): 0.03,
+        PruneNeurons(recipe=told, epochs=3, lr=0.05, eps=0.4, alpha=0.2, threshold=0.2): 0.1,
+        Unlearn(recipe=told, epochs=3, lr_factor=0.1, size=0.1, ascents=2, fraction=0.5): 0.05,
     }
     for attack, loss in least.items():
         torch.manual_seed(0)
@@ -640,14 +657,14 @@ def test_attacks_leave_a_trained_victim_useful(trained, roles):
 
 def test_unlearning_helps_against_the_perturbation(trained, roles):
     def hurt(model):
-        module = Unlearning(model, recipe(), 0.18, 5, 1.0)
+        module = UnlearnModule(model, recipe(), 0.18, 5, 1.0)
         batch = batch_of(roles.judge[:300])
         added = module.worst(batch)
         return F.cross_entropy(model.eval()(batch.inputs + added), batch.labels).item()
 
     torch.manual_seed(0)
     told = recipe(epochs=10, batch_size=64)
-    attack = Unlearn(told, 10, 1.0, 0.18, 3, 0.5)
+    attack = Unlearn(recipe=told, epochs=10, lr_factor=1.0, size=0.18, ascents=3, fraction=0.5)
     after = attack.apply(copy.deepcopy(trained), roles.attacker, fit()).network
     assert hurt(after) < 0.7 * hurt(copy.deepcopy(trained))
 
@@ -655,9 +672,9 @@ def test_unlearning_helps_against_the_perturbation(trained, roles):
 def test_a_seed_repeats_an_attack(trained, roles):
     data = roles.attacker[:128]
     for attack in (
-        AddNoise(0.2),
-        PruneNeurons(recipe(), 1, 0.2, 0.4, 0.2, 0.9),
-        Unlearn(recipe(), 1, 0.1, 0.18, 2, 0.5),
+        AddNoise(sigma=0.2),
+        PruneNeurons(recipe=recipe(), epochs=1, lr=0.2, eps=0.4, alpha=0.2, threshold=0.9),
+        Unlearn(recipe=recipe(), epochs=1, lr_factor=0.1, size=0.18, ascents=2, fraction=0.5),
     ):
         states = []
         for seed in (1, 1, 2):

@@ -1,6 +1,6 @@
 """The attacker's interface rounds its answers."""
 
-from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.attack import Attack, AttackResult
 
 
 class Rounding(Attack):
@@ -10,7 +10,7 @@ class Rounding(Attack):
         self.digits = digits
 
     def apply(self, target, data, fit):
-        return Stolen(target)
+        return AttackResult(target)
 
     def serve(self, answer):
         return lambda images: answer(images).mul(10**self.digits).round() / 10**self.digits

@@ -1,1 +1,52 @@
-"""The attacks: the contract, and one file each."""
+"""The attacks: the contract, and one file each.
+
+Each can be called without any config, on a module and tensors of your own:
+
+    suspect = softmark.attacks.FineTune(epochs=5)(model, (inputs, labels))
+
+Nothing is imported before it is used: the names below cost no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_NAMES = {
+    "adaptive": ("Evade", "Overwrite"),
+    "answers": (
+        *("Abstain", "Calibrate", "Change", "Flatten", "Labels", "Noise", "Round", "Shuffle"),
+        *("Subtract", "Swap", "Temper", "TopK"),
+    ),
+    "attack": ("Attack", "AttackResult", "Keep"),
+    "collude": ("AnswerTogether", "AverageAnswers", "AverageWeights"),
+    "distill": (
+        *("Distill", "DistillAveraged", "DistillChanged", "DistillFew", "DistillLabelled"),
+        *("DistillLabels", "Student"),
+    ),
+    "finetune": ("FineTune", "ReTrain", "SelfDistill", "SmoothLabels", "TrainAdversarially"),
+    "forge": ("Forge",),
+    "independent": ("Independent",),
+    "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
+    "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
+    "search": ("Candidate", "Search"),
+    "served": (
+        *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
+        *("Serve", "ServeOwnTail", "ServeTogether", "Smoothing"),
+    ),
+    "smoothing": ("SmoothBySimilarity",),
+    "unlearn": ("AttentionDistillation", "PruneNeurons", "Unlearn"),
+    "weights": (
+        *("AddNoise", "AveragePath", "AverageStudent", "Quantise", "Regularise", "ShiftWeights"),
+    ),
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'softmark.attacks' has no attribute {name!r}")
+    return getattr(import_module(f"softmark.attacks.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,13 +7,20 @@ the model (``served.Serve``), or applies one to the answers that a student learn
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.own import own_model
+from softmark.attacks.attack import (
+    RECIPE,
+    check,
+    check_between,
+    check_not_negative,
+    check_positive,
+)
+from softmark.attacks.shadow import NetworkFactory, train_shadow_model
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
@@ -21,35 +28,45 @@ from softmark.tails import is_top, log_of, log_tail, with_tail
 from softmark.training import Fit, predict
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Change(nn.Module):
-    """The answers as they are, unless ``forward`` is overridden. It is the same on every call."""
+    """Leave answers as they are, unless ``forward`` is overridden; the same on every call."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
-        """Called once before any use. ``answers`` (N, K): the model's, to the attacker's ``data``.
+        """Learn what ``forward`` needs, once before any use; it is kept in buffers.
 
-        What is learnt is kept in buffers.
+        Args:
+            answers: The model's probabilities (N, K) of the attacker's pictures.
+            data: The attacker's samples.
+            fit: Trains modules.
         """
 
     def forward(self, p: Tensor) -> Tensor:
         return p
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Labels(Change):
-    """The likeliest class alone."""
+    """Tell the likeliest class alone."""
 
     def forward(self, p: Tensor) -> Tensor:
         return F.one_hot(p.argmax(1), p.shape[1]).float()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Flatten(Change):
-    """The likeliest class keeps its probability; the rest is spread evenly."""
+    """Spread evenly what the likeliest class leaves, which keeps its probability."""
 
     def forward(self, p: Tensor) -> Tensor:
         return with_tail(p, torch.zeros_like(p))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Shuffle(Change):
-    """Each tail in a random order of its own, with the same entries."""
+    """Put the entries of each tail in a random order of its own."""
 
     def forward(self, p: Tensor) -> Tensor:
         draw = torch.Generator().manual_seed(len(p))
@@ -58,60 +75,68 @@ class Shuffle(Change):
         return torch.empty_like(p).scatter(1, place, p.gather(1, order))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Round(Change):
-    """``digits`` decimals; the sum need not be 1."""
+    """Round to a few decimals; the sum need not be 1."""
 
-    def __init__(self, digits: int):
-        super().__init__()
-        if not digits >= 1:
-            raise InputError(f"attack.change.digits={digits}: at least 1, or no answer is left")
-        self.digits = digits
+    digits: int = 1
+    """Decimals; at least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.digits >= 1, "change.digits", self.digits, "at least 1, or no answer is left")
 
     def forward(self, p: Tensor) -> Tensor:
         return p.round(decimals=self.digits)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TopK(Change):
-    """The ``k`` largest probabilities, divided by their sum; the others are 0."""
+    """Keep the largest probabilities, divided by their sum; the others become 0."""
 
-    def __init__(self, k: int):
-        super().__init__()
-        if not k >= 1:
-            raise InputError(f"attack.change.k={k}: at least the likeliest class is told")
-        self.k = k
+    k: int = 3
+    """How many classes are told; at least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.k >= 1, "change.k", self.k, "at least the likeliest class is told")
 
     def forward(self, p: Tensor) -> Tensor:
         if self.k > p.shape[1]:
             raise InputError(f"attack.change.k={self.k}: the model has {p.shape[1]} classes")
-        value, place = p.topk(self.k, 1)
-        kept = torch.zeros_like(p).scatter(1, place, value)
-        return kept / kept.sum(1, keepdim=True)
+        value, place = p.topk(self.k, 1)  # (N, k)
+        largest = torch.zeros_like(p).scatter(1, place, value)
+        return largest / largest.sum(1, keepdim=True)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Temper(Change):
-    """p^(1/T), normalised: flatter above 1, sharper below."""
+    """Tell p^(1/T), normalised."""
 
-    def __init__(self, temperature: float):
-        super().__init__()
-        if not temperature > 0:
-            raise InputError(f"attack.change.temperature={temperature}: it must be above 0")
-        self.temperature = temperature
+    temperature: float = 4.0
+    """T: flatter above 1, sharper below; above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("change.temperature", self.temperature)
 
     def forward(self, p: Tensor) -> Tensor:
         return (log_of(p) / self.temperature).softmax(1)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Noise(Change):
-    """Independent normal noise of ``sd`` nats on each log-probability; the likeliest class stays.
+    """Add independent normal noise to each log-probability; the likeliest class stays.
 
     The attacker wants to hide a mark and not to lose accuracy.
     """
 
-    def __init__(self, sd: float):
-        super().__init__()
-        if not sd > 0:
-            raise InputError(f"attack.change.sd={sd}: it must be above 0")
-        self.sd = sd
+    sd: float = 3.0
+    """Standard deviation of the noise in nats; above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("change.sd", self.sd)
 
     def forward(self, p: Tensor) -> Tensor:
         draw = torch.Generator().manual_seed(len(p))
@@ -119,25 +144,28 @@ class Noise(Change):
         return with_tail(p, log_of(p) + noise)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Abstain(Change):
-    """No answer (1/K for each class) where the likeliest class has less than ``confidence``."""
+    """Give no answer (1/K for each class) where the model isn't sure."""
 
-    def __init__(self, confidence: float):
-        super().__init__()
-        if not 0 < confidence < 1:
-            raise InputError(f"attack.change.confidence={confidence}: a fraction between 0 and 1")
-        self.confidence = confidence
+    confidence: float = 0.5
+    """The least probability of the likeliest class that is answered; between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between("change.confidence", self.confidence)
 
     def forward(self, p: Tensor) -> Tensor:
-        sure = p.amax(1, keepdim=True) >= self.confidence
+        sure = p.amax(1, keepdim=True) >= self.confidence  # (N, 1)
         return torch.where(sure, p, torch.full_like(p, 1 / p.shape[1]))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Learnt(Change):
     """A change that keeps what it has learnt in the buffer ``learnt``."""
 
-    def __init__(self):
-        super().__init__()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.register_buffer("learnt", torch.zeros(0))
 
     def _load_from_state_dict(self, state, prefix, *args):
@@ -146,8 +174,9 @@ class Learnt(Change):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Subtract(Learnt):
-    """What all tails of a class have in common is taken off them.
+    """Take off the tails of a class what they all have in common.
 
     The mean log-tail of each class is learnt from the answers to the attacker's own pictures: an
     estimate of the mark, which is the same for all answers of a class. Differences between answers
@@ -161,39 +190,44 @@ class Subtract(Learnt):
         return with_tail(p, log_of(p) - self.learnt[p.argmax(1)])
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Swap(Subtract):
-    """As ``Subtract``, and the mean log-tails of a model that the attacker trained are put there.
+    """Take off what ``Subtract`` does, and put there the mean tails of a model of the attacker's.
 
     Every class so has on average the tail of an innocent model.
     """
 
-    def __init__(self, recipe: Recipe, network: functools.partial[nn.Module]):
-        super().__init__()
-        self.recipe, self.network = recipe, network
+    recipe: Recipe = RECIPE
+    """How the attacker's model is trained."""
+    network: NetworkFactory | None = None
+    """The architecture of the attacker's model; None in a call: the target's own."""
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
-        own = own_model(self.network, self.recipe, data, answers.shape[1], fit)
-        self.learnt = mean_tails(answers) - mean_tails(predict(own, data.inputs))
+        shadow = train_shadow_model(self.network, self.recipe, data, answers.shape[1], fit)
+        self.learnt = mean_tails(answers) - mean_tails(predict(shadow, data.inputs))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Calibrate(Learnt):
-    """softmax(W log p + b), fitted to the attacker's labels: matrix scaling (Guo et al. 2017).
+    """Tell softmax(W log p + b), fitted to the attacker's labels: matrix scaling (Guo et al. 2017).
 
     The border between two classes moves to where these labels want it, and each tail becomes what
-    they say of it: whatever a mark moved goes back. ``penalty`` of the mean squares of W - I and b,
-    as Kull et al. 2019 advise where labels are few. ``flat``: then the tails are flattened, too.
+    they say of it: whatever a mark moved goes back.
     """
 
-    def __init__(self, penalty: float, flat: bool):
-        super().__init__()
-        if not penalty >= 0:
-            raise InputError(f"attack.change.penalty={penalty}: it can't be negative")
-        self.penalty, self.flat = penalty, flat
+    penalty: float = 0.1
+    """Weight of the mean squares of W - I and b (Kull et al. 2019, where labels are few)."""
+    flat: bool = False
+    """Whether the tails are flattened afterwards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative("change.penalty", self.penalty)
 
     def learn(self, answers: Tensor, data: Samples, fit: Fit) -> None:
         log_p, classes = log_of(answers), answers.shape[1]
-        start = torch.cat([torch.eye(classes), torch.zeros(1, classes)])
-        both = start.clone().requires_grad_(True)
+        start = torch.cat([torch.eye(classes), torch.zeros(1, classes)])  # (K + 1, K)
+        both = start.clone().requires_grad_(True)  # W, and b as the last row
         optimizer = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -208,12 +242,15 @@ class Calibrate(Learnt):
         self.learnt = both.detach()
 
     def forward(self, p: Tensor) -> Tensor:
-        told = (log_of(p) @ self.learnt[:-1] + self.learnt[-1]).softmax(1)
-        return with_tail(told, torch.zeros_like(told)) if self.flat else told
+        calibrated = (log_of(p) @ self.learnt[:-1] + self.learnt[-1]).softmax(1)  # (N, K)
+        return with_tail(calibrated, torch.zeros_like(p)) if self.flat else calibrated
 
 
 def mean_tails(p: Tensor) -> Tensor:
-    """The mean centred log-tail of each class (K, K); 0 on the diagonal, and for unseen classes."""
-    tail, top = log_tail(log_of(p))
+    """Return the mean centred log-tail of each class (K, K).
+
+    It is 0 on the diagonal, and for classes that no row of ``p`` (N, K) has as its likeliest.
+    """
+    tail, top = log_tail(log_of(p))  # (N, K), (N,)
     total = torch.zeros(p.shape[1], p.shape[1]).index_add(0, top, tail)
     return total / top.bincount(minlength=p.shape[1]).clamp_min(1)[:, None]

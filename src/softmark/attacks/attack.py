@@ -2,70 +2,182 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from softmark.data.roles import Samples
+from softmark.errors import InputError
 from softmark.models.access import Access, Answer
+from softmark.recipe import Recipe
 from softmark.training import Fit
+
+RECIPE = Recipe()
 
 
 @dataclass(frozen=True)
-class Stolen:
-    """What the attacker holds afterwards.
-
-    ``queries``: how many inputs were asked for it. ``key``: one of the attacker's own
-    (``methods.key.Key``), with which they claim the model; None for most. ``note``: what the
-    attacker found out and a reader of the record wants to know, such as the settings of a search.
-    """
+class AttackResult:
+    """What the attacker holds afterwards."""
 
     network: nn.Module
+    """The suspect: a network in eval mode."""
     queries: int = 0
+    """How many inputs the stolen model was asked for it."""
     key: Any = None
+    """A key of the attacker's own (``methods.key.Key``), with which they claim the model."""
     note: str = ""
+    """What a reader of the record wants to know, such as the settings that a search has found."""
 
 
 class Attack:
     """An attacker with data of their own, who never sees the owner's data, key or secret.
 
-    ``access``: what of the target they need. ``knows``: whether they know the method, of which
-    they then get a fresh instance by config. ``innocent``: the suspect doesn't derive from the
-    target, so that a claim on it is a false one. ``front``: a module that ``serve`` uses and that
-    ``apply`` may train; what it has learnt is kept with the suspect.
+    A subclass is a keyword-only dataclass: a field for each key of its YAML, with a sentence below
+    it. ``apply`` is what an experiment calls; to attack a module of your own, call the object.
 
-        class Noise(Attack):
-            access = "weights"
-            def __init__(self, sd):
-                self.sd = sd
-            def apply(self, target, data, fit):
-                for weight in target.parameters():
-                    weight.data += self.sd * torch.randn_like(weight)
-                return Stolen(target)
+    Attributes:
+        access: What of the stolen model the attacker needs: weights, probabilities or labels.
+        knows: Whether the attacker knows the method, of which they get an instance without a key.
+        innocent: Whether the suspect doesn't derive from the target: a claim on it is a false one.
+        merges: Whether ``apply`` takes a list of models that are held, and leaves one.
+        takes_pictures: Whether inputs must be pictures: uint8, or floats from 0 to 1.
+        transform: A module that ``serve`` uses and that ``apply`` may train; what it has learnt is
+            kept with the suspect. None for most.
+
+    Example:
+        >>> import torch
+        >>> @dataclass(kw_only=True, eq=False)
+        ... class Shrink(Attack):
+        ...     access = "weights"
+        ...     factor: float = 0.5
+        ...     def apply(self, target, data, fit):
+        ...         for weight in target.parameters():
+        ...             weight.data *= self.factor
+        ...         return AttackResult(target)
+        >>> model = torch.nn.Linear(2, 3)
+        >>> suspect = Shrink(factor=0.1)(model, (torch.rand(8, 2), torch.arange(8) % 3))
+        >>> bool(torch.allclose(suspect.weight, 0.1 * model.weight))
+        True
     """
 
     access: ClassVar[Access]
     knows: ClassVar[Literal["nothing", "method"]] = "nothing"
     innocent: ClassVar[bool] = False
-    front: nn.Module | None = None
+    merges: ClassVar[bool] = False
+    takes_pictures: ClassVar[bool] = False
+    transform: nn.Module | None = None
 
-    def apply(self, target: Any, data: Samples, fit: Fit) -> Stolen:
-        """``target``: a network of the attacker's own to change (weights), or else a ``Query``.
+    def apply(self, target: Any, data: Samples, fit: Fit) -> AttackResult:
+        """Attack ``target`` with the samples that the attacker has.
 
-        A list of them where the attack's config says ``merges: true``. ``data``: the attacker's.
+        Args:
+            target: A network of the attacker's own to change where ``access`` is weights, else a
+                ``Query``; a list of them where the attack merges several.
+            data: The attacker's samples.
+            fit: Trains modules.
         """
         raise NotImplementedError
 
     def serve(self, answer: Answer) -> Answer:
-        """What the attacker puts before the model that is accused; nothing, unless overridden."""
+        """Return the answers that the attacker's interface gives; ``answer`` unless overridden."""
         return answer
 
+    def __call__(
+        self, model: nn.Module | Sequence[nn.Module], data: tuple[Tensor, Tensor]
+    ) -> nn.Module:
+        """Return ``model`` after the attack, as a new module in eval mode on the CPU.
 
+        Args:
+            model: Gives logits (N, K) of inputs (N, ...). It isn't changed. Several models for
+                attacks that merge them.
+            data: The attacker's inputs (N, ...), floats as the model takes them, or uint8 pictures
+                (N, C, H, W), of which the model gets floats from 0 to 1; and their labels (N,).
+
+        Returns:
+            A module that gives logits, but for attacks that serve other answers than the model's:
+            theirs gives the log-probabilities of what is served, without gradients.
+
+        Raises:
+            InputError: Where the model or the data can't be attacked so.
+        """
+        return self.run(model, data).network
+
+    def run(
+        self, model: nn.Module | Sequence[nn.Module], data: tuple[Tensor, Tensor]
+    ) -> AttackResult:
+        """Attack ``model`` as a call does; return what else is known, such as the queries."""
+        # By name: no stage's address counts what only such a call needs.
+        return import_module("softmark.attacks.eager").run(self, model, data)
+
+
+@dataclass(kw_only=True, eq=False)
 class Keep(Attack):
-    """No attack: the suspect is the model as it was stolen."""
+    """Leave the model as it was stolen: no attack."""
 
     access = "weights"
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        return Stolen(target)
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        return AttackResult(target)
+
+
+@dataclass(kw_only=True, eq=False)
+class TrainingAttack(Attack):
+    """Train the stolen model on; subclasses say how."""
+
+    access = "weights"
+
+    recipe: Recipe = RECIPE
+    """How the victim was trained: batch size, learning rate, momentum, weight decay, crops."""
+    epochs: int = 5
+    """Epochs of the training; at least 1."""
+    lr_factor: float = 0.1
+    """Peak learning rate over the recipe's; above 0."""
+
+    def __post_init__(self) -> None:
+        _ = self.tuned
+
+    @property
+    def tuned(self) -> Recipe:
+        """The recipe of this training. Raises ``InputError`` for numbers that can't be."""
+        return tuning(self.recipe, self.epochs, self.lr_factor)
+
+
+def tuning(recipe: Recipe, epochs: int, lr_factor: float) -> Recipe:
+    """Return ``recipe`` for ``epochs`` epochs at ``lr_factor`` times its learning rate."""
+    check(epochs >= 1, "epochs", epochs, "at least 1")
+    check(lr_factor > 0, "lr_factor", lr_factor, "it must be above 0")
+    return replace(recipe.scaled(lr=lr_factor), epochs=epochs)
+
+
+def check(holds: bool, name: str, value: Any, needed: str) -> None:
+    """Raise ``InputError`` about ``attack.NAME`` unless ``holds``; ``needed``: what is right."""
+    if not holds:
+        raise InputError(f"attack.{name}={value}: {needed}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ``InputError`` unless ``value`` lies between 0 and 1, both included."""
+    check(0 <= value <= 1, name, value, "a fraction between 0 and 1")
+
+
+def check_between(name: str, value: float) -> None:
+    """Raise ``InputError`` unless ``value`` lies between 0 and 1, both excluded."""
+    check(0 < value < 1, name, value, "a fraction between 0 and 1")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ``InputError`` unless ``value`` is above 0."""
+    check(value > 0, name, value, "it must be above 0")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ``InputError`` unless ``value`` is 0 or above."""
+    check(value >= 0, name, value, "it can't be negative")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise ``InputError`` unless ``value`` is at least 1."""
+    check(value >= 1, name, value, "at least 1")

@@ -6,136 +6,164 @@ Kinds of distillation differ in what is asked and in what is learnt of the answe
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.answers import Change
-from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.answers import Change, Flatten
+from softmark.attacks.attack import (
+    RECIPE,
+    Attack,
+    AttackResult,
+    check,
+    check_between,
+    check_count,
+    check_positive,
+)
+from softmark.attacks.shadow import NetworkFactory, new_network
 from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.models.access import Query
-from softmark.models.networks import build
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.tails import log_of
+from softmark.training import Batch, Classifier, Fit
 
 
 class Student(Classifier):
-    """A network that learns ``answers`` (N, K), one row for each sample of its data.
+    """A network that learns a teacher's answers (Hinton et al. 2015, section 2).
 
-    ``temperature`` T: it matches the teacher's softmax at T with its own at T, times T squared
-    (Hinton et al. 2015, section 2). A black box tells no logits, but log-probabilities are logits
-    up to a constant. ``hard``: only the likeliest class is learnt, and T has no meaning.
+    It matches the teacher's softmax at temperature T with its own at T, times T squared. A black
+    box tells no logits, but log-probabilities are logits up to a constant.
+
+    Args:
+        network: The student; gives logits (N, K).
+        recipe: How it is trained.
+        answers: The teacher's probabilities (N, K), a row for each sample of its data.
     """
 
-    def __init__(
-        self, network: nn.Module, recipe: Recipe, answers: Tensor, temperature: float, hard: bool
-    ):
-        super().__init__(network, recipe)
-        if temperature <= 0:
-            raise InputError(f"attack.student.temperature={temperature}: it must be above 0")
-        self.temperature = temperature
-        if hard:
-            targets = F.one_hot(answers.argmax(1), answers.shape[1]).float()
-        else:
-            targets = (answers.clamp_min(1e-12).log() / temperature).softmax(1)
-        self.register_buffer("targets", targets, persistent=False)
-
-    def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.inputs) / self.temperature
-        return F.cross_entropy(logits, self.targets[batch.index]) * self.temperature**2
-
-
-class Distill(Attack):
-    """Each picture is asked once; ``network`` builds the student, ``student`` trains it."""
-
-    access = "probabilities"
+    temperature: float
+    """T, above 0; it has no meaning where ``hard`` is true."""
+    hard: bool
+    """Whether only the likeliest class of each answer is learnt."""
 
     def __init__(
         self,
+        network: nn.Module,
         recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
+        answers: Tensor,
+        temperature: float = 1.0,
+        hard: bool = False,
     ):
-        self.recipe = recipe
-        self.network = network
-        self.student = student
+        super().__init__(network, recipe)
+        check_positive("student.temperature", temperature)
+        self.temperature, self.hard = temperature, hard
+        if hard:
+            targets = F.one_hot(answers.argmax(1), answers.shape[1]).float()
+        else:
+            targets = (log_of(answers) / temperature).softmax(1)
+        self.register_buffer("targets", targets, persistent=False)  # (N, K)
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.network(batch.inputs) / self.temperature  # (B, K)
+        return F.cross_entropy(logits, self.targets[batch.index]) * self.temperature**2
+
+
+StudentFactory = functools.partial[Student]
+SOFT = functools.partial(Student)
+HARD = functools.partial(Student, hard=True)
+
+
+@dataclass(kw_only=True, eq=False)
+class Distill(Attack):
+    """Train a student on the answers to the attacker's pictures, each asked once.
+
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015).
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> recipe = Recipe(epochs=1, batch_size=8, pad=0, flip=False)
+        >>> student = Distill(recipe=recipe)(model, (torch.rand(8, 2), torch.arange(8) % 3))
+        >>> student(torch.rand(5, 2)).shape
+        torch.Size([5, 3])
+    """
+
+    access = "probabilities"
+
+    recipe: Recipe = RECIPE
+    """How the student is trained."""
+    network: NetworkFactory | None = None
+    """The student's architecture, with new weights; None in a call: the target's own."""
+    student: StudentFactory = SOFT
+    """What the student learns of the answers."""
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        """The pictures that the student learns, and what it learns of each, (N, K)."""
+        """Return the samples that the student learns, and what it learns of each, (N, K)."""
         return data, target(data.inputs)
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
+    def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
         asked, answers = self.ask(target, data, fit)
-        network = build(self.network, data, target.classes)
+        network = new_network(self.network, data, target.classes)
         student = self.student(network=network, recipe=self.recipe, answers=answers)
-        return Stolen(fit(student, asked, "student"), target.count)
+        return AttackResult(fit(student, asked, "student"), target.count)
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillLabels(Distill):
-    """The interface tells labels alone."""
+    """Distil from an interface that tells labels alone."""
 
     access = "labels"
 
+    student: StudentFactory = HARD
+    """What the student learns of the answers: the class."""
 
-def as_many_steps(recipe: Recipe, few: int, whole: int) -> Recipe:
-    """``recipe`` with so many epochs of ``few`` samples that it takes as many steps as on all."""
+
+def as_many_steps(recipe: Recipe, few: int, total: int) -> Recipe:
+    """Return ``recipe`` with so many epochs of ``few`` samples as it has steps on ``total``."""
     size = recipe.batch_size
-    steps = recipe.epochs * max(1, whole // size)
+    steps = recipe.epochs * max(1, total // size)
     return replace(recipe, epochs=max(1, round(steps / max(1, few // size))))
 
 
 def count_of(samples: float, data: Samples) -> int:
-    """``samples`` of ``data``: a number of them, or a fraction below 1; at least 2."""
+    """Return how many ``samples`` of ``data`` are: a number, or a fraction below 1; at least 2."""
     return max(2, round(samples * len(data)) if samples < 1 else min(int(samples), len(data)))
 
 
 def check_samples(samples: float) -> None:
-    if not samples > 0:
-        raise InputError(f"attack.samples={samples}: a number of pictures, or a fraction below 1")
+    """Raise ``InputError`` unless ``samples`` is a number of pictures, or a fraction."""
+    check(samples > 0, "samples", samples, "a number of pictures, or a fraction below 1")
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillFew(Distill):
-    """Few pictures, and as many steps as with all of them.
+    """Distil from few pictures, in as many steps as with all of them."""
 
-    ``samples``: how many of the attacker's pictures are used, or which fraction of them below 1.
-    """
+    samples: float = 0.1
+    """Pictures of the attacker's that are used, or a fraction of them below 1; above 0."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        samples: float,
-    ):
-        check_samples(samples)
-        super().__init__(recipe, network, student)
-        self.samples = samples
+    def __post_init__(self) -> None:
+        check_samples(self.samples)
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
+    def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
         few = data[: count_of(self.samples, data)]
         recipe = as_many_steps(self.recipe, len(few), len(data))
-        return Distill(recipe, self.network, self.student).apply(target, few, fit)
+        distill = Distill(recipe=recipe, network=self.network, student=self.student)
+        return distill.apply(target, few, fit)
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillChanged(Distill):
-    """``change``: what is made of the answers before the student learns them.
+    """Distil from answers that are changed before the student learns them.
 
-    The owner's interface does it (fewer digits, the likeliest classes alone), or the attacker, who
-    hopes that the mark goes with what is taken away.
+    The owner's interface changes them (fewer digits, the likeliest classes alone), or the attacker,
+    who hopes that the mark goes with what is taken away.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        change: Change,
-    ):
-        super().__init__(recipe, network, student)
-        self.change = change
+    change: Change = field(default_factory=Flatten)
+    """What is made of the answers."""
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         answers = target(data.inputs)
@@ -143,47 +171,37 @@ class DistillChanged(Distill):
         return data, self.change(answers)
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillLabelled(Distill):
-    """``label_weight``: of the true labels in what the student learns, beside the answers."""
+    """Distil from the answers and the true labels."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        label_weight: float,
-    ):
-        if not 0 < label_weight < 1:
-            raise InputError(f"attack.label_weight={label_weight}: a fraction between 0 and 1")
-        super().__init__(recipe, network, student)
-        self.label_weight = label_weight
+    label_weight: float = 0.5
+    """Weight of the true labels beside the answers; between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        check_between("label_weight", self.label_weight)
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        true = F.one_hot(data.labels, target.classes).float()
+        true = F.one_hot(data.labels, target.classes).float()  # (N, K)
         return data, (1 - self.label_weight) * target(data.inputs) + self.label_weight * true
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillAveraged(Distill):
-    """The student learns mean answers to ``copies`` of each picture, shifted and mirrored.
+    """Distil from mean answers to shifted and mirrored copies of each picture.
 
     What a mark adds to single answers may average out.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        copies: int,
-    ):
-        if not copies >= 1:
-            raise InputError(f"attack.copies={copies}: at least 1")
-        super().__init__(recipe, network, student)
-        self.copies = copies
+    copies: int = 5
+    """Copies of each picture; at least 1."""
+
+    def __post_init__(self) -> None:
+        check_count("copies", self.copies)
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        copies = (
+        shifted = (
             crop_and_flip(data.inputs, self.recipe.pad, self.recipe.flip)
             for _ in range(self.copies)
         )
-        return data, torch.stack([target(images) for images in copies]).mean(0)
+        return data, torch.stack([target(images) for images in shifted]).mean(0)

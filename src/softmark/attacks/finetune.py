@@ -2,99 +2,100 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.attacks.answers import Change
-from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.distill import Student, as_many_steps
+from softmark.attacks.answers import Change, Temper
+from softmark.attacks.attack import AttackResult, TrainingAttack, check
+from softmark.attacks.distill import SOFT, StudentFactory, as_many_steps
 from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit, predict
 
 
-def tuning(recipe: Recipe, epochs: int, lr_factor: float) -> Recipe:
-    """``recipe`` for a fine-tuning: ``epochs`` of it at ``lr_factor`` times its learning rate."""
-    if not epochs >= 1:
-        raise InputError(f"attack.epochs={epochs}: at least 1")
-    if not lr_factor > 0:
-        raise InputError(f"attack.lr_factor={lr_factor}: it must be above 0")
-    return replace(recipe, epochs=epochs, lr=recipe.lr * lr_factor)
+@dataclass(kw_only=True, eq=False)
+class FineTune(TrainingAttack):
+    """Train the stolen model on the attacker's labels.
 
+    FTAL and FTLL of Adi et al., "Turning Your Weakness Into a Strength" (2018): all layers or the
+    last.
 
-class FineTune(Attack):
-    """``lr_factor``: peak learning rate over that of ``recipe``; ``layers``: all or last.
-
-    ``samples``: how many labelled pictures the attacker has, each class in proportion, with as
-    many steps as with all of them; None for all.
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+        >>> inputs, labels = torch.rand(8, 2), torch.arange(8) % 3
+        >>> suspect = FineTune(epochs=1, layers="last")(model, (inputs, labels))
+        >>> bool((suspect[0].weight == model[0].weight).all())
+        True
+        >>> bool((suspect[2].weight == model[2].weight).all())
+        False
     """
 
-    access = "weights"
+    layers: Literal["all", "last"] = "all"
+    """Which layers are trained: all, or the last (the one called head, or the last linear one)."""
+    samples: int | None = None
+    """Labelled pictures that the attacker has, at least 2, in as many steps; None for all."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        epochs: int,
-        lr_factor: float,
-        layers: Literal["all", "last"],
-        samples: int | None,
-    ):
-        if layers not in ("all", "last"):
-            raise InputError(f"attack.layers={layers}: all or last")
-        if samples is not None and not samples >= 2:
-            raise InputError(f"attack.samples={samples}: at least 2 (or null for all)")
-        self.recipe = tuning(recipe, epochs, lr_factor)
-        self.layers = layers
-        self.samples = samples
+    def __post_init__(self) -> None:
+        check(self.layers in ("all", "last"), "layers", self.layers, "all or last")
+        enough = self.samples is None or self.samples >= 2
+        check(enough, "samples", self.samples, "at least 2 (or null for all)")
+        super().__post_init__()
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        if not hasattr(target, "head"):
-            raise InputError(f"attack: {type(target).__name__} has no last layer called head")
-        few, recipe = data[: self.samples], self.recipe
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        head = last_layer(target)
+        few, recipe = data[: self.samples], self.tuned
         if len(few) < len(data):
             recipe = as_many_steps(recipe, len(few), len(data))
         for parameter in target.parameters():
             parameter.requires_grad_(self.layers == "all")
-        target.head.requires_grad_(True)
+        head.requires_grad_(True)
         network = fit(Classifier(target, recipe), few, "finetune")
-        return Stolen(network.requires_grad_(True))
+        return AttackResult(network.requires_grad_(True))
 
 
+def last_layer(network: nn.Module) -> nn.Module:
+    """Return the layer called head, else the last linear one.
+
+    Raises ``InputError`` where there is neither.
+    """
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    head = getattr(network, "head", linear[-1] if linear else None)
+    if head is None:
+        raise InputError(
+            f"attack: {type(network).__name__} has no last layer called head, and no linear one"
+        )
+    return head
+
+
+@dataclass(kw_only=True, eq=False)
 class ReTrain(FineTune):
-    """The last layer is drawn anew first (RTAL and RTLL)."""
+    """Draw the last layer anew, then train (RTAL and RTLL of Adi et al. 2018)."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        if hasattr(target, "head"):
-            target.head.reset_parameters()
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        last_layer(target).reset_parameters()
         return super().apply(target, data, fit)
 
 
+@dataclass(kw_only=True, eq=False)
 class SmoothLabels(FineTune):
-    """On labels with the mass ``label_smoothing`` spread evenly over all classes.
+    """Fine-tune on smoothed labels, which write an even tail over the one that carries a mark."""
 
-    It writes an even tail over the one that carries a mark.
-    """
+    label_smoothing: float = 0.3
+    """Mass of each label that is spread evenly over all classes; from 0 to below 1."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        epochs: int,
-        lr_factor: float,
-        layers: Literal["all", "last"],
-        samples: int | None,
-        label_smoothing: float,
-    ):
-        smoothed = replace(recipe, label_smoothing=label_smoothing)
-        super().__init__(smoothed, epochs, lr_factor, layers, samples)
+    @property
+    def tuned(self) -> Recipe:
+        return replace(super().tuned, label_smoothing=self.label_smoothing)
 
 
-class AgainstPerturbations(Classifier):
-    """On pictures that ``perturb.perturbed`` moves by at most ``eps``, in ``iterations`` steps."""
+class AdversarialModule(Classifier):
+    """Learns from pictures that ``perturb.perturbed`` moves by at most ``eps``."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, eps: float, iterations: int):
         super().__init__(network, recipe)
@@ -105,43 +106,44 @@ class AgainstPerturbations(Classifier):
         return F.cross_entropy(self.network(moved), batch.labels)
 
 
-class TrainAdversarially(Attack):
-    """Adversarial training (Madry et al. 2018). ``eps``: of a pixel's range, 0 to 1."""
+@dataclass(kw_only=True, eq=False)
+class TrainAdversarially(TrainingAttack):
+    """Fine-tune on pictures that are moved against the model: adversarial training.
 
-    access = "weights"
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks" (2018).
+    """
 
-    def __init__(self, recipe: Recipe, epochs: int, lr_factor: float, eps: float, iterations: int):
-        check_perturbation("attack", eps, iterations)
-        self.recipe = tuning(recipe, epochs, lr_factor)
-        self.eps, self.iterations = eps, iterations
+    takes_pictures = True
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        module = AgainstPerturbations(target, self.recipe, self.eps, self.iterations)
-        return Stolen(fit(module, data, "finetune"))
+    eps: float = 0.1
+    """How far a pixel is moved, of its range from 0 to 1; above 0, at most 1."""
+    iterations: int = 5
+    """Projected gradient steps of each picture; at least 1."""
+
+    def __post_init__(self) -> None:
+        check_perturbation("attack", self.eps, self.iterations)
+        super().__post_init__()
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        module = AdversarialModule(target, self.tuned, self.eps, self.iterations)
+        return AttackResult(fit(module, data, "finetune"))
 
 
-class SelfDistill(Attack):
-    """The stolen model learns its own answers, after ``change`` has changed them.
+@dataclass(kw_only=True, eq=False)
+class SelfDistill(TrainingAttack):
+    """Let the stolen model learn its own answers, after they were changed.
 
     No label is needed. A tail that is flattened so is flattened in the weights too.
     """
 
-    access = "weights"
+    student: StudentFactory = SOFT
+    """What the model learns of the answers."""
+    change: Change = field(default_factory=lambda: Temper(temperature=0.5))
+    """What is made of the answers."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        epochs: int,
-        lr_factor: float,
-        student: functools.partial[Student],
-        change: Change,
-    ):
-        self.recipe = tuning(recipe, epochs, lr_factor)
-        self.student, self.change = student, change
-
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        answers = predict(target, data.inputs)
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        answers = predict(target, data.inputs)  # (N, K)
         self.change.learn(answers, data, fit)
-        wanted = self.change(answers)
-        student = self.student(network=target, recipe=self.recipe, answers=wanted)
-        return Stolen(fit(student, data, "finetune"))
+        changed = self.change(answers)
+        student = self.student(network=target, recipe=self.tuned, answers=changed)
+        return AttackResult(fit(student, data, "finetune"))

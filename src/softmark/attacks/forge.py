@@ -6,47 +6,49 @@ is who claims it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.attack import Attack, AttackResult, check
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.models.access import Suspect
 from softmark.training import Fit
 
 SEARCHED = 1000  # pictures on which each key is tried
 
 
+@dataclass(kw_only=True, eq=False)
 class Forge(Attack):
-    """The best of many keys.
+    """Draw many keys, and claim the model with the one that shows most on the attacker's pictures.
 
-    ``method``: an instance of the watermark of the attacker's own, which holds no key. ``keys``:
-    how many are drawn; the one that shows most on the attacker's own pictures is kept.
+    Adi et al., "Turning Your Weakness Into a Strength" (2018), section 3: unforgeability.
     """
 
     access = "weights"
     knows = "method"
 
-    def __init__(self, method: Any, keys: int):
-        if not keys >= 1:
-            raise InputError(f"attack.keys={keys}: at least one key")
-        self.method = method
-        self.keys = keys
+    method: Any = None
+    """A watermark of the attacker's own, which holds no key; None in a call: csp."""
+    keys: int = 1000
+    """Keys that are drawn; at least 1."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        own = data[:SEARCHED]
+    def __post_init__(self) -> None:
+        check(self.keys >= 1, "keys", self.keys, "at least one key")
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        pictures = data[:SEARCHED]
         suspect = Suspect.of(target).seen_by(self.method.needs)
-        classes = suspect.answers(own).shape[1]
+        classes = suspect.answers(pictures).shape[1]
         best, most = None, (float("-inf"), 0.0)
         for _ in range(self.keys):
-            key = self.method.draw(own, classes, fit.entropy)
+            key = self.method.draw(pictures, classes, fit.entropy)
             if key is None:
                 break
-            asked = self.method.probes(key, own, None)
-            for test in self.method.evidence(suspect, key, asked).tests.values():
+            probes = self.method.probes(key, pictures, None)
+            for test in self.method.evidence(suspect, key, probes).tests.values():
                 strength = (-test.p_value(), test.score)
                 if best is None or strength > most:
                     best, most = key, strength
-        return Stolen(target, key=best)
+        return AttackResult(target, key=best)

@@ -11,21 +11,28 @@ from softmark.errors import InputError
 from softmark.training import as_input, as_pixels
 
 
-def check_perturbation(where: str, eps: float, iterations: int) -> None:
-    """Raises ``InputError`` for numbers that can't be; ``where``: attack or method."""
+def check_perturbation(group: str, eps: float, iterations: int) -> None:
+    """Raise ``InputError`` for numbers that can't be; ``group``: attack or method."""
     if not 0 < eps <= 1:
-        raise InputError(f"{where}.eps={eps}: above 0, at most 1")
+        raise InputError(f"{group}.eps={eps}: above 0, at most 1")
     if not iterations >= 1:
-        raise InputError(f"{where}.iterations={iterations}: at least 1")
+        raise InputError(f"{group}.iterations={iterations}: at least 1")
 
 
 def perturbed(
     network: nn.Module, images: Tensor, labels: Tensor, eps: float, iterations: int
 ) -> Tensor:
-    """Float ``images`` in [0, 1], each pixel moved by at most ``eps``, so that the loss rises.
+    """Return ``images`` moved so that the loss rises; the network's mode and gradients stay.
 
-    It begins at a random point of the box and takes ``iterations`` steps of 2.5 eps / iterations
-    along the gradient's sign. The network's mode and gradients stay as they were.
+    Begin at a random point of the box around each picture and take steps of 2.5 eps / iterations
+    along the gradient's sign.
+
+    Args:
+        network: Gives logits (N, K).
+        images: Floats in [0, 1], (N, C, H, W).
+        labels: Classes (N,).
+        eps: How far each pixel is moved at most.
+        iterations: How many steps are taken.
     """
     moved = images + eps * (2 * torch.rand_like(images) - 1)
     for _ in range(iterations):
@@ -37,7 +44,7 @@ def perturbed(
 
 
 def perturbed_pictures(network: nn.Module, samples: Samples, eps: float, iterations: int) -> Tensor:
-    """The pictures of ``samples``, each moved as ``perturbed`` does: uint8."""
+    """Return the pictures of ``samples``, each moved as ``perturbed`` does: uint8 (N, C, H, W)."""
     parts = [
         perturbed(network, as_input(images), labels, eps, iterations)
         for images, labels in zip(samples.inputs.split(500), samples.labels.split(500), strict=True)

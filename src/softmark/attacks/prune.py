@@ -6,12 +6,13 @@ Nothing holds the zeros in place: where a fine-tuning follows, single weights ma
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from softmark.attacks.attack import Attack, Stolen
+from softmark.attacks.attack import Attack, AttackResult, check_fraction
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.training import Fit, accuracy, predict
@@ -23,7 +24,7 @@ MEASURED = 5000  # of the attacker's samples: enough for a tenth of the usual to
 
 
 def pruned(network: nn.Module, sparsity: float) -> nn.Module:
-    """A copy in which a ``sparsity`` of all convolutional and linear weights are zero."""
+    """Return a copy in which a ``sparsity`` of all convolutional and linear weights are zero."""
     # torch's pruning can't read weights that lie channels last, as a training leaves them.
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     weights = [
@@ -37,74 +38,86 @@ def pruned(network: nn.Module, sparsity: float) -> nn.Module:
     return network
 
 
+@dataclass(kw_only=True, eq=False)
 class Prune(Attack):
-    """``sparsity``: the fraction of all convolutional and linear weights that become zero."""
+    """Set the smallest of all weights to zero (Han et al. 2015).
 
-    access = "weights"
-
-    def __init__(self, sparsity: float):
-        if not 0 <= sparsity <= 1:
-            raise InputError(f"attack.sparsity={sparsity}: a fraction between 0 and 1")
-        self.sparsity = sparsity
-
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        return Stolen(pruned(target, self.sparsity))
-
-
-class PruneToLimit(Attack):
-    """The largest sparsity, in steps of 5 %, that costs at most ``tolerance`` of accuracy.
-
-    The attacker measures it on data of their own.
+    Example:
+        >>> model = nn.Linear(10, 2)
+        >>> suspect = Prune(sparsity=0.5)(model, (torch.rand(4, 10), torch.arange(4) % 2))
+        >>> int((suspect.weight == 0).sum())
+        10
     """
 
     access = "weights"
 
-    def __init__(self, tolerance: float):
-        if not 0 <= tolerance <= 1:
-            raise InputError(f"attack.tolerance={tolerance}: a fraction between 0 and 1")
-        self.tolerance = tolerance
+    sparsity: float = 0.5
+    """Fraction of all convolutional and linear weights that become zero; 0 to 1."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        mine = data[:MEASURED]
+    def __post_init__(self) -> None:
+        check_fraction("sparsity", self.sparsity)
 
-        def worth(network: nn.Module) -> float:
-            return accuracy(predict(network, mine.inputs), mine.labels)
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        return AttackResult(pruned(target, self.sparsity))
 
-        useful, least = target, worth(target) - self.tolerance
+
+@dataclass(kw_only=True, eq=False)
+class PruneToLimit(Attack):
+    """Prune as much, in steps of 5 %, as the accuracy on the attacker's own data allows."""
+
+    access = "weights"
+
+    tolerance: float = 0.05
+    """Accuracy that may be lost, as a fraction of all pictures; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_fraction("tolerance", self.tolerance)
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        measured = data[:MEASURED]
+
+        def accuracy_of(network: nn.Module) -> float:
+            return accuracy(predict(network, measured.inputs), measured.labels)
+
+        useful, least = target, accuracy_of(target) - self.tolerance
         for sparsity in SPARSITIES:
             candidate = pruned(target, sparsity)
-            if worth(candidate) < least:
+            if accuracy_of(candidate) < least:
                 break
             useful = candidate
-        return Stolen(useful)
+        return AttackResult(useful)
 
 
+@dataclass(kw_only=True, eq=False)
 class PruneLayers(Prune):
-    """``sparsity``: the fraction of each layer's weights that become zero, the smallest first.
+    """Set the smallest weights of each layer to zero, the same fraction everywhere.
 
     See et al. 2016 call it class-uniform: small layers lose as much as large ones, where ``Prune``
     takes from the layers whose weights are small. Convolutions and linear layers, the last as well.
     """
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+    sparsity: float = 0.4
+    """Fraction of each layer's weights that become zero; 0 to 1."""
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         # torch's pruning can't read weights that lie channels last, as a training leaves them.
         target.to(memory_format=torch.contiguous_format)
         for module in target.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 prune.l1_unstructured(module, "weight", amount=float(self.sparsity))
                 prune.remove(module, "weight")
-        return Stolen(target)
+        return AttackResult(target)
 
 
-def own_channels(network: nn.Module) -> list[Channels]:
-    """The convolutions whose channels nothing else is added to, each with its BatchNorm.
+def prunable_channels(network: nn.Module) -> list[Channels]:
+    """Return the convolutions whose channels nothing else is added to, each with its BatchNorm.
 
     The BatchNorm follows in the same Sequential, with nothing but pools between, and isn't the last
     there: a channel of it whose weight and bias are 0 answers 0. In residual networks these are the
     stem and the first convolution of each block. What is added to a shortcut is left as it is; Li
     et al. 2017 (section 3.3) prune it by the shortcut's choice.
     """
-    found = []
+    pairs = []
     for layers in network.modules():
         if not isinstance(layers, nn.Sequential):
             continue
@@ -113,66 +126,72 @@ def own_channels(network: nn.Module) -> list[Channels]:
             if isinstance(layer, nn.Conv2d):
                 open_channels = layer
             elif isinstance(layer, nn.BatchNorm2d) and open_channels is not None:
-                found.append((open_channels, layer))
+                pairs.append((open_channels, layer))
                 open_channels = None
             elif not isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
                 open_channels = None
-    if not found:
+    if not pairs:
         raise InputError(
             f"attack: {type(network).__name__} has no convolution with a BatchNorm behind it in "
             "the same Sequential, and whole channels can't be pruned"
         )
-    return found
+    return pairs
 
 
 @torch.no_grad()
-def silence(channels: Channels, worth: Tensor, fraction: float) -> None:
-    """The ``fraction`` of channels with the least ``worth`` (C,) answers 0 from now on."""
+def silence(channels: Channels, importance: Tensor, fraction: float) -> None:
+    """Let the ``fraction`` of channels with the least ``importance`` (C,) answer 0 from now on."""
     convolution, norm = channels
-    least = worth.argsort()[: round(fraction * len(worth))]
+    least = importance.argsort()[: round(fraction * len(importance))]
     # Without bias and weight of the BatchNorm, its running mean would speak for an empty filter.
     for parameter in (convolution.weight, norm.weight, norm.bias):
         parameter[least] = 0
 
 
+@dataclass(kw_only=True, eq=False)
 class PruneFilters(Attack):
-    """Whole filters with the smallest L1 norm become zero (Li et al. 2017).
+    """Set whole filters with the smallest L1 norm to zero (Li et al. 2017).
 
-    ``fraction``: the fraction of the filters of each convolution. The paper chooses one for each
-    layer, by how sensitive it is, and takes the filters out; here all layers lose the same part,
-    and what is pruned stays in the file as zeros. Which convolutions: see ``own_channels``.
+    The paper chooses a fraction for each layer, by how sensitive it is, and takes the filters out;
+    here all layers lose the same part, and what is pruned stays in the file as zeros. Which
+    convolutions: see ``prunable_channels``.
     """
 
     access = "weights"
 
-    def __init__(self, fraction: float):
-        if not 0 <= fraction <= 1:
-            raise InputError(f"attack.fraction={fraction}: a fraction between 0 and 1")
-        self.fraction = fraction
+    fraction: float = 0.05
+    """Fraction of each convolution's filters that become zero; 0 to 1."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        for channels in own_channels(target):
+    def __post_init__(self) -> None:
+        check_fraction("fraction", self.fraction)
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        for channels in prunable_channels(target):
             silence(channels, channels[0].weight.detach().abs().sum((1, 2, 3)), self.fraction)
-        return Stolen(target)
+        return AttackResult(target)
 
 
+@dataclass(kw_only=True, eq=False)
 class PruneInactive(PruneFilters):
-    """Channels that are least active on the attacker's pictures become zero.
+    """Set the channels to zero that are least active on the attacker's pictures.
 
     The first half of fine-pruning (Liu et al. 2018), which hopes that a mark lives in what ordinary
-    pictures don't use; the second is fine-tuning. ``fraction``: the fraction of the channels of the
-    last convolution (of ``own_channels``: in residual networks the last block's first). Activity is
-    the mean behind BatchNorm and ReLU. The paper prunes on until an accuracy is reached.
+    pictures don't use; the second is fine-tuning. The last of ``prunable_channels`` is pruned: in
+    residual networks the last block's first. Activity is the mean behind BatchNorm and ReLU. The
+    paper prunes on until an accuracy is reached.
     """
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        last = own_channels(target)[-1]
+    fraction: float = 0.4
+    """Fraction of the last convolution's channels that become zero; 0 to 1."""
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        last = prunable_channels(target)[-1]
         silence(last, activity(target, last[1], data), self.fraction)
-        return Stolen(target)
+        return AttackResult(target)
 
 
 def activity(network: nn.Module, norm: nn.BatchNorm2d, data: Samples) -> Tensor:
-    """The sum over ``data`` of each channel's mean (C,) behind ``norm`` and a ReLU."""
+    """Return the sum over ``data`` of each channel's mean (C,) behind ``norm`` and a ReLU."""
     sums = []
     handle = norm.register_forward_hook(
         lambda module, inputs, output: sums.append(output.relu().mean((2, 3)).sum(0).cpu())

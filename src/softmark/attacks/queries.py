@@ -5,43 +5,43 @@ Each asks as many inputs as the attacker has pictures, unless it says otherwise.
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from softmark.attacks.distill import Distill, Student
-from softmark.attacks.own import own_model
+from softmark.attacks.attack import check_between
+from softmark.attacks.distill import Distill
 from softmark.attacks.perturb import check_perturbation, perturbed_pictures
+from softmark.attacks.shadow import train_shadow_model
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.models.access import Query
-from softmark.training import Fit, Recipe, as_pixels, predict
+from softmark.training import Fit, as_pixels, predict
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillNoise(Distill):
-    """Uniform noise, every pixel drawn by itself: the attacker has no picture at all."""
+    """Distil from answers to uniform noise: the attacker has no picture at all."""
+
+    takes_pictures = True
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         return answered(target, torch.randint(256, data.inputs.shape, dtype=torch.uint8))
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillMixtures(Distill):
-    """The mean of two of the attacker's pictures, by ``weight`` (mixup, Zhang et al. 2018)."""
+    """Distil from answers to means of two of the attacker's pictures (mixup, Zhang et al. 2018)."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        weight: float,
-    ):
-        if not 0 < weight < 1:
-            raise InputError(f"attack.weight={weight}: a fraction between 0 and 1")
-        super().__init__(recipe, network, student)
-        self.weight = weight
+    takes_pictures = True
+
+    weight: float = 0.5
+    """Weight of the first of both pictures; between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        check_between("weight", self.weight)
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         other = data.inputs[torch.randperm(len(data))].float()
@@ -49,62 +49,66 @@ class DistillMixtures(Distill):
         return answered(target, as_pixels(mixed))
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillPhotographs(Distill):
-    """Another data set: random crops of two photographs that scikit-learn brings.
+    """Distil from answers to another data set: crops of two photographs that scikit-learn brings.
 
     After Asano and Saeed 2021, "The Augmented Image Prior", who distil from crops of one picture;
     theirs are augmented more.
     """
 
+    takes_pictures = True
+
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         return answered(target, photographs(len(data), tuple(data.inputs.shape[1:])))
 
 
+@dataclass(kw_only=True, eq=False)
 class DistillBoundary(Distill):
-    """The attacker's pictures, and as many that lie near the border between two classes.
+    """Distil from the attacker's pictures and as many near the border between two classes.
 
-    A model of the attacker's own, trained on their labels, is used to move each picture by at most
-    ``eps`` of a pixel's range, in ``iterations`` gradient steps, away from the class that it
-    answers. After Papernot et al. 2017 (queries along a substitute's gradient), in one round.
+    A model of the attacker's own, trained on their labels, is used to move each picture away from
+    the class that it answers. After Papernot et al. 2017 (queries along a substitute's gradient),
+    in one round.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        eps: float,
-        iterations: int,
-    ):
-        check_perturbation("attack", eps, iterations)
-        super().__init__(recipe, network, student)
-        self.eps, self.iterations = eps, iterations
+    takes_pictures = True
+
+    eps: float = 0.1
+    """How far a pixel is moved, of its range from 0 to 1; above 0, at most 1."""
+    iterations: int = 5
+    """Gradient steps of each picture; at least 1."""
+
+    def __post_init__(self) -> None:
+        check_perturbation("attack", self.eps, self.iterations)
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        own = own_model(self.network, self.recipe, data, target.classes, fit)
-        best = Samples(data.inputs, predict(own, data.inputs).argmax(1))
-        border = perturbed_pictures(own, best, self.eps, self.iterations)
+        shadow = train_shadow_model(self.network, self.recipe, data, target.classes, fit)
+        answers = Samples(data.inputs, predict(shadow, data.inputs).argmax(1))
+        border = perturbed_pictures(shadow, answers, self.eps, self.iterations)
         return answered(target, torch.cat([data.inputs, border]))
 
 
 def answered(target: Query, images: Tensor) -> tuple[Samples, Tensor]:
-    """``images`` with the labels and the answers that ``target`` gives."""
+    """Return ``images`` (N, ...) with the labels and the answers (N, K) that ``target`` gives."""
     answers = target(images)
     return Samples(images, answers.argmax(1)), answers
 
 
 def photographs(count: int, shape: tuple[int, int, int]) -> Tensor:
-    """``count`` random crops (``count``, C, H, W) of photographs, uint8, of twice to eight times
-    the size ``shape``, made smaller."""
+    """Return ``count`` random crops of photographs, uint8 (``count``, C, H, W).
+
+    They are cut at twice to eight times the size of ``shape`` (C, H, W), and made smaller.
+    """
     from sklearn.datasets import load_sample_images
 
     channels, height, width = shape
-    whole = [
-        torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in load_sample_images().images
+    sources = [
+        torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images
     ]
     crops = []
     for _ in range(count):
-        photograph = whole[int(torch.randint(len(whole), ()))]
+        photograph = sources[int(torch.randint(len(sources), ()))]  # (3, H, W)
         zoom = 2 + 6 * float(torch.rand(()))
         size = [
             min(int(zoom * side), most)

@@ -5,8 +5,9 @@ The model stays as it was stolen. Who asks gets what is served; who holds the we
 
 from __future__ import annotations
 
-import functools
 import io
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,85 +15,109 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from softmark.attacks.answers import Change
-from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.own import own_model
+from softmark.attacks.answers import Change, Flatten
+from softmark.attacks.attack import (
+    RECIPE,
+    Attack,
+    AttackResult,
+    check,
+    check_count,
+    check_not_negative,
+    check_positive,
+)
+from softmark.attacks.shadow import NetworkFactory, train_shadow_model
 from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.models.access import Answer, answers_of, classes_of
 from softmark.models.networks import Ensemble, OtherTail
 from softmark.recipe import Recipe
 from softmark.training import Fit, as_pixels, predict
 
 
+@dataclass(kw_only=True, eq=False)
 class Serve(Attack):
-    """The answers are changed by ``change``, which learns from the model's answers first."""
+    """Change the answers of the stolen model before they are told.
+
+    Example:
+        >>> import torch
+        >>> from softmark.attacks import Labels
+        >>> model = torch.nn.Linear(2, 3)
+        >>> suspect = Serve(change=Labels())(model, (torch.rand(8, 2), torch.arange(8) % 3))
+        >>> answers = suspect(torch.rand(5, 2)).exp()
+        >>> answers.amax(1).tolist()
+        [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
 
     access = "weights"
 
-    def __init__(self, change: Change):
-        self.front = change
+    change: Change = field(default_factory=Flatten)
+    """What is made of the answers; it may learn from the model's answers first."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+    @property
+    def transform(self) -> Change:
+        """What has learnt from the model's answers."""
+        return self.change
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         answers = predict(target, data.inputs)
-        self.front.learn(answers, data, fit)
+        self.change.learn(answers, data, fit)
         # What can't be done is known now, not when the judge asks.
-        self.front(answers[:2])
-        return Stolen(target)
+        self.change(answers[:2])
+        return AttackResult(target)
 
     def serve(self, answer: Answer) -> Answer:
-        return lambda images: self.front(answer(images))
+        return lambda images: self.change(answer(images))
 
 
+@dataclass(kw_only=True, eq=False)
 class ServeTogether(Attack):
-    """The mean of the stolen model's answers and of those of a model that the attacker trained."""
+    """Tell the mean of the stolen model's answers and of those of a model of the attacker's own."""
 
     access = "weights"
-    together = Ensemble
+    together: ClassVar[type[Ensemble]] = Ensemble
 
-    def __init__(self, recipe: Recipe, network: functools.partial[nn.Module]):
-        self.recipe, self.network = recipe, network
+    recipe: Recipe = RECIPE
+    """How the attacker's model is trained."""
+    network: NetworkFactory | None = None
+    """The architecture of the attacker's model; None in a call: the target's own."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        own = own_model(self.network, self.recipe, data, classes_of(target, data), fit)
-        return Stolen(self.together.of([target, own]))
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        classes = classes_of(target, data)
+        shadow = train_shadow_model(self.network, self.recipe, data, classes, fit)
+        return AttackResult(self.together.of([target, shadow]))
 
 
+@dataclass(kw_only=True, eq=False)
 class ServeOwnTail(ServeTogether):
-    """The stolen model's classes, with the tails of a model that the attacker trained."""
+    """Tell the stolen model's classes, with the tails of a model that the attacker trained."""
 
-    together = OtherTail
-
-
-class Inputs(Attack):
-    """Pictures are changed before the model sees them; ``change`` is one of the classes below."""
-
-    access = "weights"
-
-    def __init__(self, change: Jpeg | Blur | Median | Levels | PixelNoise | Mirror | Smoothing):
-        self.change = change
-
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        self.change(answers_of(target), data.inputs[:2])
-        return Stolen(target)
-
-    def serve(self, answer: Answer) -> Answer:
-        return lambda images: self.change(answer, images)
+    together: ClassVar[type[Ensemble]] = OtherTail
 
 
-class Jpeg:
-    """``quality``: of the JPEG file that each picture goes through, 1 to 95."""
+@dataclass(kw_only=True, eq=False)
+class InputChange:
+    """Give a model other pictures than were asked."""
 
-    def __init__(self, quality: int):
-        if not 1 <= quality <= 95:
-            raise InputError(f"attack.change.quality={quality}: 1 to 95")
-        self.quality = quality
+    def __call__(self, answer: Answer, images: Tensor) -> Tensor:
+        """Return the answers (N, K) of ``answer`` to changed ``images``, uint8 (N, C, H, W)."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True, eq=False)
+class Jpeg(InputChange):
+    """Send each picture through a JPEG file."""
+
+    quality: int = 45
+    """Quality of the file; 1 to 95."""
+
+    def __post_init__(self) -> None:
+        check(1 <= self.quality <= 95, "change.quality", self.quality, "1 to 95")
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         return answer(torch.stack([self.through(image) for image in images]))
 
     def through(self, image: Tensor) -> Tensor:
+        """Return ``image``, uint8 (C, H, W), as it is read from the file."""
         grey = image.shape[0] == 1
         pixels = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
         file = io.BytesIO()
@@ -101,26 +126,48 @@ class Jpeg:
         return decoded[None] if grey else decoded.permute(2, 0, 1)
 
 
-class Blur:
-    """A Gaussian of ``sigma`` pixels."""
+@dataclass(kw_only=True, eq=False)
+class Inputs(Attack):
+    """Change pictures before the model sees them."""
 
-    def __init__(self, sigma: float):
-        if not sigma > 0:
-            raise InputError(f"attack.change.sigma={sigma}: it must be above 0")
-        self.sigma = sigma
+    access = "weights"
+    takes_pictures = True
+
+    change: InputChange = field(default_factory=Jpeg)
+    """What is made of the pictures."""
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        self.change(answers_of(target), data.inputs[:2])
+        return AttackResult(target)
+
+    def serve(self, answer: Answer) -> Answer:
+        return lambda images: self.change(answer, images)
+
+
+@dataclass(kw_only=True, eq=False)
+class Blur(InputChange):
+    """Blur by a Gaussian."""
+
+    sigma: float = 0.5
+    """Its standard deviation in pixels; above 0."""
+
+    def __post_init__(self) -> None:
+        check_positive("change.sigma", self.sigma)
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         blurred = ndimage.gaussian_filter(images.float().numpy(), (0, 0, self.sigma, self.sigma))
         return answer(as_pixels(torch.from_numpy(blurred)))
 
 
-class Median:
-    """The median of ``size`` x ``size`` pixels."""
+@dataclass(kw_only=True, eq=False)
+class Median(InputChange):
+    """Make each pixel the median of its neighbourhood."""
 
-    def __init__(self, size: int):
-        if not size >= 2:
-            raise InputError(f"attack.change.size={size}: at least 2 pixels")
-        self.size = size
+    size: int = 2
+    """Pixels a side of the neighbourhood; at least 2."""
+
+    def __post_init__(self) -> None:
+        check(self.size >= 2, "change.size", self.size, "at least 2 pixels")
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         return answer(
@@ -128,62 +175,72 @@ class Median:
         )
 
 
-class Levels:
-    """``levels`` values a pixel instead of 256 (feature squeezing, Xu et al. 2018)."""
+@dataclass(kw_only=True, eq=False)
+class Levels(InputChange):
+    """Leave few values a pixel: feature squeezing (Xu et al. 2018)."""
 
-    def __init__(self, levels: int):
-        if not 2 <= levels <= 256:
-            raise InputError(f"attack.change.levels={levels}: 2 to 256")
-        self.levels = levels
+    levels: int = 10
+    """Values a pixel, instead of 256; 2 to 256."""
+
+    def __post_init__(self) -> None:
+        check(2 <= self.levels <= 256, "change.levels", self.levels, "2 to 256")
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         step = 255 / (self.levels - 1)
         return answer(as_pixels((images / step).round() * step))
 
 
-class PixelNoise:
-    """Independent normal noise of ``sigma`` on each pixel, of which white is 1."""
+@dataclass(kw_only=True, eq=False)
+class PixelNoise(InputChange):
+    """Add independent normal noise to each pixel."""
 
-    def __init__(self, sigma: float):
-        if not sigma > 0:
-            raise InputError(f"attack.change.sigma={sigma}: it must be above 0")
-        self.sigma = sigma
+    sigma: float = 0.05
+    """Its standard deviation, of the range from black to white; above 0."""
+
+    def __post_init__(self) -> None:
+        check_positive("change.sigma", self.sigma)
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         return answer(noisy(images, self.sigma, len(images)))
 
 
-class Mirror:
-    """Left and right change places."""
+@dataclass(kw_only=True, eq=False)
+class Mirror(InputChange):
+    """Let left and right change places."""
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         return answer(images.flip(3))
 
 
-class Smoothing:
-    """The mean answer to ``copies`` of a picture, each shifted by up to ``pad`` pixels, with noise.
+@dataclass(kw_only=True, eq=False)
+class Smoothing(InputChange):
+    """Tell the mean answer to shifted copies of a picture, with noise.
 
     Randomised smoothing (Cohen et al. 2019), which tells probabilities here and not a majority.
     """
 
-    def __init__(self, copies: int, sigma: float, pad: int):
-        if not copies >= 1:
-            raise InputError(f"attack.change.copies={copies}: at least 1")
-        if not sigma > 0:
-            raise InputError(f"attack.change.sigma={sigma}: it must be above 0")
-        if not pad >= 0:
-            raise InputError(f"attack.change.pad={pad}: it can't be negative")
-        self.copies, self.sigma, self.pad = copies, sigma, pad
+    copies: int = 10
+    """Copies of each picture; at least 1."""
+    sigma: float = 0.05
+    """Standard deviation of each pixel's noise, of the range from black to white; above 0."""
+    pad: int = 1
+    """Pixels by which a copy is shifted at most; 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_count("change.copies", self.copies)
+        check_positive("change.sigma", self.sigma)
+        check_not_negative("change.pad", self.pad)
 
     def __call__(self, answer: Answer, images: Tensor) -> Tensor:
         with torch.random.fork_rng():
             # The same for every call with as many pictures: a verdict can be repeated.
             torch.manual_seed(len(images))
-            moved = [crop_and_flip(images, self.pad, False) for _ in range(self.copies)]
-        noised = [noisy(each, self.sigma, number) for number, each in enumerate(moved)]
-        return torch.stack([answer(each) for each in noised]).mean(0)
+            shifted = [crop_and_flip(images, self.pad, False) for _ in range(self.copies)]
+        copies = [noisy(images, self.sigma, number) for number, images in enumerate(shifted)]
+        return torch.stack([answer(images) for images in copies]).mean(0)  # (N, K)
 
 
 def noisy(images: Tensor, sigma: float, seed: int) -> Tensor:
+    """Return uint8 ``images`` with normal noise of ``sigma`` times the range on each pixel."""
     draw = torch.Generator().manual_seed(seed)
     return as_pixels(images + 255 * sigma * torch.randn(images.shape, generator=draw))

@@ -7,46 +7,39 @@ tails, since its tails follow a pattern too, one that no key decides.
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.distill import Student
+from softmark.attacks.attack import AttackResult, check_between
+from softmark.attacks.distill import Distill
+from softmark.attacks.shadow import new_network
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.models.access import Query
-from softmark.models.networks import build
-from softmark.training import Fit, Recipe
+from softmark.training import Fit
 
 
-class SmoothBySimilarity(Attack):
-    """``smoothing``: the mass that moves from each label to the classes that resemble it."""
+@dataclass(kw_only=True, eq=False)
+class SmoothBySimilarity(Distill):
+    """Train a model on labels that are smoothed towards what the target confuses them with.
 
-    access = "probabilities"
+    After Zhang et al., "Delving Deep into Label Smoothing" (2021).
+    """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: functools.partial[nn.Module],
-        student: functools.partial[Student],
-        smoothing: float,
-    ):
-        if not 0 < smoothing < 1:
-            raise InputError(f"attack.smoothing={smoothing}: a fraction between 0 and 1")
-        self.recipe, self.network, self.student = recipe, network, student
-        self.smoothing = smoothing
+    smoothing: float = 0.1
+    """Mass that moves from each label to the classes that resemble it; between 0 and 1."""
 
-    def apply(self, target: Query, data: Samples, fit: Fit) -> Stolen:
-        answers = target(data.inputs)
+    def __post_init__(self) -> None:
+        check_between("smoothing", self.smoothing)
+
+    def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
+        answers = target(data.inputs)  # (N, K)
         sums = torch.zeros(target.classes, target.classes).index_add(0, data.labels, answers)
-        alike = sums.fill_diagonal_(0) + 1e-6
+        alike = sums.fill_diagonal_(0) + 1e-6  # (K, K)
         alike.fill_diagonal_(0)
         itself = torch.eye(target.classes)
-        targets = (1 - self.smoothing) * itself + self.smoothing * alike / alike.sum(
-            1, keepdim=True
-        )
-        network = build(self.network, data, target.classes)
+        moved = self.smoothing * alike / alike.sum(1, keepdim=True)
+        targets = (1 - self.smoothing) * itself + moved  # (K, K)
+        network = new_network(self.network, data, target.classes)
         student = self.student(network=network, recipe=self.recipe, answers=targets[data.labels])
-        return Stolen(fit(student, data, "student"), target.count)
+        return AttackResult(fit(student, data, "student"), target.count)

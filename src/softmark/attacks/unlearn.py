@@ -7,22 +7,32 @@ adversarial unlearning (after Zeng et al. 2022).
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from softmark.attacks.attack import Attack, Stolen
-from softmark.attacks.finetune import tuning
+from softmark.attacks.attack import (
+    RECIPE,
+    Attack,
+    AttackResult,
+    TrainingAttack,
+    check,
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+)
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import Batch, Classifier, Fit, Recipe, as_input
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit, as_input
 
 
 def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The logits, and the last map (N, C, H, W) of each size that is larger than one pixel."""
+    """Return the logits, and the last map (N, C, H, W) of each size above one pixel."""
     last: dict[torch.Size, Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -39,12 +49,12 @@ def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def attention(features: Tensor) -> Tensor:
-    """The attention map (N, H W) of ``features``: their squares summed over C, of L2 norm 1."""
+    """Return the attention map (N, H W) of ``features``: squares summed over C, of L2 norm 1."""
     return F.normalize(features.float().square().sum(1).flatten(1))
 
 
-class Attentive(Classifier):
-    """A network that learns the labels, and to look where ``teacher`` looks."""
+class AttentionModule(Classifier):
+    """Learns the labels, and to look where ``teacher`` looks."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, teacher: nn.Module, beta: float):
         super().__init__(network, recipe)
@@ -53,41 +63,44 @@ class Attentive(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            _, shown = maps_of(self.teacher.eval(), batch.inputs)
-        logits, own = maps_of(self.network, batch.inputs)
-        apart = [
-            (attention(mine) - attention(theirs)).square().sum(1).mean()
-            for mine, theirs in zip(own, shown, strict=True)
+            _, teacher_maps = maps_of(self.teacher.eval(), batch.inputs)
+        logits, maps = maps_of(self.network, batch.inputs)
+        distances = [
+            (attention(features) - attention(shown)).square().sum(1).mean()  # of (B, H W)
+            for features, shown in zip(maps, teacher_maps, strict=True)
         ]
-        return F.cross_entropy(logits, batch.labels) + self.beta * sum(apart)
+        return F.cross_entropy(logits, batch.labels) + self.beta * sum(distances)
 
 
-class AttentionDistillation(Attack):
-    """Neural attention distillation, NAD (Li et al. 2021): the stolen model as a student.
+@dataclass(kw_only=True, eq=False)
+class AttentionDistillation(TrainingAttack):
+    """Teach the stolen model to look where a fine-tuned copy of it looks: NAD (Li et al. 2021).
 
-    Its teacher is a copy that was fine-tuned first, for as long. The loss is cross-entropy plus
-    ``beta`` times the squared distance of normalised attention maps, summed over their pixels (the
-    paper's code has the mean, which depends on the pictures' size). The paper's maps are the
+    Neural attention distillation. The teacher was fine-tuned for as long. The loss is cross-entropy
+    plus ``beta`` times the squared distance of normalised attention maps, summed over their pixels
+    (the paper's code has the mean, which depends on the pictures' size). The paper's maps are the
     outputs of a ResNet's stages; here they are the last map of each size above one pixel, whatever
     module gives it, and all have the same ``beta``.
     """
 
-    access = "weights"
+    epochs: int = 10
+    """Epochs of teacher and student each; at least 1."""
+    beta: float = 4.0
+    """Weight of the attention maps' distance beside the cross-entropy; 0 or more."""
 
-    def __init__(self, recipe: Recipe, epochs: int, lr_factor: float, beta: float):
-        if not beta >= 0:
-            raise InputError(f"attack.beta={beta}: it can't be negative")
-        self.recipe = tuning(recipe, epochs, lr_factor)
-        self.beta = beta
+    def __post_init__(self) -> None:
+        check_not_negative("beta", self.beta)
+        super().__post_init__()
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         if not maps_of(target, as_input(data.inputs[:1]))[1]:
             raise InputError(f"attack: {type(target).__name__} has no map of more than one pixel")
-        teacher = fit(Classifier(copy.deepcopy(target), self.recipe), data, "teacher")
-        return Stolen(fit(Attentive(target, self.recipe, teacher, self.beta), data, "student"))
+        teacher = fit(Classifier(copy.deepcopy(target), self.tuned), data, "teacher")
+        module = AttentionModule(target, self.tuned, teacher, self.beta)
+        return AttackResult(fit(module, data, "student"))
 
 
-class NeuronMasks(Classifier):
+class NeuronMaskModule(Classifier):
     """Learns one mask in [0, 1] for each channel of every BatchNorm; the network stays as it is.
 
     The loss is alpha CE(f) + (1 - alpha) CE(f'). f has each weight w as m w. f' has (m + d) w, and
@@ -106,7 +119,7 @@ class NeuronMasks(Classifier):
         self.masks = nn.ParameterList([torch.ones_like(n.weight) for n in self.norms.values()])
 
     def masked(self, batch: Batch, moves: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The cross-entropy with masks, and with weights and biases moved by ``moves``."""
+        """Return the cross-entropy with masks, and weights and biases moved by ``moves``."""
         changed = {}
         for (name, norm), mask, (d, x) in zip(self.norms.items(), self.masks, moves, strict=True):
             changed[f"{name}.weight"] = norm.weight * (mask + d)
@@ -114,6 +127,7 @@ class NeuronMasks(Classifier):
         return F.cross_entropy(functional_call(self.network, changed, batch.inputs), batch.labels)
 
     def worst(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Return moves of each weight and bias that raise the loss."""
         start = [
             tuple(torch.empty_like(m).uniform_(-self.eps, self.eps).requires_grad_() for _ in "dx")
             for m in self.masks
@@ -139,33 +153,41 @@ class NeuronMasks(Classifier):
             mask.clamp_(0, 1)
 
 
+@dataclass(kw_only=True, eq=False)
 class PruneNeurons(Attack):
-    """Adversarial neuron pruning, ANP (Wu and Wang 2021): sensitive channels are taken out.
+    """Take out the channels that are sensitive to small changes: ANP (Wu and Wang 2021).
 
-    ``NeuronMasks`` learns which: a channel whose mask ends below ``threshold`` gets BatchNorm
-    weight 0, and keeps its bias. ``lr``: of the masks. The paper's learning rate is constant, here
-    it has the recipe's cycle; its networks take BatchNorm's statistics from each batch meanwhile,
-    here they keep those that they came with.
+    Adversarial neuron pruning. ``NeuronMaskModule`` learns which: a channel whose mask ends below
+    ``threshold`` gets BatchNorm weight 0, and keeps its bias. The paper's learning rate is
+    constant, here it has the recipe's cycle; its networks take BatchNorm's statistics from each
+    batch meanwhile, here they keep those that they came with.
     """
 
     access = "weights"
 
-    def __init__(
-        self, recipe: Recipe, epochs: int, lr: float, eps: float, alpha: float, threshold: float
-    ):
-        if not epochs >= 1:
-            raise InputError(f"attack.epochs={epochs}: at least 1")
-        for name, value in {"lr": lr, "eps": eps}.items():
-            if not value > 0:
-                raise InputError(f"attack.{name}={value}: it must be above 0")
-        for name, value in {"alpha": alpha, "threshold": threshold}.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"attack.{name}={value}: a fraction between 0 and 1")
-        self.recipe = replace(recipe, epochs=epochs, lr=lr)
-        self.eps, self.alpha, self.threshold = eps, alpha, threshold
+    recipe: Recipe = RECIPE
+    """How the victim was trained: batch size, momentum, weight decay, crops."""
+    epochs: int = 20
+    """Epochs in which the masks are learnt; at least 1."""
+    lr: float = 0.2
+    """Peak learning rate of the masks; above 0."""
+    eps: float = 0.4
+    """How far weights and biases are moved, over their size; above 0."""
+    alpha: float = 0.2
+    """Weight of the loss without such moves; 0 to 1."""
+    threshold: float = 0.2
+    """A channel whose mask is lower is pruned; 0 to 1."""
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        module = NeuronMasks(target, self.recipe, self.eps, self.alpha)
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs)
+        check_positive("lr", self.lr)
+        check_positive("eps", self.eps)
+        check_fraction("alpha", self.alpha)
+        check_fraction("threshold", self.threshold)
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        recipe = replace(self.recipe, epochs=self.epochs, lr=self.lr)
+        module = NeuronMaskModule(target, recipe, self.eps, self.alpha)
         if not module.norms:
             raise InputError(f"attack: {type(target).__name__} has no BatchNorm to be pruned")
         network = fit(module, data, "masks")
@@ -175,10 +197,12 @@ class PruneNeurons(Attack):
             norm.weight.data[low] = 0
             pruned += int(low.sum())
         total = sum(mask.numel() for mask in module.masks)
-        return Stolen(network.requires_grad_(True), note=f"{pruned} of {total} channels pruned")
+        return AttackResult(
+            network.requires_grad_(True), note=f"{pruned} of {total} channels pruned"
+        )
 
 
-class Unlearning(Classifier):
+class UnlearnModule(Classifier):
     """Learns to be right in spite of the perturbation that hurts the whole batch most.
 
     ``size``: the perturbation's L2 norm over the square root of its number of pixels, at most.
@@ -192,7 +216,7 @@ class Unlearning(Classifier):
         self.size, self.ascents, self.fraction = size, ascents, fraction
 
     def worst(self, batch: Batch) -> Tensor:
-        """One perturbation (1, C, H, W) for all pictures, by steps along the gradient."""
+        """Return one perturbation (1, C, H, W) for all pictures, by steps along the gradient."""
         # BatchNorm's statistics aren't to learn what is only a search.
         self.network.eval()
         bound = self.size * batch.inputs[0].numel() ** 0.5
@@ -212,8 +236,9 @@ class Unlearning(Classifier):
         return F.cross_entropy(logits, batch.labels)
 
 
-class Unlearn(Attack):
-    """Adversarial unlearning, after I-BAU (Zeng et al. 2022): what fools the model is unlearnt.
+@dataclass(kw_only=True, eq=False)
+class Unlearn(TrainingAttack):
+    """Unlearn what fools the model: adversarial unlearning, after I-BAU (Zeng et al. 2022).
 
     Two steps in turn, for each batch: one perturbation is found that, added to every picture,
     raises the loss, and the network is trained to be right all the same. This is the plain
@@ -221,26 +246,20 @@ class Unlearn(Attack):
     would answer. The paper seeks one perturbation a round, on all pictures.
     """
 
-    access = "weights"
+    size: float = 0.18
+    """Root mean square of the perturbation's pixels, of their range from 0 to 1; above 0."""
+    ascents: int = 5
+    """Steps in which a perturbation is found; at least 1."""
+    fraction: float = 1.0
+    """Fraction of the pictures that get the perturbation; above 0, at most 1."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        epochs: int,
-        lr_factor: float,
-        size: float,
-        ascents: int,
-        fraction: float,
-    ):
-        if not size > 0:
-            raise InputError(f"attack.size={size}: it must be above 0")
-        if not ascents >= 1:
-            raise InputError(f"attack.ascents={ascents}: at least 1")
-        if not 0 < fraction <= 1:
-            raise InputError(f"attack.fraction={fraction}: a fraction above 0, at most 1")
-        self.recipe = tuning(recipe, epochs, lr_factor)
-        self.size, self.ascents, self.fraction = size, ascents, fraction
+    def __post_init__(self) -> None:
+        check_positive("size", self.size)
+        check_count("ascents", self.ascents)
+        holds = 0 < self.fraction <= 1
+        check(holds, "fraction", self.fraction, "a fraction above 0, at most 1")
+        super().__post_init__()
 
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> Stolen:
-        module = Unlearning(target, self.recipe, self.size, self.ascents, self.fraction)
-        return Stolen(fit(module, data, "unlearn"))
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        module = UnlearnModule(target, self.tuned, self.size, self.ascents, self.fraction)
+        return AttackResult(fit(module, data, "unlearn"))

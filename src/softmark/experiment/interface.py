@@ -53,8 +53,8 @@ class ServingChain:
         steps = tuple(make(node, "attack") for node in nodes["attacks"])
         transforms = _transforms(folder)
         for number, step in enumerate(steps):
-            if step.front is not None:
-                step.front.load_state_dict(_part(transforms, number))
+            if step.transform is not None:
+                step.transform.load_state_dict(_part(transforms, number))
         return cls(steps=steps)
 
     @property

@@ -102,7 +102,7 @@ def attack(context: StageContext) -> dict[str, Any]:
     stolen = attacker.apply(targets if attacks[-1].get("merges") else targets[0], data, fit)
     context.save(stolen.network, stolen.key)
     before = context.store.folder(context.stage.parents[0])
-    save_transforms(attacker.front, before, context.folder, len(attacks) - 1)
+    save_transforms(attacker.transform, before, context.folder, len(attacks) - 1)
     save_log(targets, context.folder)
     return {
         "access": attacker.access,

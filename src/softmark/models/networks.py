@@ -257,9 +257,9 @@ class Ensemble(nn.Module):
 
     @classmethod
     def of(cls, networks: Sequence[nn.Module]) -> Ensemble:
-        """Of networks that ``build`` has made."""
+        """Return one of ``networks``; it can be saved where ``build`` has made each of them."""
         whole = cls(networks)
-        whole.node = {"kind": cls.kind, "networks": [network.node for network in networks]}
+        whole.node = {"kind": cls.kind, "networks": [getattr(n, "node", None) for n in networks]}
         return whole
 
     def forward(self, images: Tensor) -> Tensor:
