@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def passphrase_of(marked: Path) -> str | None:
-    """The passphrase of the key in ``marked``: from the environment, or from whoever sits there."""
+    """Return the passphrase of the key in ``marked``, from the environment or the terminal."""
     from softmark.methods.keyfile import is_locked
     from softmark.owner.folder import KEY
 
@@ -219,7 +219,7 @@ def passphrase_of(marked: Path) -> str | None:
 
 
 def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
-    """What to ask, and the file that it was read from."""
+    """Return the suspect, and the file that it was read from, if any."""
     from softmark.errors import InputError
     from softmark.owner.model_files import load_model
     from softmark.owner.suspects.files import FORMATS, read_predictions
