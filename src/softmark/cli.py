@@ -35,9 +35,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def cell(config: DictConfig) -> None:
     """Run one cell, or make only the stages that ``config.only`` lists; Hydra calls it."""
     from softmark.console import report
-    from softmark.experiment.run import make_only, run_cell
+    from softmark.experiment.run import make_all, make_only, run_cell
     from softmark.report.terminal import print_verdict
     from softmark.sweep.progress import live_stderr
+    from softmark.sweep.workers import make_cell
 
     job = HydraConfig.get()
     sweeping = job.mode == RunMode.MULTIRUN
@@ -47,7 +48,9 @@ def cell(config: DictConfig) -> None:
             if plain["only"]:
                 make_only(plain, plain["only"], report)
             else:
-                record = run_cell(plain, list(job.overrides.task), report)
+                # A sweep has made what its cells share before them.
+                make = make_all if sweeping else make_cell
+                record = run_cell(plain, list(job.overrides.task), report, make)
                 print_verdict(record, brief=sweeping)
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.

@@ -27,7 +27,23 @@ UNDERTRAINED = 0.05  # what longer training may still add to a victim's accuracy
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
 
-def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, Any]:
+def make_all(cell: Plan, store: Store) -> None:
+    """Make every stage of ``cell`` that isn't in ``store`` yet, parents before children."""
+    from softmark.experiment.stages import make_stage
+
+    # A sweep has made nearly all before its cells, and has said how many.
+    if (missing := len(_missing(cell.verdict, store))) > 3:
+        store.report(f"{missing} stages to make; other cells share most of them")
+    for stage in cell.verdict.parents:
+        store.once(stage, functools.partial(make_stage, cell.config))
+
+
+def run_cell(
+    config: Config,
+    overrides: list[str],
+    report: Report,
+    make: Callable[[Plan, Store], None] = make_all,
+) -> dict[str, Any]:
     """Make what is missing, judge, and leave one record. A finished cell is only read.
 
     Whatever fails after planning is recorded as failed, with its reason, and raised.
@@ -36,6 +52,7 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
         config: the cell's, plain containers, interpolations resolved.
         overrides: what the user gave on the command line; the record keeps it.
         report: gets one line for each stage that is made.
+        make: makes the missing stages of the cell.
 
     Returns:
         The record, and under ``made`` how many stages were made for it.
@@ -52,7 +69,7 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
     record = describe(cell, overrides)
     try:
         check(config)
-        make_all(cell, store)
+        make(cell, store)
         record |= judge(cell, store)
         record["warnings"] = warnings(record, cell)
         record["status"] = "done"
@@ -69,17 +86,6 @@ def run_cell(config: Config, overrides: list[str], report: Report) -> dict[str, 
             write_json(cell.record, record)
     log_verdict(config, record, (cell.suspect, cell.watermarked), cached=False)
     return {**record, "made": len(store.made)}
-
-
-def make_all(cell: Plan, store: Store) -> None:
-    """Make every stage of ``cell`` that isn't in ``store`` yet, parents before children."""
-    from softmark.experiment.stages import make_stage
-
-    # A sweep has made nearly all before its cells, and has said how many.
-    if (missing := len(_missing(cell.verdict, store))) > 3:
-        store.report(f"{missing} stages to make; other cells share most of them")
-    for stage in cell.verdict.parents:
-        store.once(stage, functools.partial(make_stage, cell.config))
 
 
 def _missing(stage: Stage, store: Store) -> set[str]:

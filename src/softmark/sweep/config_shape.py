@@ -24,6 +24,7 @@ EXAMPLES = {
     "logger.mode": "offline",
     "method.detector.hidden": [128],
     "trainer.threads": 1,
+    "trainer.workers": 2,
     "verifier.messages": ["NAME"],
 }
 # What the plan of a cell reads of a node, if it is there.
@@ -39,6 +40,7 @@ NULLABLE = (
     "data.roles.limit",
     "data.roles.judge_limit",
     "trainer.threads",
+    "trainer.workers",
 )
 # The only texts that a key takes.
 CHOICES = {"precision": ("auto", "bf16-mixed", "32-true")}

@@ -15,13 +15,14 @@ from typing import Any
 
 from softmark.console import report
 from softmark.errors import InputError
-from softmark.experiment.cell import Plan
+from softmark.experiment.cell import Config, Plan
 from softmark.experiment.plan import decode_data, plan
 from softmark.experiment.record import read_record
 from softmark.store.address import Stage
 from softmark.store.store import Store
 from softmark.sweep.compose import CellComposer
 from softmark.sweep.progress import SweepProgress, file_stamp
+from softmark.sweep.workers import make_stages
 
 Job = list[str]
 ROLES = ("victim", "control", "innocent", "watermarked", "key", "evidence", "suspect")
@@ -50,10 +51,10 @@ class Sweep:
         self.unplanned: list[Job] = []
         self.num_done = 0
         self.store: Store | None = None
-        composer = CellComposer()
+        self.composer = CellComposer()
         for job in cells:
             try:
-                config = composer.compose(job)
+                config = self.composer.compose(job)
                 decode_data(config)
                 self._add(job, plan(config))
             except InputError:
@@ -61,7 +62,7 @@ class Sweep:
                 self.unplanned.append(job)
 
     def _add(self, job: Job, cell: Plan) -> None:
-        self.store = Store.under(cell.config["output_dir"])
+        self.store = Store.under(cell.config["output_dir"], report)
         try:
             record = read_record(cell.record)
         except InputError:
@@ -136,15 +137,29 @@ class Sweep:
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max_parallel)))
         single_worker = "basic" in type(launcher).__module__
         cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
-        # One worker never waits for another: it makes each stage when a cell needs it.
+        # Hydra's own launcher runs one cell after another: what they miss is made before them.
         shared = [] if single_worker else self.waves(max_parallel or num_joblib_jobs(launcher))
         number = 0
         with self.progress().shown():
+            if single_worker:
+                self.make_missing()
             for wave in filter(None, [*shared, cells]):
                 size = max_parallel or len(wave)
                 for start in range(0, len(wave), size):
                     number = launch(launcher, wave[start : start + size], number)
         return []
+
+    def make_missing(self) -> None:
+        """Make what the cells miss with several processes; each cell makes what they left."""
+        stages = {address: stage for address, (stage, _) in self.missing.items()}
+        if not stages:
+            return
+
+        def config_of(address: str) -> Config:
+            _, job = self.missing[address]
+            return self.composer.compose(job)
+
+        make_stages(stages, config_of, config_of(next(iter(stages)))["trainer"], self.store)
 
     def progress(self) -> SweepProgress:
         """Return what counts this sweep's cells and stages from now on."""

@@ -1,0 +1,166 @@
+"""Processes that make the missing stages of cells, each stage as soon as its parents are there."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from softmark.errors import InputError
+from softmark.experiment.cell import Config, Plan
+from softmark.experiment.run import make_all
+from softmark.store.address import Stage
+from softmark.store.store import Store
+
+
+def make_cell(cell: Plan, store: Store) -> None:
+    """Make the missing stages of one cell with several processes, then what they left."""
+    missing = missing_stages(cell, store)
+    make_stages(missing, lambda address: cell.config, cell.config["trainer"], store)
+    make_all(cell, store)
+
+
+def missing_stages(cell: Plan, store: Store) -> dict[str, Stage]:
+    """Return the stages of ``cell`` that ``store`` lacks, by address."""
+    todo, missing = list(cell.verdict.parents), {}
+    while todo:
+        stage = todo.pop()
+        if stage.address not in missing and not store.has(stage):
+            missing[stage.address] = stage
+            todo += stage.parents
+    return missing
+
+
+def make_stages(
+    stages: Mapping[str, Stage],
+    config_of: Callable[[str], Config],
+    trainer: Mapping[str, Any],
+    store: Store,
+) -> None:
+    """Make ``stages`` with several processes; leave to the cells what fails or is lost.
+
+    Nothing is made where one process is as good: with one worker, on a GPU, for a single stage.
+
+    Args:
+        stages: those that the store lacks, by address, with all missing ancestors.
+        config_of: the config of a cell that needs the stage of an address.
+        trainer: the config node: ``accelerator``, ``threads`` of a worker, ``workers``.
+        store: where they go.
+
+    Raises:
+        InputError: ``trainer`` asks for what can't be had.
+    """
+    if (wanted := trainer["workers"]) is not None and wanted < 1:
+        raise InputError(f"trainer.workers={wanted}: at least 1 (or null for one a core)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(wanted or cores or 1, len(stages))
+    if workers < 2:
+        return
+    # Here, and all that stages need: the workers are copies of this process.
+    import softmark.experiment.stages  # noqa: F401
+    from softmark.training import choose_device
+
+    if choose_device(trainer["accelerator"]).type == "cuda":
+        return
+    threads = trainer["threads"] or max(1, (cores or 1) // workers)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    settings = (trainer["accelerator"], threads)
+    with ProcessPoolExecutor(workers, context, _begin_worker, settings) as pool:
+
+        def submit(stage: Stage) -> Future:
+            return pool.submit(_make, config_of(stage.address), stage)
+
+        try:
+            _run(Queue(stages), submit, workers, store)
+        except BrokenProcessPool:
+            store.report("a worker was lost: each cell makes what it misses")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class Queue:
+    """The stages whose parents are there; those come first on which the longest chains wait.
+
+    Args:
+        stages: all that are missing, by address.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage]):
+        self.stages = stages
+        self.children: dict[str, list[str]] = {address: [] for address in stages}
+        self.num_missing: dict[str, int] = {}
+        for address, stage in stages.items():
+            missing = {parent.address for parent in stage.parents} & stages.keys()
+            self.num_missing[address] = len(missing)
+            for parent in missing:
+                self.children[parent].append(address)
+        self.heights: dict[str, int] = {}
+        self.ready: list[tuple[int, int, str]] = []
+        self.order = {address: number for number, address in enumerate(stages)}
+        self._add(address for address, number in self.num_missing.items() if not number)
+
+    def _add(self, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            heapq.heappush(self.ready, (-self._height(address), self.order[address], address))
+
+    def _height(self, address: str) -> int:
+        """Return how many stages wait for this one, one after the other."""
+        if address not in self.heights:
+            heights = map(self._height, self.children[address])
+            self.heights[address] = 1 + max(heights, default=0)
+        return self.heights[address]
+
+    def pop(self) -> Stage:
+        """Return the next stage to make."""
+        return self.stages[heapq.heappop(self.ready)[2]]
+
+    def finish(self, stage: Stage) -> None:
+        """Note that ``stage`` is there: those that waited for it alone are ready."""
+        for child in self.children[stage.address]:
+            self.num_missing[child] -= 1
+        self._add(child for child in self.children[stage.address] if not self.num_missing[child])
+
+
+def _run(queue: Queue, submit: Callable[[Stage], Future], workers: int, store: Store) -> None:
+    """Keep ``workers`` processes at work until nothing is left that can be made."""
+    running: dict[Future, Stage] = {}
+    while queue.ready or running:
+        while queue.ready and len(running) < workers:
+            stage = queue.pop()
+            running[submit(stage)] = stage
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            stage, error = running.pop(future), future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise error
+            # Each cell that needs it tries again, and says why it failed.
+            if error is None:
+                queue.finish(stage)
+                store.made.append(stage)
+                for line in future.result():
+                    store.report(line)
+
+
+def _begin_worker(accelerator: str, threads: int) -> None:
+    """Set up a worker process; what it has to say, it returns."""
+    from softmark.training import compute_on
+
+    sys.stderr = sys.__stderr__
+    compute_on(accelerator, threads)
+
+
+def _make(config: Config, stage: Stage) -> list[str]:
+    """Make ``stage`` in a worker process, and return what there is to report."""
+    from softmark.experiment.stages import make_stage
+
+    lines: list[str] = []
+    store = Store.under(config["output_dir"], lines.append)
+    store.once(stage, functools.partial(make_stage, config))
+    return lines
