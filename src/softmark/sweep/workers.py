@@ -69,7 +69,9 @@ def make_stages(
     if choose_device(trainer["accelerator"]).type == "cuda":
         return
     threads = trainer["threads"] or max(1, (cores or 1) // workers)
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # A copy of a process whose OpenMP has worked would wait forever in a second thread of it.
+    forks = sys.platform == "linux" and threads == 1
+    context = multiprocessing.get_context("fork" if forks else "spawn")
     settings = (trainer["accelerator"], threads)
     with ProcessPoolExecutor(workers, context, _begin_worker, settings) as pool:
 

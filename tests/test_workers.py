@@ -1,0 +1,126 @@
+"""Stages made by several processes: in order, as one makes them, even if a worker is killed."""
+
+import os
+import signal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softmark.errors import InputError
+from softmark.experiment import stages as makers
+from softmark.experiment.plan import decode_data, plan
+from softmark.experiment.run import run_cell
+from softmark.models.files import read_tensors
+from softmark.store.address import Stage
+from softmark.store.store import Store
+from softmark.sweep.workers import Queue, make_cell, make_stages, missing_stages
+
+LINES = ("method=csp", "attack=distill", "trainer.workers=2")
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@st.composite
+def graphs(draw) -> list[Stage]:
+    """Stages of which each may descend from any before it."""
+    stages: list[Stage] = []
+    for number in range(draw(st.integers(1, 12))):
+        parents = tuple(stage for stage in stages if draw(st.booleans()))
+        stages.append(Stage("victim", {"number": number}, (), parents))
+    return stages
+
+
+@given(stages=graphs(), data=st.data())
+def test_each_stage_comes_once_and_after_its_parents(stages, data):
+    queue = Queue({stage.address: stage for stage in stages})
+    made, running = [], []
+    while queue.ready or running:
+        if queue.ready and (not running or data.draw(st.booleans())):
+            running.append(queue.pop())
+        else:
+            stage = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            made.append(stage.address)
+            queue.finish(stage)
+    assert sorted(made) == sorted(stage.address for stage in stages)
+    for stage in stages:
+        place = made.index(stage.address)
+        assert all(made.index(parent.address) < place for parent in stage.parents)
+
+
+def test_the_longest_chain_begins_first():
+    alone = Stage("innocent/evaluation/0", {}, ())
+    victim = Stage("victim", {}, ())
+    marked = Stage("watermarked", {}, (), (victim,))
+    stages = {stage.address: stage for stage in (alone, marked, victim)}
+    queue = Queue(stages)
+    assert [queue.pop(), queue.pop()] == [victim, alone]
+    queue.finish(victim)
+    assert queue.pop() == marked
+
+
+@pytest.fixture
+def one_process(cell, tmp_path_factory):
+    """A cell that one process has made: its plan and its store."""
+    config = {**cell(*LINES), "output_dir": str(tmp_path_factory.mktemp("one"))}
+    run_cell(config, [], silent)
+    return plan(config), Store.under(config["output_dir"])
+
+
+def test_two_workers_make_what_one_process_makes(one_process, cell, tmp_path):
+    config = {**cell(*LINES), "output_dir": str(tmp_path)}
+    record = run_cell(config, [], silent, make_cell)
+    assert record["status"] == "done"
+    assert record["made"] == len(list(tmp_path.glob("store/*/*/stage.json")))
+    planned, store = one_process
+    for stage in planned.verdict.parents:
+        folder = store.folder(stage)
+        for path in folder.glob("*.safetensors"):
+            here = tmp_path / "store" / path.relative_to(store.root)
+            first, second = read_tensors(path)[0], read_tensors(here)[0]
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stage_that_fails_is_left_to_its_cell(cell, tmp_path, monkeypatch):
+    config = {**cell(*LINES), "output_dir": str(tmp_path)}
+
+    def failing(context):
+        raise InputError("too bad")
+
+    monkeypatch.setitem(makers.MAKERS, "embed", failing)
+    with pytest.raises(InputError, match="too bad"):
+        run_cell(config, [], silent, make_cell)
+    planned, store = plan(config), Store.under(config["output_dir"])
+    # All that doesn't descend from it was made by the workers.
+    assert all(store.has(innocent.stage) for innocent in planned.innocents)
+    assert not store.has(planned.watermarked)
+
+
+def test_a_killed_worker_loses_nothing(cell, tmp_path, monkeypatch):
+    config = {**cell(*LINES), "output_dir": str(tmp_path)}
+    parent, embed, lines = os.getpid(), makers.MAKERS["embed"], []
+
+    def killed(context):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return embed(context)
+
+    monkeypatch.setitem(makers.MAKERS, "embed", killed)
+    assert run_cell(config, [], lines.append, make_cell)["status"] == "done"
+    assert "a worker was lost: each cell makes what it misses" in lines
+
+
+def test_one_worker_makes_nothing_ahead(cell, tmp_path):
+    config = {**cell(*LINES), "output_dir": str(tmp_path)}
+    decode_data(config)
+    planned, store = plan(config), Store.under(config["output_dir"])
+    missing = missing_stages(planned, store)
+    trainer = {**config["trainer"], "workers": 1}
+    make_stages(missing, lambda address: config, trainer, store)
+    assert store.made == []
+    with pytest.raises(InputError, match=r"trainer\.workers=0: at least 1"):
+        make_stages(missing, lambda address: config, {**trainer, "workers": 0}, store)
