@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from softmark.data.sources import Digits, Hub, ImageFolder
+from softmark.data.hub import Hub
+from softmark.data.sources import Digits, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
 

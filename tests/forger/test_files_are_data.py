@@ -298,17 +298,18 @@ def test_a_source_of_another_name_is_none(nothing, record, name, data):
 
 
 def test_a_record_is_no_reason_to_draw_or_download(nothing, record, monkeypatch):
+    from softmark.data import hub as hubs
     from softmark.data import sources, synthetic
 
     made, output = record
-    for kind in (sources.Hub, sources.ImageFolder, synthetic.Synthetic):
+    for kind in (hubs.Hub, sources.ImageFolder, synthetic.Synthetic):
         monkeypatch.setattr(kind, "read", trap)
     hub = dict.fromkeys(("subset", "path", "test_split", "size")) | {"dataset": "some/set"}
     hub |= {"image": "image", "label": "label", "train_split": "train"}
     folder = {"path": str(output), "size": 10**9}
     drawn = {"classes": 10, "pictures": 10**15, "size": 10**6, "noise": 1.0, "seed": 0}
     for target, rest in (
-        ("softmark.data.sources.Hub", hub),
+        ("softmark.data.hub.Hub", hub),
         ("softmark.data.sources.ImageFolder", folder),
         ("softmark.data.synthetic.Synthetic", drawn),
     ):

@@ -10,7 +10,7 @@ from softmark.recipe import Recipe
 
 
 def check_shifts(inputs: Tensor, recipe: Recipe) -> None:
-    """Raises ``InputError`` where ``inputs`` can't be cropped or mirrored as ``recipe`` says."""
+    """Raise ``InputError`` where ``inputs`` can't be cropped or mirrored as ``recipe`` says."""
     if (recipe.pad or recipe.flip) and inputs.ndim != 4:
         raise InputError(
             f"recipe.pad={recipe.pad}, recipe.flip={recipe.flip}: inputs of shape "
@@ -24,24 +24,33 @@ def check_shifts(inputs: Tensor, recipe: Recipe) -> None:
 
 
 def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
-    """Each picture shifted by up to ``pad`` pixels (edges reflected) and mirrored, at random.
+    """Shift each picture by up to ``pad`` pixels (edges reflected) and mirror it, at random.
 
     One gather for the whole batch, on uint8.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        pad: pixels.
+        flip: whether half of the pictures are mirrored.
+
+    Returns:
+        Pictures of the same shape.
     """
     if pad == 0 and not flip:
         return images
     count, channels, height, width = images.shape
     device = images.device
     shift = torch.randint(-pad, pad + 1, (2, count, 1), device=device)
-    rows = _reflect(torch.arange(height, device=device) + shift[0], height)
-    columns = _reflect(torch.arange(width, device=device) + shift[1], width)
+    rows = _reflect(torch.arange(height, device=device) + shift[0], height)  # (N, H)
+    columns = _reflect(torch.arange(width, device=device) + shift[1], width)  # (N, W)
     if flip:
         mirrored = torch.rand(count, 1, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    index = rows[:, :, None] * width + columns[:, None, :]
-    index = index.reshape(count, 1, -1).expand(-1, channels, -1)
+    index = rows[:, :, None] * width + columns[:, None, :]  # (N, H, W)
+    index = index.reshape(count, 1, -1).expand(-1, channels, -1)  # (N, C, H * W)
     return images.reshape(count, channels, -1).gather(2, index).reshape(images.shape)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
+    """Return ``position`` with what lies outside of 0..size-1 reflected at the edge."""
     return (size - 1) - ((size - 1) - position.abs()).abs()

@@ -90,6 +90,7 @@ def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def _save(decoded: Decoded, signature: str, path: Path) -> None:
+    """Write ``decoded`` so that a reader finds a whole file or none."""
     if len(decoded.classes) < 2:
         raise InputError(f"the data has too few classes: {decoded.classes}, two are needed")
     about = {
@@ -107,6 +108,7 @@ def _save(decoded: Decoded, signature: str, path: Path) -> None:
 
 
 def _load(path: Path) -> Decoded:
+    """Return what the file ``path`` holds. Raise ``ValueError`` where that isn't what it says."""
     with safe_open(path, framework="numpy") as file:
         about = file.metadata()
         images, labels = file.get_tensor("images"), file.get_tensor("labels")
@@ -117,5 +119,6 @@ def _load(path: Path) -> Decoded:
 
 
 def _header(path: Path) -> str:
+    """Return the fingerprint that the header of the file ``path`` says."""
     with safe_open(path, framework="numpy") as file:
         return file.metadata()["fingerprint"]

@@ -1,4 +1,4 @@
-"""Pictures as arrays: decoding, and what tells one content from another."""
+"""Decode pictures into arrays, and hash what they hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ SMALLEST = 8  # pixels a side
 
 
 def decode(files: Iterable[tuple[str, Any]], total: int, size: int | None) -> np.ndarray:
-    """``files``, (name, path or open file) each, as one uint8 array (N, C, H, W)."""
+    """Decode pictures into one array; grey ones become colour where others are.
+
+    Args:
+        files: a name for messages, and a path or an open file, of each picture.
+        total: how many there are.
+        size: pixels a side: the middle square of each picture is resized; None: as they are.
+
+    Returns:
+        uint8 (N, C, H, W); C is 1 where all pictures are grey, else 3.
+
+    Raises:
+        InputError: a picture can't be read, is too small or differs from the others in size.
+    """
     from rich.console import Console
     from rich.progress import track
 
@@ -55,7 +67,7 @@ def decode(files: Iterable[tuple[str, Any]], total: int, size: int | None) -> np
 
 
 def _pixels(name: str, file: Any, size: int | None) -> np.ndarray:
-    """uint8 (H, W) where the picture is grey, else (H, W, 3)."""
+    """Return the picture as uint8: (H, W) where it is grey, else (H, W, 3)."""
     if file is None:
         raise InputError(f"{name} holds no picture")
     try:
@@ -74,7 +86,7 @@ def _pixels(name: str, file: Any, size: int | None) -> np.ndarray:
 
 
 def digest(images: np.ndarray, labels: np.ndarray, about: list[Any] | None = None) -> str:
-    """The hex SHA-256 of shapes, bytes and ``about``."""
+    """Return the hex SHA-256 of shapes, bytes and ``about``."""
     state = hashlib.sha256(json.dumps([images.shape, labels.shape, about]).encode())
     state.update(np.ascontiguousarray(images))
     state.update(np.ascontiguousarray(labels))
@@ -82,6 +94,6 @@ def digest(images: np.ndarray, labels: np.ndarray, about: list[Any] | None = Non
 
 
 def reason(error: Exception) -> str:
-    """The error's type and the beginning of its first line: libraries tell whole stories."""
+    """Return the error's type and the beginning of its first line: some run over pages."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"

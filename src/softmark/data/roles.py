@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """``inputs`` (N, ...): pictures are uint8 (N, C, H, W), C is 1 or 3; ``labels``: int64 (N,)."""
+    """Labelled samples, held in memory.
+
+    Args:
+        inputs: (N, ...); pictures are uint8 (N, C, H, W), where C is 1 or 3.
+        labels: int64 (N,).
+
+    Example:
+        >>> samples = Samples(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2]))
+        >>> len(samples[:2]), samples[1:].labels
+        (2, tensor([1, 2]))
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -35,24 +45,35 @@ class Samples:
         return Samples(self.inputs[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> Samples:
+        """Return the samples on ``device``."""
         return Samples(self.inputs.to(device), self.labels.to(device))
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The hex SHA-256 of shapes and bytes; the same on every device."""
+        """Return the hex SHA-256 of shapes and bytes; the same on every device."""
         return digest(self.inputs.cpu().numpy(), self.labels.cpu().numpy())
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How the samples are shared out; ``Shares(**cfg.data.roles)``. No experiment seed comes in.
+    """How the samples are shared out: the numbers of ``data.roles``. No experiment's seed counts.
 
-    ``owner``: the part of the training samples that the owner holds, the attacker has the rest.
-    ``judge``: the part of everything that is the judge's; only read where there is no test split.
-    ``split_seed``: says who gets which sample. ``limit``, ``judge_limit``: at most so many training
-    samples (owner and attacker together) and judge's samples; None for all of them. ``tuning``: all
-    three roles are found inside the owner's part, so that settings are chosen on samples that
-    neither the attacker nor the judge of a reported figure holds; a fifth of it goes to the judge.
+    Args:
+        owner: the fraction of the training samples that the owner holds; the attacker has the
+            others.
+        judge: the fraction of all samples that the judge holds, read only where there is no test
+            split.
+        split_seed: decides who gets which sample.
+        limit: at most so many training samples, owner's and attacker's together; None: all.
+        judge_limit: at most so many samples of the judge; None: all.
+        tuning: share out the owner's part alone, of which the judge gets a fifth: settings are then
+            chosen on samples that neither attacker nor judge of a reported figure holds.
+
+    Raises:
+        InputError: a number can't be used.
+
+    Example:
+        >>> shares = Shares(0.5, 0.2, split_seed=0, limit=None, judge_limit=None, tuning=False)
     """
 
     owner: float
@@ -63,23 +84,30 @@ class Shares:
     tuning: bool
 
     def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
-            if key in ("owner", "judge"):
-                good, wanted = type(value) is float and 0 < value < 1, "a fraction between 0 and 1"
-            elif key == "tuning":
-                good, wanted = type(value) is bool, "true or false"
-            elif key == "split_seed":
-                good, wanted = type(value) is int and value >= 0, "an integer from 0 on"
+        for name, value in asdict(self).items():
+            if name in ("owner", "judge"):
+                good, needed = type(value) is float and 0 < value < 1, "a fraction between 0 and 1"
+            elif name == "tuning":
+                good, needed = type(value) is bool, "true or false"
+            elif name == "split_seed":
+                good, needed = type(value) is int and value >= 0, "an integer from 0 on"
             else:
                 good = value is None or (type(value) is int and value > 0)
-                wanted = "null or an integer from 1 on"
+                needed = "null or an integer from 1 on"
             if not good:
-                raise InputError(f"data.roles.{key}={value}: {wanted} is needed")
+                raise InputError(f"data.roles.{name}={value}: {needed} is needed")
 
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """Who holds what: three disjoint sets."""
+    """Who holds what: three disjoint sets of samples.
+
+    Args:
+        owner: trains the victim and the watermarked model.
+        attacker: what the attacker holds.
+        judge: accuracies are measured, and suspects asked, on these.
+        classes: the names of the classes.
+    """
 
     owner: Samples
     attacker: Samples
@@ -88,22 +116,26 @@ class Roles:
 
     @property
     def training(self) -> Samples:
-        """The owner's and the attacker's together: all that isn't the judge's."""
+        """Return the owner's and the attacker's together: all that isn't the judge's."""
         import torch
 
-        held = (self.owner, self.attacker)
         return Samples(
-            torch.cat([each.inputs for each in held]), torch.cat([each.labels for each in held])
+            torch.cat([self.owner.inputs, self.attacker.inputs]),
+            torch.cat([self.owner.labels, self.attacker.labels]),
         )
 
     def probes(self, kind: str, count: int, chosen: torch.Tensor | None = None) -> Samples:
-        """``count`` inputs on which a suspect is asked; no key decides about them.
+        """Return inputs on which a suspect is asked; no key decides about them.
 
-        ``samples``: the judge's first. ``sure``: the judge's at the places ``chosen``, of which
-        the unmarked victim is surest. ``blends``: each the mean of one of the first and its
-        neighbour. ``noise``: independent uniform pixels.
+        Args:
+            kind: ``samples``, the judge's first; ``sure``, the judge's at the places ``chosen``, of
+                which the unmarked victim is surest; ``blends``, each the mean of one of the first
+                and its neighbour; ``noise``, independent uniform pixels.
+            count: how many.
+            chosen: places among the judge's samples, int64 (count,), for ``sure``.
 
-        Raises ``InputError`` for another kind, or too many.
+        Raises:
+            InputError: there is no such kind, or there are too few samples.
         """
         if kind not in ("samples", "sure", "blends", "noise"):
             raise InputError(f"verifier.inputs={kind}: samples, sure, blends or noise")
@@ -125,25 +157,37 @@ class Roles:
 
 
 def share(decoded: Decoded, shares: Shares) -> Roles:
-    """Owner, attacker and judge out of ``decoded``; each class in the same proportion everywhere.
+    """Share ``decoded`` out to owner, attacker and judge, each class in the same proportion.
 
-    Raises ``InputError`` where a role would hold fewer than two samples of a class.
+    Args:
+        decoded: what a source holds.
+        shares: who gets which part.
+
+    Raises:
+        InputError: a role would hold fewer than two samples of a class.
+
+    Example:
+        >>> labels = np.arange(40) % 2
+        >>> decoded = Decoded(np.zeros((40, 1, 8, 8), np.uint8), labels, ("a", "b"), train=40)
+        >>> roles = share(decoded, Shares(0.5, 0.2, 0, None, None, False))
+        >>> len(roles.owner), len(roles.attacker), len(roles.judge)
+        (16, 16, 8)
     """
-    everything = np.arange(len(decoded.labels))
-    train, judge = everything[: decoded.train], everything[decoded.train :]
+    all_places = np.arange(len(decoded.labels))
+    train, judge = all_places[: decoded.train], all_places[decoded.train :]
 
     def shuffled(index: np.ndarray, salt: int) -> np.ndarray:
         return index[_stratified(decoded.labels[index], shares.split_seed, salt)]
 
     if len(judge) == 0:
-        mixed, count = shuffled(everything, 0), round(shares.judge * len(everything))
+        mixed, count = shuffled(all_places, 0), round(shares.judge * len(all_places))
         judge, train = mixed[:count], mixed[count:]
     judge = shuffled(judge, 1)[: shares.judge_limit]
     train = shuffled(train, 2)
-    kept = min(shares.limit or len(train), len(train))
-    count = round(shares.owner * kept)
+    total = min(shares.limit or len(train), len(train))
+    count = round(shares.owner * total)
     # From both ends: a limit moves nothing from the owner's part to the attacker's.
-    train = np.concatenate([train[:count], train[len(train) - (kept - count) :]])
+    train = np.concatenate([train[:count], train[len(train) - (total - count) :]])
     if shares.tuning:
         judge, train = np.split(shuffled(train[:count], 4), [count // 5])
         count = round(shares.owner * len(train))
@@ -168,7 +212,7 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
 
 
 def halves(samples: Samples, seed: int) -> tuple[Samples, Samples]:
-    """Two disjoint halves of ``samples``, drawn at random, each class in proportion."""
+    """Return two disjoint halves of ``samples``, drawn at random, each class in proportion."""
     import torch
 
     order = _stratified(samples.labels.cpu().numpy(), seed, 3)
@@ -178,7 +222,11 @@ def halves(samples: Samples, seed: int) -> tuple[Samples, Samples]:
 
 
 def name_of(data: Mapping[str, Any]) -> str:
-    """What records call the data of this ``cfg.data``: its name, else the folder's."""
+    """Return what records call the data of the config node ``data``: its name, else its folder's.
+
+    Raises:
+        InputError: it has neither.
+    """
     if not (data["name"] or data.get("path")):
         raise InputError(
             "data.name and data.path are both null: set data.path=DIR or data.name=NAME"
@@ -187,7 +235,7 @@ def name_of(data: Mapping[str, Any]) -> str:
 
 
 def _stratified(labels: np.ndarray, seed: int, salt: int) -> np.ndarray:
-    """A random order of ``labels`` (N,) of which every beginning holds each class in proportion.
+    """Return an order of ``labels`` (N,), every beginning of which has each class in proportion.
 
     The r-th of the n samples of a class lies anywhere in [r/n, (r+1)/n): up to any point q the
     class has q*n samples, rounded up or down.

@@ -1,4 +1,4 @@
-"""Drawn pictures of any number of classes: nothing to download."""
+"""Draw pictures of any number of classes: nothing to download."""
 
 from __future__ import annotations
 
@@ -17,8 +17,18 @@ class Synthetic:
 
     Five classes at a time share most of it, so that models mistake them for each other. A picture
     is its class's pattern, moved by up to two pixels around the edges, fainter or stronger, with
-    normal noise of sd ``noise`` in units of the patterns' sd. ``pictures``: of all classes, which
-    have as many each. ``size``: pixels a side. The same numbers give the same pictures.
+    normal noise. The same numbers give the same pictures.
+
+    Args:
+        classes: at least 2.
+        pictures: of all classes together, which have as many each; at least 6 a class.
+        size: pixels a side, at least 4.
+        noise: the standard deviation, in units of that of the patterns.
+        seed: from 0 on.
+
+    Example:
+        >>> Synthetic(classes=2, pictures=12, size=8, noise=0.5, seed=0).read().images.shape
+        (12, 1, 8, 8)
     """
 
     classes: int
@@ -28,16 +38,10 @@ class Synthetic:
     seed: int
 
     def __post_init__(self) -> None:
-        few = 6 * self.classes
-        for key, least in (
-            ("classes", 2),
-            ("pictures", few),
-            ("size", 4),
-            ("noise", 0),
-            ("seed", 0),
-        ):
-            if not getattr(self, key) >= least:
-                raise InputError(f"data.{key}={getattr(self, key)}: at least {least} is needed")
+        least = {"classes": 2, "pictures": 6 * self.classes, "size": 4, "noise": 0, "seed": 0}
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise InputError(f"data.{name}={getattr(self, name)}: at least {minimum} is needed")
 
     def read(self) -> Decoded:
         random = np.random.Generator(np.random.PCG64(self.seed))
@@ -53,13 +57,13 @@ class Synthetic:
         return Decoded(images, labels, tuple(map(str, range(self.classes))), len(labels))
 
     def _patterns(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """``count`` smooth patterns of mean 0 and sd 1 that go on across the edges."""
+        """Draw ``count`` smooth patterns of mean 0 and sd 1 that go on across the edges."""
         waves = np.fft.fft2(random.standard_normal((count, self.size, self.size)))
         frequency = np.fft.fftfreq(self.size) * self.size
         low = np.exp(-(frequency[:, None] ** 2 + frequency**2) / 8)
         low[0, 0] = 0
-        found = np.fft.ifft2(waves * low).real
-        return found / found.std((1, 2), keepdims=True)
+        patterns = np.fft.ifft2(waves * low).real  # (count, size, size)
+        return patterns / patterns.std((1, 2), keepdims=True)
 
     def signature(self) -> dict[str, Any]:
         return {"source": "synthetic", **asdict(self)}

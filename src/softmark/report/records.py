@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from softmark.data.cache import decode, fingerprint
-from softmark.data.sources import Digits, Hub, ImageFolder
+from softmark.data.hub import Hub
+from softmark.data.sources import Digits, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
 from softmark.experiment.plan import UNHASHED, plan, steps_of
@@ -21,7 +22,7 @@ from softmark.report.rows import Record, Row, filled
 # A record is data: of the classes that it names, only these are ever made.
 SOURCES = {
     "softmark.data.sources.Digits": Digits,
-    "softmark.data.sources.Hub": Hub,
+    "softmark.data.hub.Hub": Hub,
     "softmark.data.sources.ImageFolder": ImageFolder,
     "softmark.data.synthetic.Synthetic": Synthetic,
 }
