@@ -123,7 +123,7 @@ def test_python(page, tmp_path, monkeypatch):
     if "verdict" in names:
         assert names["marked"].verdict.claimed
         assert names["verdict"].claimed
-        assert not softmark.verify(trained(), names["key"], names["marked"].probes).claimed
+        assert not softmark.verify(trained(), names["marked"].key, names["marked"].probes).claimed
     if "loss" in names:
         logits = trained()(inputs[:8]).detach().requires_grad_()
         names["loss"](logits, labels[:8]).backward()
