@@ -17,6 +17,7 @@ import json
 import re
 import sys
 import zipfile
+import zlib
 from datetime import datetime
 from fractions import Fraction
 from math import ceil, floor, lgamma, log, perm
@@ -95,9 +96,12 @@ def main():
         ValueError,
         KeyError,
         TypeError,
+        EOFError,
         IndexError,
         OverflowError,
-        RecursionError,
+        RuntimeError,  # of a zip file that is encrypted; RecursionError is one
+        zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         sys.exit(stop(f"not the files that are needed: {error!r:.200}", 2))
     sys.exit(0 if claimed else 3)

@@ -300,6 +300,14 @@ def test_evidence_that_was_tampered_with_is_no_claim(change, code, message, call
     assert (ran.code, message in ran.out + ran.err) == (code, True)
 
 
+@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:-9], lambda b: b[:99] + b[199:]])
+def test_probes_that_are_no_whole_file_are_named(spoil, call, tmp_path):
+    evidence, commitment, probes, *options = files_of_evidence("csp", 10, tmp_path)
+    probes.write_bytes(spoil(probes.read_bytes()))
+    ran = call("recheck", evidence, commitment, probes, *options)
+    assert (ran.code, "not the files that are needed" in ran.err) == (2, True)
+
+
 def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):
     shutil.copytree(marked, tmp_path / "other")
     path = tmp_path / "other/softmark.commitment.json"
