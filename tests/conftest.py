@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("softmark")
 
 ROOT = Path(__file__).parents[1]
 # The longest files: a worker that began one of them last would be waited for.
-LONG = ("contract", "sweep", "owner", "tracking", "soft_labels", "waves", "evidence")
+LONG = ("contract", "sweep", "owner", "tracking", "soft_labels", "waves", "evidence", "docs")
 STAGES = ("victim", "control", "watermarked", "suspect")
 MADE_WITH = {
     "precision": "32-true",
