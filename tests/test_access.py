@@ -173,7 +173,7 @@ def test_an_access_that_does_not_exist_is_named(access):
 
 def test_a_log_keeps_what_was_asked_and_told_in_order():
     data = samples(10)
-    query = expose(Counted(), "probabilities", 3, keep=True)
+    query = expose(Counted(), "probabilities", 3, keep_log=True)
     told = [query(part) for part in (data.inputs[5:], data.inputs[:3], data.inputs[2:4])]
     log = log_of_queries(query)
     assert torch.equal(log.inputs, data.inputs[[*range(5, 10), 0, 1, 2, 2, 3]])
@@ -186,7 +186,7 @@ def test_a_log_of_labels_is_the_one_of_probabilities():
     data = samples(10)
     logs = []
     for access in ("probabilities", "labels"):
-        query = expose(Counted(), access, 3, keep=True)
+        query = expose(Counted(), access, 3, keep_log=True)
         query(data.inputs)
         logs.append(log_of_queries(query))
     assert logs[0].fingerprint == logs[1].fingerprint
@@ -197,4 +197,4 @@ def test_without_keeping_or_asking_there_is_no_log():
     silent = expose(Counted(), "probabilities", 3)
     silent(data.inputs)
     assert log_of_queries(silent) is None
-    assert log_of_queries(Query(answers_of(Counted()), 3, keep=True)) is None
+    assert log_of_queries(Query(answers_of(Counted()), 3, keep_log=True)) is None

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from softmark.errors import InputError
 
-SMALLEST = 8  # pixels a side
+MIN_SIDE = 8  # pixels a side
 
 
 def decode(files: Iterable[tuple[str, Any]], total: int, size: int | None) -> np.ndarray:
@@ -33,8 +33,8 @@ def decode(files: Iterable[tuple[str, Any]], total: int, size: int | None) -> np
     from rich.console import Console
     from rich.progress import track
 
-    if size is not None and (type(size) is not int or size < SMALLEST):
-        raise InputError(f"data.size={size}: null or an integer from {SMALLEST} on is needed")
+    if size is not None and (type(size) is not int or size < MIN_SIDE):
+        raise InputError(f"data.size={size}: null or an integer from {MIN_SIDE} on is needed")
     if not total:
         raise InputError("the data has no samples")
     pictures: list[np.ndarray] = []
@@ -55,9 +55,9 @@ def decode(files: Iterable[tuple[str, Any]], total: int, size: int | None) -> np
                 f"{name} has {width}x{height} pixels, {first} has {columns}x{rows}: all must have "
                 "one size\ndata.size=N resizes them to NxN"
             )
-        if min(height, width) < SMALLEST:
+        if min(height, width) < MIN_SIDE:
             raise InputError(
-                f"{name} has {width}x{height} pixels, fewer than {SMALLEST}x{SMALLEST}\n"
+                f"{name} has {width}x{height} pixels, fewer than {MIN_SIDE}x{MIN_SIDE}\n"
                 "data.size=N resizes to NxN"
             )
     if any(pixels.ndim == 3 for pixels in pictures):

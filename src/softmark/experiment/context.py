@@ -106,7 +106,7 @@ class StageContext:
             network = open_network(folder, parent.targets)
             chain = ServingChain.open(folder, ServingChain.nodes(parent))
             answer = chain.answer(network)
-            targets.append(expose(network, access, classes, answer, keep=chain.keeps_log))
+            targets.append(expose(network, access, classes, answer, keep_log=chain.keeps_log))
         return targets
 
     def pool(self, verifier: Verifier) -> Samples:

@@ -19,20 +19,20 @@ Answer = Callable[[Tensor], Tensor]
 
 
 def answers_of(network: nn.Module) -> Answer:
-    """How ``network`` answers when nothing stands before it."""
+    """Return how ``network`` answers when nothing stands before it."""
     return lambda inputs: predict(network, inputs)
 
 
 def classes_of(network: nn.Module, samples: Samples) -> int:
-    """How many classes ``network`` tells apart."""
+    """Return how many classes ``network`` tells apart."""
     return predict(network, samples.inputs[:2]).shape[1]
 
 
 def labels_only(answer: Answer) -> Answer:
-    """The same interface, giving the likeliest class alone: one-hot rows."""
+    """Return the same interface, giving the likeliest class alone: one-hot rows (N, K)."""
 
     def labels(inputs: Tensor) -> Tensor:
-        probabilities = answer(inputs)
+        probabilities = answer(inputs)  # (N, K)
         return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 
     return labels
@@ -42,9 +42,18 @@ def labels_only(answer: Answer) -> Answer:
 class Suspect:
     """A model that stands accused: something that answers, perhaps with more.
 
-    ``answer``: inputs to probabilities. ``network``: its weights, None behind an interface.
-    ``log``: what a served model was asked, with the labels that it answered; None where nothing was
-    kept.
+    Args:
+        answer: inputs (N, ...) to probabilities (N, K).
+        network: the model with its weights; None behind an interface.
+        log: what a served model was asked, with the labels that it answered; None where nothing was
+            recorded.
+
+    Example:
+        >>> suspect = Suspect.of(model)
+        >>> suspect.answers(Samples(inputs, labels)).shape
+        torch.Size([600, 10])
+        >>> suspect.seen_by("labels").network is None
+        True
     """
 
     answer: Answer
@@ -54,47 +63,61 @@ class Suspect:
 
     @classmethod
     def of(cls, network: nn.Module) -> Suspect:
-        """A suspect whose weights are at hand and that answers as they say."""
+        """Return a suspect whose weights are at hand and that answers as they say."""
         return cls(answers_of(network), network)
 
     def answers(self, samples: Samples) -> Tensor:
-        """Its answers to ``samples``: (N, K). Each set of samples is asked once."""
+        """Return its answers to ``samples``, (N, K); each set of samples is asked once."""
         if samples.fingerprint not in self._answers:
             self._answers[samples.fingerprint] = self.answer(samples.inputs)
         return self._answers[samples.fingerprint]
 
     def first(self, samples: Samples, count: int) -> Samples:
-        """The first ``count`` of ``samples``; its answers are those among all, not asked again."""
+        """Return the first ``count`` of ``samples``, whose answers aren't asked again."""
         part = samples[:count]
         self._answers[part.fingerprint] = self.answers(samples)[:count]
         return part
 
     def seen_by(self, needs: Access) -> Suspect:
-        """No more of the suspect than a method needs: its weights, its answers, or its labels."""
+        """Return no more of the suspect than a method needs.
+
+        Args:
+            needs: its weights, its probabilities, or its labels alone.
+        """
         if needs == "weights":
             return self
         if needs == "probabilities":
             return Suspect(self.answer, None, self.log, self._answers)
         likeliest = labels_only(lambda answers: answers)
-        told = {samples: likeliest(answers) for samples, answers in self._answers.items()}
-        return Suspect(labels_only(self.answer), None, self.log, told)
+        labels = {samples: likeliest(answers) for samples, answers in self._answers.items()}
+        return Suspect(labels_only(self.answer), None, self.log, labels)
 
 
 class Query:
     """A model behind an interface: inputs in, probabilities or labels out, every one counted.
 
-    The weights stay inside the closure ``answer``; no attribute leads to them. ``keep``: whether
-    the inputs and the labels answered are kept, for a method whose evidence is this log.
+    The weights stay inside the closure ``answer``; no attribute leads to them. ``count`` is the
+    number of inputs so far.
+
+    Args:
+        answer: inputs (N, ...) to answers (N, K).
+        classes: K.
+        keep_log: record the inputs and the labels answered, for a method whose evidence they are.
+
+    Example:
+        >>> query = expose(model, "labels", 10)
+        >>> query(inputs[:5]).sum(1), query.count
+        (tensor([1., 1., 1., 1., 1.]), 5)
     """
 
-    def __init__(self, answer: Answer, classes: int, *, keep: bool = False):
+    def __init__(self, answer: Answer, classes: int, *, keep_log: bool = False):
         self._answer = answer
         self.classes = classes
         self.count = 0
-        self._log: list[Samples] | None = [] if keep else None
+        self._log: list[Samples] | None = [] if keep_log else None
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """``inputs`` (N, ...) to float answers (N, K): one-hot where only labels show."""
+        """Return float answers (N, K) to ``inputs`` (N, ...): one-hot where only labels show."""
         self.count += len(inputs)
         answers = self._answer(inputs)
         if self._log is not None:
@@ -105,10 +128,26 @@ class Query:
 def expose(
     network: nn.Module, access: Access, classes: int, answer: Answer | None = None, **options: bool
 ) -> nn.Module | Query:
-    """``network`` as an attacker with ``access`` meets it.
+    """Return ``network`` as an attacker with ``access`` meets it.
 
-    ``answer``: what its interface tells, the network's own answers where None. Raises
-    ``ValueError`` for an access that doesn't exist.
+    Args:
+        network: the model.
+        access: weights, probabilities or labels.
+        classes: K.
+        answer: what its interface tells; None: what the network answers.
+        options: of ``Query``.
+
+    Returns:
+        The network itself, or a ``Query`` that counts.
+
+    Raises:
+        ValueError: there is no such access.
+
+    Example:
+        >>> expose(model, "weights", 10) is model
+        True
+        >>> type(expose(model, "probabilities", 10)).__name__
+        'Query'
     """
     answer = answer or answers_of(network)
     if access == "weights":
@@ -121,7 +160,7 @@ def expose(
 
 
 def log_of_queries(query: Query) -> Samples | None:
-    """What was asked and answered, in order; None where nothing was kept."""
+    """Return what was asked and answered, in order; None where nothing was recorded."""
     if not query._log:
         return None
     return Samples(

@@ -1,4 +1,4 @@
-"""Networks as files that say what they are: weights, and the node that rebuilds them."""
+"""Write and read networks: a file holds the weights, and the node that rebuilds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from softmark.errors import InputError
-from softmark.models.kinds import ENSEMBLES, build_node, check, differences, unlike
+from softmark.models.kinds import ENSEMBLES, build_node, check, differences, mismatches
 from softmark.models.networks import KINDS
 from softmark.nodes import short
 
@@ -20,9 +20,10 @@ OLD = "softmark network 1"  # names classes where FORMAT names kinds
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Return the tensors and the metadata of a safetensors file.
 
-    Raises ``InputError`` where it isn't a whole one.
+    Raises:
+        InputError: it can't be read, or isn't whole.
     """
     try:
         content = path.read_bytes()
@@ -32,7 +33,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def parse_tensors(content: bytes, where: object) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What ``read_tensors`` gives, of a file's ``content``; ``where`` names it in errors."""
+    """Return what ``read_tensors`` does, of a file's ``content``; ``where`` names it in errors."""
     try:
         # It compares what the header declares with the bytes that are there before it takes memory.
         tensors = safetensors.torch.load(content)
@@ -45,18 +46,37 @@ def parse_tensors(content: bytes, where: object) -> tuple[dict[str, Tensor], dic
 
 
 def save_network(network: nn.Module, path: Path) -> None:
-    """Writes weights and ``network.node``, which ``models.networks.build`` has set."""
+    """Write a network that ``models.networks.build`` has made: its weights and its ``node``.
+
+    Args:
+        network: on any device.
+        path: of the safetensors file.
+
+    Example:
+        >>> from functools import partial
+        >>> from softmark.data.roles import Samples
+        >>> from softmark.models.networks import ConvNet, build
+        >>> samples = Samples(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> save_network(build(partial(ConvNet, width=2), samples, 2), folder / "model.safetensors")
+        >>> load_network(folder / "model.safetensors").node["width"]
+        2
+    """
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     about = {"format": FORMAT, "node": json.dumps(network.node)}
     safetensors.torch.save_file(tensors, path, about)
 
 
 def load_network(path: Path, allowed: Collection[str] = ()) -> nn.Module:
-    """The network in ``path``, in eval mode.
+    """Return the network in ``path``, on the CPU, in eval mode.
 
-    ``allowed``: the full names of classes outside of softmark that may be imported if the file
-    names them, as a config of the user's own does. Raises ``InputError`` for a file that isn't
-    whole, or that describes no network, or other tensors than it holds: no memory is taken before.
+    Args:
+        path: a file of ``save_network``, of this version or of the one before.
+        allowed: the full names of classes outside of softmark that may be imported if the file
+            names them, as a config of the user's own does.
+
+    Raises:
+        InputError: the file isn't whole, or describes no network, or other tensors than it holds;
+            no memory is taken before that is known.
     """
     tensors, about = read_tensors(path)
     if about.get("format") not in (FORMAT, OLD):
@@ -65,24 +85,25 @@ def load_network(path: Path, allowed: Collection[str] = ()) -> nn.Module:
             f"MODULE:FUNCTION --weights {path}"
         )
     try:
-        network = _made(about, tensors, allowed)
+        network = _filled(about, tensors, allowed)
     except Exception as error:
         reason = error if isinstance(error, InputError) else f"it holds no network ({error!r:.80})"
         raise InputError(f"{path}: {reason}") from error
     return network.eval()
 
 
-def _made(
+def _filled(
     about: Mapping[str, str], tensors: Mapping[str, Tensor], allowed: Collection[str]
 ) -> nn.Module:
+    """Return the network that a file's metadata ``about`` describe, with ``tensors`` as weights."""
     node = json.loads(about["node"])
     node = _renamed(node) if about["format"] == OLD else node
-    own = check(node, allowed)
-    _same(differences(node, tensors))
+    classes = check(node, allowed)
+    _check_none(differences(node, tensors))
     # Built anew and filled: the start values take their random numbers as they always did, so that
     # what is trained after this stays what it was.
-    network = build_node(node, own)
-    _same(unlike(network.state_dict(), tensors))
+    network = build_node(node, classes)
+    _check_none(mismatches(network.state_dict(), tensors))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -91,19 +112,20 @@ def _made(
     return network
 
 
-def _same(found: Iterable[str]) -> None:
-    for difference in found:
+def _check_none(differences: Iterable[str]) -> None:
+    """Raise ``InputError`` for the first of ``differences``."""
+    for difference in differences:
         raise InputError(f"weights of another network ({difference})")
 
 
 def _renamed(node: Any) -> Any:
-    """``node`` of an older file, with the kind of each network in place of its class."""
+    """Return ``node`` of an older file with the kind of each network in place of its class."""
     if not isinstance(node, dict):
         return node
     name = node.get("_target_")
     if not isinstance(name, str) or "kind" in node:
         raise InputError("it names no network")
-    rest = {key: value for key, value in node.items() if key != "_target_"}
-    if KINDS.get(name) in ENSEMBLES and isinstance(rest.get("networks"), list):
-        rest["networks"] = [_renamed(inner) for inner in rest["networks"]]
-    return {"kind": KINDS.get(name, name), **rest}
+    arguments = {argument: value for argument, value in node.items() if argument != "_target_"}
+    if KINDS.get(name) in ENSEMBLES and isinstance(arguments.get("networks"), list):
+        arguments["networks"] = [_renamed(inner) for inner in arguments["networks"]]
+    return {"kind": KINDS.get(name, name), **arguments}

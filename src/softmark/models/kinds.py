@@ -27,7 +27,7 @@ CLASSES: Classes = {
     "wideresnet": WideResNet,
 }
 # Kinds made of networks that a list holds.
-ENSEMBLES: dict[str, type[Ensemble]] = {each.kind: each for each in (Ensemble, OtherTail)}
+ENSEMBLES: dict[str, type[Ensemble]] = {kind.kind: kind for kind in (Ensemble, OtherTail)}
 # The least and the largest whole number that each argument may be.
 RANGES = {"classes": (2, 1_000_000), "width": (1, 100_000), "depth": (1, 250), "factor": (1, 100)}
 SIDES = (1, 10_000)  # the channels of an image, and its pixels a side
@@ -36,10 +36,15 @@ LEVELS = 4  # ensembles of ensembles
 
 
 def check(node: Any, allowed: Collection[str] = (), level: int = 1) -> Classes:
-    """The classes outside of the table that ``node`` names, each of which is in ``allowed``.
+    """Return the classes outside of the table that ``node`` names; check that it is a network.
 
-    Raises ``InputError`` for a node that describes no network. Only what is in ``allowed`` is
-    imported.
+    Args:
+        node: what a file says.
+        allowed: the full names of classes that may be imported; nothing else is.
+        level: how many ensembles ``node`` lies in, and 1.
+
+    Raises:
+        InputError: it describes no network, or names a class that isn't allowed.
     """
     kind = node.get("kind") if isinstance(node, dict) else None
     if not isinstance(kind, str):
@@ -48,19 +53,20 @@ def check(node: Any, allowed: Collection[str] = (), level: int = 1) -> Classes:
         return _check_ensemble(node, allowed, level)
     if kind not in CLASSES:
         _check_plain(node)
-        return {kind: _own(kind, allowed)}
-    takes = inspect.signature(CLASSES[kind]).parameters
-    if unknown := node.keys() - takes.keys() - {"kind"}:
+        return {kind: _allowed_class(kind, allowed)}
+    parameters = inspect.signature(CLASSES[kind]).parameters
+    if unknown := node.keys() - parameters.keys() - {"kind"}:
         raise InputError(f"{kind} takes no {short(min(unknown))!r}")
-    if missing := takes.keys() - node.keys():
+    if missing := parameters.keys() - node.keys():
         raise InputError(f"{min(missing)} is missing: {kind} needs it")
-    for name in takes.keys() & RANGES.keys():
+    for name in parameters.keys() & RANGES.keys():
         _check_number(name, node[name], *RANGES[name])
     _check_images(node)
     return {}
 
 
 def _check_ensemble(node: Node, allowed: Collection[str], level: int) -> Classes:
+    """Return what ``check`` does, of an ensemble."""
     kind, networks = node["kind"], node.get("networks")
     if level > LEVELS:
         raise InputError(f"ensembles of ensembles: more than {LEVELS} levels")
@@ -69,13 +75,14 @@ def _check_ensemble(node: Node, allowed: Collection[str], level: int) -> Classes
     least, most = (2, 2) if kind == OtherTail.kind else (1, TOGETHER)
     if not least <= len(networks) <= most:
         raise InputError(f"{kind} of {len(networks)} networks: {least} to {most} are right")
-    found: Classes = {}
-    for each in networks:
-        found |= check(each, allowed, level + 1)
-    return found
+    classes: Classes = {}
+    for network in networks:
+        classes |= check(network, allowed, level + 1)
+    return classes
 
 
 def _check_number(name: str, value: Any, least: int, most: int) -> None:
+    """Raise ``InputError`` where ``value`` is no whole number from ``least`` to ``most``."""
     if type(value) is not int or not least <= value <= most:
         raise InputError(
             f"{name}={short(value)}: a whole number from {least} to {most:,} is needed"
@@ -83,6 +90,7 @@ def _check_number(name: str, value: Any, least: int, most: int) -> None:
 
 
 def _check_images(node: Node) -> None:
+    """Raise ``InputError`` where shape, mean and std describe no images."""
     shape = node["image_shape"]
     if not isinstance(shape, list) or len(shape) != 3:
         raise InputError(f"image_shape={short(shape)}: a list of three whole numbers is needed")
@@ -96,10 +104,10 @@ def _check_images(node: Node) -> None:
 
 
 def _check_plain(value: Any) -> None:
-    """What a class outside of the table gets is plain, and no node or text of Hydra's."""
+    """Raise ``InputError`` where ``value`` isn't plain, but a node or text of Hydra's."""
     if isinstance(value, dict):
-        if found := set(OF_HYDRA) & value.keys():
-            raise InputError(f"{min(found)} is no argument of a network")
+        if words := set(OF_HYDRA) & value.keys():
+            raise InputError(f"{min(words)} is no argument of a network")
         for inner in value.values():
             _check_plain(inner)
     elif isinstance(value, list):
@@ -109,19 +117,23 @@ def _check_plain(value: Any) -> None:
         raise InputError(f"{short(value)}: an interpolation isn't data")
 
 
-def _own(kind: str, allowed: Collection[str]) -> type[nn.Module]:
-    """The class ``kind``, which ``allowed`` holds by that name, or by another that it has."""
+def _allowed_class(kind: str, allowed: Collection[str]) -> type[nn.Module]:
+    """Return the class ``kind``, which ``allowed`` holds by that name, or by another of its own.
+
+    Raises:
+        InputError: ``allowed`` has no such class of a network.
+    """
     # The table's own classes have a kind, under which their numbers are checked.
     names = [] if kind in KINDS else sorted(allowed, key=lambda name: (name != kind, name))
     for name in names:
         try:
-            found = pkgutil.resolve_name(name)
+            value = pkgutil.resolve_name(name)
         except Exception:  # a config may name what is gone
             continue
-        if not isinstance(found, type) or not issubclass(found, nn.Module):
+        if not isinstance(value, type) or not issubclass(value, nn.Module):
             continue
-        if kind in (name, f"{found.__module__}.{found.__qualname__}"):
-            return found
+        if kind in (name, f"{value.__module__}.{value.__qualname__}"):
+            return value
     raise InputError(
         f"it needs {short(kind)!r}, which is none of softmark's networks; of a module of your own "
         "say MODULE:FUNCTION --weights FILE"
@@ -129,7 +141,7 @@ def _own(kind: str, allowed: Collection[str]) -> type[nn.Module]:
 
 
 def differences(node: Node, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """How ``tensors`` differ from those of the network ``node``; nothing where they are the same.
+    """Yield how ``tensors`` differ from those of the network ``node``.
 
     The network is built on a device without memory: a node that claims too much costs nothing.
     What a class outside of the table holds shows only when it is built: it isn't compared here.
@@ -140,38 +152,51 @@ def differences(node: Node, tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def _compare(
-    node: Node, tensors: Mapping[str, Tensor], under: str, known: set[str]
+    node: Node, tensors: Mapping[str, Tensor], prefix: str, known: set[str]
 ) -> Iterator[str]:
-    """The differences of the tensors whose names begin with ``under``; adds those to ``known``."""
+    """Yield the differences of the tensors whose names begin with ``prefix``.
+
+    Args:
+        node: the network.
+        tensors: what a file holds.
+        prefix: what the names of this network's tensors begin with.
+        known: gets the names of this network's tensors.
+    """
     if node["kind"] in ENSEMBLES:
         for number, inner in enumerate(node["networks"]):
-            yield from _compare(inner, tensors, f"{under}networks.{number}.", known)
+            yield from _compare(inner, tensors, f"{prefix}networks.{number}.", known)
     elif node["kind"] not in CLASSES:
-        known.update(name for name in tensors if name.startswith(under))
+        known.update(name for name in tensors if name.startswith(prefix))
     else:
         with torch.device("meta"):
-            wanted = build_node(node, {}).state_dict()
-        wanted = {f"{under}{name}": tensor for name, tensor in wanted.items()}
-        known.update(wanted)
-        yield from unlike(wanted, tensors)
+            state = build_node(node, {}).state_dict()
+        expected = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+        known.update(expected)
+        yield from mismatches(expected, tensors)
 
 
-def unlike(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Which of the ``wanted`` tensors is missing, or of another shape or type."""
-    for name, tensor in wanted.items():
-        found = tensors.get(name)
-        if found is None:
+def mismatches(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield which of the ``expected`` tensors is missing, or of another shape or type."""
+    for name, reference in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
             yield f"{name} is missing"
-        elif found.shape != tensor.shape or found.dtype != tensor.dtype:
+        elif tensor.shape != reference.shape or tensor.dtype != reference.dtype:
             yield (
-                f"{name} is {short(list(found.shape))} {found.dtype}, "
-                f"not {list(tensor.shape)} {tensor.dtype}"
+                f"{name} is {short(list(tensor.shape))} {tensor.dtype}, "
+                f"not {list(reference.shape)} {reference.dtype}"
             )
 
 
-def build_node(node: Node, own: Classes) -> nn.Module:
-    """The network that ``node`` describes, untrained. ``own``: what ``check`` gave."""
+def build_node(node: Node, classes: Classes) -> nn.Module:
+    """Build the network that ``node`` describes, untrained.
+
+    Args:
+        node: a checked one.
+        classes: what ``check`` returned for it.
+    """
     if node["kind"] in ENSEMBLES:
-        return ENSEMBLES[node["kind"]]([build_node(each, own) for each in node["networks"]])
+        networks = [build_node(inner, classes) for inner in node["networks"]]
+        return ENSEMBLES[node["kind"]](networks)
     arguments = {name: value for name, value in node.items() if name != "kind"}
-    return (CLASSES | own)[node["kind"]](**arguments)
+    return (CLASSES | classes)[node["kind"]](**arguments)
