@@ -18,13 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional as F
 
+from softmark.devices import choose_device, compute_on
 from softmark.experiment.context import roles_of
 from softmark.experiment.plan import precision
 from softmark.models.networks import build
 from softmark.nodes import make
+from softmark.recipe import one_cycle
 from softmark.renamed import current
 from softmark.settings import composed
-from softmark.training import Batches, Classifier, Fit, choose_device, compute_on, one_cycle
+from softmark.training import Batches, Classifier, Fit
 
 ROUNDS = 5
 

@@ -19,16 +19,14 @@ from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
 from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
+from softmark.devices import choose_device, compute_on
 from softmark.errors import InputError
 from softmark.models.networks import ConvNet
-from softmark.recipe import Recipe
+from softmark.recipe import Recipe, one_cycle
 from softmark.training import (
     Batches,
     Classifier,
     Fit,
-    choose_device,
-    compute_on,
-    one_cycle,
     predict,
     utility,
 )
@@ -93,7 +91,7 @@ def test_a_wrong_recipe_is_named(wrong):
 def test_a_wrong_recipe_answers_before_torch_is_there():
     script = """
         import sys
-        from softmark.recipe import Recipe
+        from softmark.recipe import Recipe, one_cycle
         try:
             Recipe(0, 16, 0.1, 0.2, 0.9, 0.0, 0.0, 0, False)
         except ValueError as error:
@@ -248,7 +246,7 @@ def test_a_gpu_is_taken_where_it_is_wanted_and_there(monkeypatch):
 
 
 def test_no_more_threads_than_there_are_cores(chosen, monkeypatch):
-    monkeypatch.setattr("softmark.training.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("softmark.devices.os.cpu_count", lambda: 2)
     for threads, expected in ((1, 1), (2, 2), (64, 2), (None, 2)):
         compute_on("cpu", threads)
         assert torch.get_num_threads() == expected

@@ -61,3 +61,19 @@ class Recipe:
             batch_size=max(2, round(batch_size * self.batch_size)),
             lr=lr * self.lr,
         )
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Return the learning rate over its peak: a straight climb, then a straight fall to 0.
+
+    Args:
+        progress: from 0, the first step, to 1.
+        warmup: the fraction of all steps that climb.
+
+    Example:
+        >>> one_cycle(0.0, 0.2), one_cycle(0.2, 0.2), one_cycle(1.0, 0.2)
+        (0.05, 1.0, 0.0)
+    """
+    if progress < warmup:
+        return 0.05 + 0.95 * progress / warmup
+    return max(0.0, (1 - progress) / (1 - warmup))

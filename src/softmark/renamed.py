@@ -1,4 +1,4 @@
-"""Overrides that were written for an earlier version: names of then become names of today.
+"""Overrides that were written for an earlier version: their names become those of today.
 
 Nothing is imported but the standard library: this runs before Hydra composes anything.
 """
@@ -97,6 +97,7 @@ def _current(line: str, renamed: dict[str, str]) -> str:
 
 
 def _current_key(key: str) -> str:
+    """Return the dotted ``key`` with today's last part."""
     for place, old, new in KEYS:
         if re.fullmatch(place + old, key):
             return key.removesuffix(old) + new

@@ -15,30 +15,42 @@ CONF = _PACKED if _PACKED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """``conf/NAME.yaml`` with ``overrides``, as plain containers, interpolations resolved.
+    """Return ``conf/NAME.yaml`` with ``overrides``: plain containers, interpolations resolved.
 
-    It may be called inside a Hydra application. Raises ``InputError`` for what isn't there.
+    It may be called inside a Hydra application.
+
+    Args:
+        name: of a file in conf/, without its suffix.
+        overrides: as on a command line, ``KEY=VALUE`` each.
+
+    Raises:
+        InputError: Hydra can't make a config of them.
+
+    Example:
+        >>> composed("config", ["method=csp", "recipe.epochs=3"])["recipe"]["epochs"]
+        3
     """
     return copy.deepcopy(_composed(name, tuple(overrides)))
 
 
 @contextlib.contextmanager
 def configs() -> Iterator[None]:
-    """Hydra reads conf/ while this lasts; a Hydra application around it goes on afterwards."""
+    """Let Hydra read conf/ while this lasts; a Hydra application around it goes on afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    around = GlobalHydra.instance().hydra
+    application = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield
     finally:
-        GlobalHydra.instance().hydra = around
+        GlobalHydra.instance().hydra = application
 
 
 @functools.lru_cache
 def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``composed`` copies."""
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

@@ -1,10 +1,10 @@
-"""How a network is trained and asked: the recipe, the only Trainer, and predictions."""
+"""Train networks and ask them: batches, the only Trainer, predictions."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import os
 import secrets
 import sys
 import warnings
@@ -19,17 +19,19 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from softmark.data.augment import check_shifts, crop_and_flip
 from softmark.data.roles import Samples
+from softmark.devices import choose_device, device_of_predictions
 from softmark.errors import InputError
 from softmark.progress import Lines, Progress
-from softmark.recipe import Recipe
+from softmark.recipe import Recipe, one_cycle
 
 
 class Batch(NamedTuple):
-    """``inputs`` (B, ...): pictures are float (B, C, H, W) in [0, 1], augmented.
+    """A step's samples.
 
-    ``labels`` and ``index``: int64 (B,).
-
-    ``index`` says which samples these are, for a module that keeps targets of its own for each.
+    Args:
+        inputs: (B, ...); pictures are float (B, C, H, W) in [0, 1], augmented.
+        labels: int64 (B,).
+        index: int64 (B,), which samples these are, for a module that has a target for each.
     """
 
     inputs: Tensor
@@ -41,6 +43,9 @@ class Batches:
     """The samples in a new random order each time, cut into batches, from tensors in memory.
 
     A DataLoader with workers takes 1.2 to 1.4 times as long on data of this size.
+
+    Raises:
+        InputError: the samples can't be augmented as the recipe says.
     """
 
     def __init__(self, samples: Samples, recipe: Recipe):
@@ -56,15 +61,19 @@ class Batches:
         order = torch.randperm(len(self.samples)).to(self.samples.labels.device)
         size = self.recipe.batch_size
         for step in range(len(self)):
-            index = order[step * size : (step + 1) * size]
+            index = order[step * size : (step + 1) * size]  # (B,)
             inputs = crop_and_flip(self.samples.inputs[index], self.recipe.pad, self.recipe.flip)
             yield Batch(as_input(inputs), self.samples.labels[index], index)
 
 
 def as_input(inputs: Tensor) -> Tensor:
-    """What networks take: of uint8 pictures floats in [0, 1], channels last in memory.
+    """Return what networks take: of uint8 pictures floats in [0, 1], channels last in memory.
 
     Anything else (rows, token ids, normalised pictures) stays as it is.
+
+    Example:
+        >>> as_input(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([0.0000, 0.2000, 1.0000])
     """
     if inputs.dtype != torch.uint8:
         return inputs
@@ -74,12 +83,23 @@ def as_input(inputs: Tensor) -> Tensor:
 
 
 def as_pixels(values: Tensor) -> Tensor:
-    """Floats from 0 (black) to 255 (white) as pictures, uint8; what lies outside is cut off."""
+    """Return floats from 0 (black) to 255 (white) as uint8; what lies outside is cut off."""
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
 class Classifier(lightning.LightningModule):
-    """A network trained by cross-entropy; others override ``loss``."""
+    """A network that is trained by cross-entropy; subclasses override ``loss``.
+
+    Args:
+        network: inputs (N, ...) to logits (N, K); trained in place.
+        recipe: how long and how hard.
+
+    Example:
+        >>> recipe = Recipe(epochs=2, batch_size=100, pad=0, flip=False)
+        >>> trained = Fit("cpu")(Classifier(model, recipe), Samples(inputs, labels), "example")
+        >>> accuracy(predict(trained, inputs), labels) > 0.5
+        True
+    """
 
     def __init__(self, network: nn.Module, recipe: Recipe):
         super().__init__()
@@ -89,19 +109,22 @@ class Classifier(lightning.LightningModule):
         self.losses: list[Tensor] = []
 
     def batches(self, samples: Samples) -> Batches:
+        """Return what the Trainer iterates over, on the module's device."""
         return Batches(samples.to(self.device), self.recipe)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The mean loss of a batch: a scalar."""
-        logits = self.network(batch.inputs)
+        """Return the mean loss of a batch: a scalar."""
+        logits = self.network(batch.inputs)  # (B, K)
         return F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
+        """Return the loss of ``batch``, and note it for the epoch's mean."""
         loss = self.loss(batch)
         self.losses.append(loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss. Raise ``InputError`` where it isn't finite."""
         # Read once an epoch: a GPU would wait for Python at every step. What is no number stays so.
         loss = float(torch.stack(self.losses).mean())
         self.losses.clear()
@@ -113,6 +136,7 @@ class Classifier(lightning.LightningModule):
         self.log("loss", loss)
 
     def configure_optimizers(self):
+        """Return the recipe's SGD, and its learning rate step by step."""
         recipe = self.recipe
         # Biases and BatchNorm have one dimension and are not decayed.
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -133,26 +157,22 @@ class Classifier(lightning.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def one_cycle(progress: float, warmup: float) -> float:
-    """The learning rate over its peak: a straight climb, then a straight fall to 0."""
-    if progress < warmup:
-        return 0.05 + 0.95 * progress / warmup
-    return max(0.0, (1 - progress) / (1 - warmup))
-
-
 class Fit:
-    """Trains modules: the only place that makes a Trainer.
+    """Train modules: the only place that makes a Trainer.
 
-    ``accelerator``: as Lightning's. ``precision``: ``32-true`` or ``bf16-mixed``. ``logger(name)``:
-    a context manager that opens the logger of one training, or gives None. ``entropy(n)``: n secret
-    bytes, from the system unless an experiment asks for repeatable ones.
+    Args:
+        accelerator: auto, cpu or gpu.
+        precision: ``32-true`` or ``bf16-mixed``.
+        logger: ``logger(name)`` opens the logger of one training, or None, as a context manager.
+        entropy: ``entropy(n)`` returns n secret bytes; the system's, unless an experiment is to be
+            repeatable.
     """
 
     def __init__(
         self,
-        accelerator: str,
-        precision: str,
-        logger: Callable,
+        accelerator: str = "auto",
+        precision: str = "32-true",
+        logger: Callable = lambda name: contextlib.nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ):
         self.accelerator = accelerator
@@ -161,9 +181,18 @@ class Fit:
         self.entropy = entropy
 
     def __call__(self, module: lightning.LightningModule, data: Any, name: str) -> nn.Module:
-        """Trains ``module`` for its ``epochs`` on ``module.batches(data)``.
+        """Train ``module`` for its ``epochs`` on ``module.batches(data)``.
 
-        Returns its ``network`` on the CPU, in eval mode.
+        Args:
+            module: a ``Classifier``, or another with ``network``, ``epochs`` and ``batches``.
+            data: what ``module.batches`` takes.
+            name: of the training, for progress and loggers.
+
+        Returns:
+            The module's ``network`` on the CPU, in eval mode.
+
+        Raises:
+            InputError: the loss became infinite or no number.
         """
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         # Lightning keeps the mode that it finds: after an eval() BatchNorm would stay frozen.
@@ -185,15 +214,15 @@ class Fit:
         return module.network.eval()
 
     def _trainer(self, epochs: int, steps: int, logger, name: str) -> lightning.Trainer:
-        seen = sys.stderr.isatty()
+        on_terminal = sys.stderr.isatty()
         return lightning.Trainer(
             max_epochs=epochs,
             accelerator=self.accelerator,
             devices=1,
             precision=self.precision,
             logger=logger or False,
-            callbacks=[Progress(name) if seen else Lines(name)],
-            enable_progress_bar=seen,
+            callbacks=[Progress(name) if on_terminal else Lines(name)],
+            enable_progress_bar=on_terminal,
             enable_model_summary=False,
             enable_checkpointing=False,
             num_sanity_val_steps=0,
@@ -201,21 +230,24 @@ class Fit:
         )
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """``auto`` takes a GPU where there is one."""
-    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
-
-
-_where = {"accelerator": "auto"}  # of the process, as torch's number of threads is
-
-
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    """The probabilities (N, K) that ``network`` gives to ``inputs`` (N, ...).
+    """Return the probabilities that ``network`` gives to ``inputs``.
 
-    In float32 whatever the training's precision was: tails are small numbers.
+    In float32 whatever the training's precision was: tails are small numbers. The network keeps its
+    device and its mode.
+
+    Args:
+        network: inputs to logits (N, K).
+        inputs: (N, ...); pictures as uint8 (N, C, H, W).
+
+    Returns:
+        float32 (N, K), on the CPU; each row's sum is 1.
+
+    Example:
+        >>> predict(model, inputs[:3]).shape
+        torch.Size([3, 10])
     """
-    device = choose_device(_where["accelerator"])
+    device = device_of_predictions()
     home = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     was_training = network.training
     # Moved outside of inference mode: weights that are copied within can't be trained again.
@@ -224,7 +256,7 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     batch_size = max(1, min(1000, 2**22 // max(1, inputs[:1].numel())))
     with torch.inference_mode():
         parts = [
-            network(as_input(part.to(device))).float().softmax(1).cpu()
+            network(as_input(part.to(device))).float().softmax(1).cpu()  # (batch_size, K)
             for part in inputs.split(batch_size)
         ]
     network.to(home).train(was_training)
@@ -232,35 +264,35 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """The fraction of samples whose likeliest class is the label."""
+    """Return the fraction of samples whose likeliest class is the label.
+
+    Args:
+        probabilities: (N, K).
+        labels: int64 (N,).
+
+    Example:
+        >>> accuracy(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
+        0.5
+    """
     classes = probabilities.shape[1]
     return float(multiclass_accuracy(probabilities, labels, classes, average="micro"))
 
 
 def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, negative log-likelihood (nats) and calibration error (15 bins) of a model."""
+    """Return what a model's answers are worth.
+
+    Args:
+        probabilities: (N, K).
+        labels: int64 (N,).
+
+    Returns:
+        ``accuracy``, a fraction; ``nll``, the mean negative log-likelihood in nats;
+        ``calibration_error``, the expected one of 15 bins.
+    """
     classes = probabilities.shape[1]
-    log = probabilities.clamp_min(1e-12).log()
+    log = probabilities.clamp_min(1e-12).log()  # (N, K)
     return {
         "accuracy": accuracy(probabilities, labels),
         "nll": float(F.nll_loss(log, labels)),
         "calibration_error": float(multiclass_calibration_error(probabilities, labels, classes)),
     }
-
-
-def compute_on(accelerator: str, threads: int | None, where: str = "trainer.accelerator") -> None:
-    """Where ``predict`` computes from now on, and how many cores torch uses; None: its own choice.
-
-    ``where``: what ``accelerator`` is called. Raises ``InputError`` for what isn't there.
-    """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise InputError(f"{where}={accelerator}: auto, cpu or gpu")
-    if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{where}={accelerator}: there is no GPU; cpu is")
-    _where["accelerator"] = accelerator
-    # All batches of a training are alike: a GPU looks once for its fastest convolutions.
-    torch.backends.cudnn.benchmark = True
-    if threads is not None:
-        if not threads >= 1:
-            raise InputError(f"trainer.threads={threads}: at least 1 (or null for all)")
-        torch.set_num_threads(min(threads, os.cpu_count() or 1))

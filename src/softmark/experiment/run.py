@@ -138,9 +138,9 @@ def check(config: Config) -> None:
     Raises:
         InputError: a number can't be used.
     """
+    from softmark.devices import compute_on
     from softmark.experiment.context import roles_of
     from softmark.nodes import make
-    from softmark.training import compute_on
 
     for name in ("recipe", "method", "verifier"):
         make(config[name], name)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from softmark.console import report
 from softmark.data.roles import Samples
+from softmark.devices import compute_on
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon
 from softmark.owner.key import Key, check_messages
@@ -24,7 +25,7 @@ from softmark.owner.new_key import check_num_classes, commit_key
 from softmark.owner.samples import as_probes, as_samples, check_labels, check_model, unlabelled
 from softmark.owner.verify import Verdict, verify
 from softmark.owner.watermarks import owner_config, watermark_of_config
-from softmark.training import Fit, compute_on, predict
+from softmark.training import Fit, predict
 
 # Training accuracy from which a model's answers to the probes are taken for their labels.
 MIN_ACCURACY = 0.5

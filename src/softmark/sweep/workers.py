@@ -64,7 +64,7 @@ def make_stages(
         return
     # Here, and all that stages need: the workers are copies of this process.
     import softmark.experiment.stages  # noqa: F401
-    from softmark.training import choose_device
+    from softmark.devices import choose_device
 
     if choose_device(trainer["accelerator"]).type == "cuda":
         return
@@ -152,7 +152,7 @@ def _run(queue: Queue, submit: Callable[[Stage], Future], workers: int, store: S
 
 def _begin_worker(accelerator: str, threads: int) -> None:
     """Set up a worker process; what it has to say, it returns."""
-    from softmark.training import compute_on
+    from softmark.devices import compute_on
 
     sys.stderr = sys.__stderr__
     compute_on(accelerator, threads)

@@ -1,0 +1,51 @@
+"""Where torch computes: chosen once for the process, as its number of threads is."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from softmark.errors import InputError
+
+_accelerator_of_process = {"predict": "auto"}
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """Return the device of ``accelerator``; ``auto`` takes a GPU where there is one.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def device_of_predictions() -> torch.device:
+    """Return where ``training.predict`` computes: what ``compute_on`` chose, else ``auto``."""
+    return choose_device(_accelerator_of_process["predict"])
+
+
+def compute_on(accelerator: str, threads: int | None, where: str = "trainer.accelerator") -> None:
+    """Choose where ``training.predict`` computes from now on, and how many cores torch uses.
+
+    Args:
+        accelerator: auto, cpu or gpu.
+        threads: at least 1; None: torch's own choice.
+        where: what messages call ``accelerator``.
+
+    Raises:
+        InputError: there is no such accelerator, or no GPU, or ``threads`` is below 1.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise InputError(f"{where}={accelerator}: auto, cpu or gpu")
+    if choose_device(accelerator).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{where}={accelerator}: there is no GPU; cpu is")
+    _accelerator_of_process["predict"] = accelerator
+    # All batches of a training are alike: a GPU looks once for its fastest convolutions.
+    torch.backends.cudnn.benchmark = True
+    if threads is not None:
+        if not threads >= 1:
+            raise InputError(f"trainer.threads={threads}: at least 1 (or null for all)")
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
