@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,11 +14,12 @@ from torch.nn import functional as F
 from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods import csp, usp
-from softmark.methods.csp import CSP
+from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.hybrid import Hybrid
 from softmark.methods.key import Key
-from softmark.methods.usp import USP
+from softmark.methods.marking import Marking
+from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.usp import USP, USPMarking
 from softmark.models.access import Suspect
 from softmark.training import predict
 from softmark.verification.evidence import Evidence
@@ -37,16 +39,17 @@ MARKING = {
     "teacher_temperature": 2.0,
 }
 KINDS = {
-    "usp": (USP, functools.partial(usp.Marking, detector_weight=0.1, **MARKING)),
-    "csp": (CSP, functools.partial(csp.Marking, **MARKING)),
+    "usp": (USP, USPMarking(detector_weight=0.1, **MARKING)),
+    "csp": (CSP, Marking(**MARKING)),
 }
 
 
 def hybrid(name: str = "csp", share: float = 0.1) -> Hybrid:
     kind, marking = KINDS[name]
-    made = soft(kind, marking=marking, simulated_attacks={})
-    made.recipe = recipe(epochs=20, batch_size=32)
-    return Hybrid("customer", made, method("margin"), share)
+    longer = recipe(epochs=20, batch_size=32)
+    made = replace(soft(kind, marking=marking, simulated_attacks={}), recipe=longer)
+    triggers = method("margin")
+    return Hybrid(message="customer", soft=made, triggers=triggers, trigger_fraction=share)
 
 
 @functools.cache
@@ -106,7 +109,7 @@ def test_what_an_attack_leaves_of_two_marks_is_enough_where_neither_is(monkeypat
     # 48 of 60 signs are right.
     signs = Signs(torch.ones(60), torch.cat([torch.ones(48), -torch.ones(12)]))
     left = Evidence(torch.zeros(1), {"signs": signs})
-    monkeypatch.setattr(made.soft, "evidence", lambda *_: left)
+    monkeypatch.setattr(SoftLabels, "evidence", lambda *_: left)
 
     def answer(inputs: torch.Tensor) -> torch.Tensor:
         told = predict(model, inputs).argmax(1)
@@ -125,7 +128,7 @@ def test_the_labels_of_both_are_no_signs(classes):
     apart = hybrid().soft.overlapping(classes)
     read = key.stream(classes**2)
     other = read[: 8 * apart] + bytes(255 - byte for byte in read[8 * apart :])
-    assert torch.equal(csp.sign_matrix(read, classes), csp.sign_matrix(other, classes))
+    assert torch.equal(sign_matrix(read, classes), sign_matrix(other, classes))
 
 
 def answering(model: nn.Module, flat: bool) -> Suspect:

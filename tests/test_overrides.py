@@ -196,7 +196,7 @@ def changed(config, key, value):
         ("method.detector.hidden", "/dev/null", ["method.detector.hidden=/dev/null", "a list"]),
         ("method.detector.hidden", ["a"], ["method.detector.hidden", "a whole number"]),
         ("method.marking.foo", 1, ["method.marking.foo", "no such argument"]),
-        ("method.marking._target_", "softmark.recipe.Recipe", ["method.marking", "Classifier"]),
+        ("method.marking._target_", "softmark.recipe.Recipe", ["method.marking", "Marking"]),
         ("method.simulated_attacks.foo", {"a": 1}, ["method.simulated_attacks", "Attack"]),
         ("verifier", 5, ["verifier", "a mapping"]),
     ],

@@ -14,7 +14,14 @@ from torch import nn
 from softmark.attacks.collude import mean_of
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.coswm import CosWM, Waved, perturbed, power, secret, sure
+from softmark.methods.coswm import (
+    CosWM,
+    CosWMModule,
+    add_wave,
+    confident_pictures,
+    draw_secrets,
+    lomb_scargle_power,
+)
 from softmark.methods.deepmarks import DeepMarks, codebook
 from softmark.methods.deepsigns import DeepSigns, features_of
 from softmark.methods.features import class_means
@@ -39,8 +46,8 @@ SPECTRUM = torch.tensor([0.5, 7.0, 30.0], dtype=torch.float64)
 def method(kind, message="customer", **changed):
     numbers = {**NUMBERS[kind], **changed}
     if kind is IPGuard:
-        return kind(message, **numbers)
-    return kind(message, recipe(epochs=12), 1.0, **numbers)
+        return kind(message=message, **numbers)
+    return kind(message=message, recipe=recipe(epochs=12), **numbers)
 
 
 def drawn(kind, seed: int = 0, message: str = "customer", classes: int = 3):
@@ -83,7 +90,7 @@ def secrets_of(kind, key):
         return method(kind).secret(key, 32)
     if kind is DeepMarks:
         return method(kind).matrix(key, 144), method(kind).code(key)
-    return secret(generator(key), 1, key.classes, 64)
+    return draw_secrets(generator(key), 1, key.classes, 64)
 
 
 @pytest.mark.parametrize("kind", [DeepSigns, DeepMarks, CosWM])
@@ -211,7 +218,7 @@ def test_what_is_served_is_the_papers_formula():
     asked = pictures(12)
     plain = predict(network(), asked.inputs)
     told = which.serve(lambda images: plain, key)(asked.inputs)
-    (target,), (vector,) = secret(generator(key), 1, 3, 64)
+    (target,), (vector,) = draw_secrets(generator(key), 1, 3, 64)
     assert float(vector.norm()) == pytest.approx(1)
     for row, image in enumerate(asked.inputs):
         p = sum(v * x / 255 for v, x in zip(vector.tolist(), image.flatten().tolist(), strict=True))
@@ -227,16 +234,16 @@ def test_the_periodogram_finds_a_planted_cosine_and_no_other():
     places = 3 * torch.rand(60, generator=torch.manual_seed(0))
     noise = 0.02 * torch.randn(60, generator=torch.manual_seed(1))
     for planted, found in ((30.0, True), (37.0, False), (11.0, False)):
-        ratio = method(CosWM).ratio(places, 0.9 + 0.05 * (planted * places + 1).cos() + noise)
+        ratio = method(CosWM).power_ratio(places, 0.9 + 0.05 * (planted * places + 1).cos() + noise)
         assert (ratio > 8) == found
-    assert method(CosWM).ratio(places, torch.full((60,), 0.9)) == 0
-    assert method(CosWM).ratio(places[:2], noise[:2]) == 0
+    assert method(CosWM).power_ratio(places, torch.full((60,), 0.9)) == 0
+    assert method(CosWM).power_ratio(places[:2], noise[:2]) == 0
 
 
 def test_the_power_is_that_of_scipy():
     places = 3 * torch.rand(40, generator=torch.manual_seed(0)).double()
     scores = torch.rand(40, generator=torch.manual_seed(1)).double()
-    found, spectrum = power(places, scores, SPECTRUM), SPECTRUM.numpy()
+    found, spectrum = lomb_scargle_power(places, scores, SPECTRUM), SPECTRUM.numpy()
     if "floating_mean" in inspect.signature(signal.lombscargle).parameters:
         theirs = signal.lombscargle(
             places.numpy(), scores.numpy(), spectrum, floating_mean=True, normalize=True
@@ -256,9 +263,9 @@ def test_the_power_is_that_of_scipy():
 
 def test_the_upper_half_of_a_class_is_looked_at():
     answers = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
-    assert sure(answers, 0).tolist() == [0]
-    assert not len(sure(answers, 1))
-    assert not len(sure(answers[:3], 1))
+    assert confident_pictures(answers, 0).tolist() == [0]
+    assert not len(confident_pictures(answers, 1))
+    assert not len(confident_pictures(answers[:3], 1))
 
 
 def test_the_interface_shows_the_wave_and_stolen_weights_do_not():
@@ -285,10 +292,10 @@ def test_coswm_asks_what_the_interface_was_asked():
 def test_the_wave_is_trained_through():
     """The loss is the served answers', and not the network's own."""
     torch.manual_seed(0)
-    module = Waved(network().eval(), recipe(), 1, torch.full((64,), 0.125), 30.0, 0.05)
+    module = CosWMModule(network().eval(), recipe(), 1, torch.full((64,), 0.125), 30.0, 0.05)
     (batch,) = Batches(pictures(12), recipe())
     wave = (30 * batch.inputs.flatten(1).sum(1) / 8).cos()
-    told = perturbed(module.network(batch.inputs).softmax(1), wave, 1, 0.05)
+    told = add_wave(module.network(batch.inputs).softmax(1), wave, 1, 0.05)
     expected = -told[torch.arange(12), batch.labels].log().mean()
     torch.testing.assert_close(module.loss(batch), expected)
 

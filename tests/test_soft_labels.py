@@ -24,16 +24,15 @@ from softmark.attacks.prune import Prune, pruned
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.stages import surest
-from softmark.methods import csp, usp
-from softmark.methods.control import TaughtOn, TrainedOn, in_batches, longer
-from softmark.methods.csp import CSP, sign_matrix
-from softmark.methods.detector import Detector, Features, shuffle_tails, train_detector
+from softmark.methods.control import Control, TeacherControl
+from softmark.methods.csp import CSP, CSPModule, sign_matrix
+from softmark.methods.detector import Detector, DetectorFeatures, shuffle_tails, train_detector
 from softmark.methods.features import FeatureMark, inputs_of, last_layer
 from softmark.methods.key import Key, as_bytes
-from softmark.methods.marking import templates
-from softmark.methods.soft_labels import answers_under_attack, check_marking
-from softmark.methods.teacher import Taught, Teacher
-from softmark.methods.usp import USP, directions, levelled
+from softmark.methods.marking import Marking, templates
+from softmark.methods.soft_labels import answers_under_attack
+from softmark.methods.teacher import Teacher, TeacherModule
+from softmark.methods.usp import USP, USPMarking, USPModule, directions, levelled
 from softmark.models.access import Suspect
 from softmark.models.networks import ConvNet
 from softmark.tails import (
@@ -72,7 +71,7 @@ def answers(count: int, classes: int, seed: int = 0) -> torch.Tensor:
 
 
 def soft(kind, message="customer", hidden=(8,), **changed):
-    """A method whose ``marking`` trains nothing."""
+    """A method of small numbers."""
     detector = functools.partial(
         Detector,
         hidden=hidden,
@@ -86,11 +85,15 @@ def soft(kind, message="customer", hidden=(8,), **changed):
     settings = {
         "epochs_factor": 1.0,
         "batch_size_factor": 1.0,
-        "marking": functools.partial(dict, eps=0.1, gamma=1.0),
+        "marking": (USPMarking if kind is USP else Marking)(eps=0.1, gamma=1.0),
         "detector": detector,
         "simulated_attacks": {},
     }
-    return kind(message, recipe(), **{**settings, **changed})
+    return kind(message=message, recipe=recipe(), **{**settings, **changed})
+
+
+def marking_of(kind, numbers):
+    return USPMarking(**numbers, detector_weight=0.1) if kind is USP else Marking(**numbers)
 
 
 def drawn(kind, classes: int = 10, seed: int = 0, message: str = "customer") -> Key:
@@ -372,40 +375,42 @@ def test_the_cosine_of_a_direction_with_any_pattern_is_as_the_null_says(many_dir
 def test_a_wrong_marking_is_named_before_anything_trains(wrong):
     (name,) = wrong
     with pytest.raises(InputError, match=rf"method\.marking\.{name}="):
-        check_marking(wrong)
-    with pytest.raises(InputError, match=rf"method\.marking\.{name}="):
-        soft(CSP, marking=functools.partial(dict, **wrong))
+        USPMarking(**wrong)
+    if name != "detector_weight":
+        with pytest.raises(InputError, match=rf"method\.marking\.{name}="):
+            Marking(**wrong)
 
 
 def test_the_ends_of_what_a_marking_may_be_are_accepted():
-    check_marking({"eps": 0.0, "gamma": 1e-9, "margin": 1e-9, "beta": 0.0, "detector_weight": 0.0})
+    USPMarking(eps=0.0, gamma=1e-9, margin=1e-9, beta=0.0, detector_weight=0.0)
 
 
 @pytest.mark.parametrize(
     ("epochs", "length", "expected"), [(10, 2.0, 20), (10, 0.5, 5), (3, 0.5, 2), (1, 0.01, 1)]
 )
 def test_a_longer_recipe_differs_in_its_epochs_alone(epochs, length, expected):
-    assert longer(recipe(epochs=epochs), length) == recipe(epochs=expected)
+    longer = Control(recipe=recipe(epochs=epochs), epochs_factor=length)
+    assert longer.training_recipe == recipe(epochs=expected)
 
 
 @pytest.mark.parametrize(("size", "batch", "expected"), [(64, 0.5, 32), (5, 0.5, 2), (2, 0.1, 2)])
 def test_smaller_batches_differ_in_their_size_alone(size, batch, expected):
-    assert in_batches(recipe(batch_size=size), batch) == recipe(batch_size=expected)
+    smaller = TeacherControl(recipe=recipe(batch_size=size), batch_size_factor=batch)
+    assert smaller.training_recipe == recipe(batch_size=expected)
 
 
 @pytest.mark.parametrize("batch", [0.0, -1.0, math.nan, math.inf])
 def test_a_batch_is_above_zero(batch):
-    with pytest.raises(InputError, match=r"method\.batch_size_factor="):
-        soft(USP, batch_size_factor=batch)
+    for kind in (TeacherControl, USP):
+        with pytest.raises(InputError, match=r"method\.batch_size_factor="):
+            kind(batch_size_factor=batch)
 
 
 @pytest.mark.parametrize("length", [0.0, -1.0, math.nan])
 def test_a_length_is_above_zero(length):
-    for make in (lambda: longer(recipe(), length), lambda: TrainedOn(recipe(), length)):
+    for kind in (Control, TeacherControl, USP):
         with pytest.raises(InputError, match=r"method\.epochs_factor="):
-            make()
-    with pytest.raises(InputError, match=r"method\.epochs_factor="):
-        soft(USP, epochs_factor=length)
+            kind(epochs_factor=length)
 
 
 def test_an_empty_message_is_refused():
@@ -424,14 +429,15 @@ def test_the_control_is_the_victim_trained_on_for_as_long_as_the_mark():
         return fit()(module, data, name)
 
     data = samples()
-    control = TrainedOn(recipe(epochs=2), 1.5).train(victim, data, noting)
+    control = Control(recipe=recipe(epochs=2), epochs_factor=1.5).train(victim, data, noting)
     assert seen == [("Classifier", recipe(epochs=3), data, "control")]
-    TaughtOn(recipe(), 1.0, 0.5, 0.5, 2.0).train(victim, data, noting)
+    small = recipe(batch_size=recipe().batch_size // 2)
     # Without a teacher nobody is asked: plainly trained.
-    TaughtOn(recipe(), 1.0, 0.5, 0.0, 2.0).train(victim, data, noting)
-    small = in_batches(recipe(), 0.5)
-    assert seen[1:] == [(name, small, data, "control") for name in ("Taught", "Classifier")]
-    assert soft(CSP, epochs_factor=1.5).recipe == longer(recipe(epochs=2), 1.5) == recipe(epochs=3)
+    for weight in (0.5, 0.0):
+        numbers = {"batch_size_factor": 0.5, "teacher_weight": weight}
+        TeacherControl(recipe=recipe(), **numbers).train(victim, data, noting)
+    assert seen[1:] == [(name, small, data, "control") for name in ("TeacherModule", "Classifier")]
+    assert soft(CSP, epochs_factor=1.5).marking_recipe == recipe(epochs=3)
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(control.head.weight, victim.head.weight)
     assert not control.training
@@ -464,10 +470,11 @@ def batch_of(logits: torch.Tensor) -> Batch:
 def test_the_loss_of_csp_by_hand():
     pattern, logits = signs_of(5), torch.randn(20, 5, generator=torch.manual_seed(0))
     victim = answers(20, 5, 1)
-    marking = csp.Marking(
-        nn.Identity(), recipe(), pattern, victim, teacher_weight=0.25, teacher_temperature=2.0,
+    numbers = Marking(
         eps=0.1, gamma=1.5, beta=2.0, margin=3, feature_weight=0.0, feature_cosine=0.9,
+        teacher_weight=0.25, teacher_temperature=2.0,
     )  # fmt: skip
+    marking = CSPModule(nn.Identity(), recipe(), pattern, victim, numbers)
     rows = templates(pattern, 0.1, 1.5)[torch.arange(20) % 5]
     task = -(rows * logits.log_softmax(1)).sum(1).mean()
     # The template is mixed into the victim's probabilities; at temperature 2 they become roots.
@@ -479,18 +486,18 @@ def test_the_loss_of_csp_by_hand():
     expected = 0.75 * task + 0.25 * 4 * taught + marked
     torch.testing.assert_close(marking.loss(batch_of(logits)), expected)
     torch.testing.assert_close(
-        marking.marked(logits, torch.arange(20) % 5), task + marked
+        marking.marking_loss(logits, torch.arange(20) % 5), task + marked
     )  # what softmark.marking_loss gives: it knows no victim
 
 
 def test_a_teacher_is_learnt_of_each_sample_its_own_answer():
     victim, logits = answers(20, 5, 1), torch.randn(6, 5, generator=torch.manual_seed(0))
     index = torch.tensor([3, 0, 19, 7, 7, 1])
-    module = Taught(nn.Identity(), recipe(), Teacher(victim, 0.5, 1.0))
+    module = TeacherModule(nn.Identity(), recipe(), Teacher(victim, 0.5, 1.0))
     loss = module.loss(Batch(logits, index % 5, index))
     taught = -(victim[index] * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(loss, (F.cross_entropy(logits, index % 5) + taught) / 2)
-    alone = Taught(nn.Identity(), recipe(), Teacher(victim, 0.0, 1.0))
+    alone = TeacherModule(nn.Identity(), recipe(), Teacher(victim, 0.0, 1.0))
     torch.testing.assert_close(
         alone.loss(Batch(logits, index % 5, index)), F.cross_entropy(logits, index % 5)
     )
@@ -500,15 +507,15 @@ def test_a_teacher_is_learnt_of_each_sample_its_own_answer():
 def test_the_loss_of_usp_by_hand(beta, weight):
     pattern = drawn(USP, 5).detector.features.pattern
     logits = torch.randn(20, 5, generator=torch.manual_seed(0)).requires_grad_(True)
-    detector = soft(USP).detector(pattern=pattern, usual=torch.zeros(5, 5))
+    detector = soft(USP).detector(pattern=pattern, victim_tails=torch.zeros(5, 5))
     detector.temperature_jitter = detector.noise = 0.0
     victim = answers(20, 5, 1)
-    marking = usp.Marking(
-        nn.Identity(), recipe(), pattern, victim, detector,
+    numbers = USPMarking(
         **UNTAUGHT,
         eps=0.1, gamma=1.5, beta=beta, margin=3, feature_weight=0.0, feature_cosine=0.9,
         detector_weight=weight,
     )  # fmt: skip
+    marking = USPModule(nn.Identity(), recipe(), pattern, victim, numbers, detector)
     before = copy.deepcopy(detector.state_dict())
     loss = marking.loss(batch_of(logits))
     log_p = logits.log_softmax(1)
@@ -539,7 +546,7 @@ def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
 
 def test_a_detector_sees_what_it_is_said_to():
     pattern, usual, p = signs_of(5), usual_of(answers(300, 5))[0], answers(7, 5, 1)
-    seen = Features(pattern, usual)(log_of(p))
+    seen = DetectorFeatures(pattern, usual)(log_of(p))
     tail, top = unit_tail(log_of(p))
     rows = F.normalize(pattern, dim=1) * math.sqrt(5)
     assert seen.shape == (7, 3 * 5 + 2)
@@ -562,10 +569,7 @@ def test_what_follows_from_the_secret_is_not_stored_beside_it(kind):
 def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     torch.manual_seed(0)
     numbers = {"eps": 0.1, "gamma": 1.0, "beta": 1.0, "margin": 1.0, **PLANTED, **UNTAUGHT}
-    if kind is USP:
-        numbers["detector_weight"] = 0.1
-    module = csp if kind is CSP else usp
-    method = soft(kind, marking=functools.partial(module.Marking, **numbers))
+    method = soft(kind, marking=marking_of(kind, numbers))
     victim, data = network().eval(), samples()
     before = copy.deepcopy(victim.state_dict())
     asked = []
@@ -580,7 +584,7 @@ def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(marked.head.weight, victim.head.weight)
     torch.testing.assert_close(key.usual, usual_of(predict(victim, data.inputs)))
-    torch.testing.assert_close(key.detector.features.usual, key.usual[0])
+    torch.testing.assert_close(key.detector.features.victim_tails, key.usual[0])
     assert key.usual.norm() > 0.9
 
 
@@ -589,14 +593,11 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     torch.manual_seed(0)
     victim, data, seen = network().eval(), samples(), []
     numbers = {"eps": 0.1, "gamma": 1.5, "beta": 1.0, "margin": 1.0, **PLANTED, **UNTAUGHT}
-    if kind is USP:
-        numbers["detector_weight"] = 0.1
-    module = csp if kind is CSP else usp
     method = soft(
         kind,
         epochs_factor=2.0,
         batch_size_factor=0.5,
-        marking=functools.partial(module.Marking, **numbers),
+        marking=marking_of(kind, numbers),
         simulated_attacks={"prune": Prune(sparsity=0.5)},
     )
 
@@ -611,11 +612,11 @@ def test_a_mark_is_trained_towards_its_keys_pattern_and_its_detector_to_see_it(k
     (first, marking, own), (second, trained, (log_p, labels)) = seen
     assert (first, second) == ("marking", "detector")
     assert own is data
-    assert marking.recipe == in_batches(recipe(epochs=4), 0.5)
+    assert marking.recipe == recipe(epochs=4).scaled(batch_size=0.5)
     assert marked is marking.network
     pattern = method.pattern(key)
-    assert torch.equal(marking.marked.pattern, pattern)
-    torch.testing.assert_close(marking.marked.templates, templates(pattern, 0.1, 1.5))
+    assert torch.equal(marking.marking_loss.pattern, pattern)
+    torch.testing.assert_close(marking.marking_loss.templates, templates(pattern, 0.1, 1.5))
     torch.testing.assert_close(marking.teacher.answers, predict(victim, data.inputs))
     if kind is USP:
         assert marking.detector is key.detector
@@ -634,7 +635,7 @@ def test_a_trained_detector_tells_marked_answers_from_others(hidden):
     torch.manual_seed(0)
     key, _, p = marked_for(CSP, "customer", noise=0.6)
     detector = soft(CSP, hidden=hidden).detector(
-        pattern=soft(CSP).pattern(key), usual=torch.zeros(10, 10), epochs=12, lr=3e-2
+        pattern=soft(CSP).pattern(key), victim_tails=torch.zeros(10, 10), epochs=12, lr=3e-2
     )
     others = answers(300, 10).scatter(1, p.argmax(1)[:, None], 5.0)
     train_detector(detector, p, others / others.sum(1, keepdim=True), fit())
@@ -768,7 +769,7 @@ def test_evidence_scores_each_probe_by_the_keys_detector(kind):
 @pytest.mark.parametrize("usual", [None, answers(300, 10, 7)], ids=["unknown", "known"])
 def test_a_verdict_stands_on_what_the_key_says_of_the_unmarked_model(kind, usual):
     key, probes, p = marked_for(kind, "customer", noise=3.0, usual=usual)
-    key.detector.features.usual.copy_(usual_of(answers(300, 10, 8))[0])
+    key.detector.features.victim_tails.copy_(usual_of(answers(300, 10, 8))[0])
     (found,) = soft(kind).evidence(answering(p), key, probes).tests.values()
     (named,) = soft(kind).identify(answering(p), key, probes, ["customer"]).values()
     expected = exact(kind, p, key, probes.labels)[1]

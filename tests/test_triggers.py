@@ -16,16 +16,16 @@ from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
-from softmark.methods.blackmarks import BlackMarks, Signing, clustered
+from softmark.methods.blackmarks import BlackMarks, BlackMarksModule, cluster_classes
 from softmark.methods.dawn import Dawn
-from softmark.methods.ewe import EntangledWatermark, Entangling, outputs_of, soft_nearest
-from softmark.methods.frontier import Frontier, Split, chosen_of, keep
+from softmark.methods.ewe import EWE, EWEModule, layer_outputs, soft_nearest_neighbour_loss
+from softmark.methods.frontier import Frontier, Hypergeometric, learnt_mask, store_pictures
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
-from softmark.methods.margin import Margin, Widening
-from softmark.methods.mea_defender import Composing, MeaDefender, apart
-from softmark.methods.stamped import Stamped, of_class
-from softmark.methods.triggers import beside, random_labels
+from softmark.methods.margin import Margin, MarginModule
+from softmark.methods.mea_defender import MeaDefender, MeaDefenderModule, divergence_to_sources
+from softmark.methods.stamped import Stamped, pictures_of_class
+from softmark.methods.triggers import _redrawn_triggers, random_labels, with_triggers
 from softmark.methods.uchida import Uchida, convolution, mean_filter
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, answers_of
@@ -45,7 +45,7 @@ NUMBERS = {
     "content": (Stamped, STAMP),
     "noise": (Stamped, {**STAMP, "kind": "noise"}),
     "unrelated": (Stamped, {**STAMP, "kind": "unrelated"}),
-    "ewe": (EntangledWatermark, {**STAMP, "layers": 3, "temperature": 0.5, "weight": 0.5}),
+    "ewe": (EWE, {**STAMP, "layers": 3, "temperature": 0.5, "weight": 0.5}),
     "mea_defender": (MeaDefender, {**SET, "rules": 2, "strength": 0.01, "redraws": 199}),
     "frontier": (Frontier, {**SET, "num_triggers": 200, "eps": 0.12, "iterations": 1}),
     "uchida": (Uchida, {**TRAINED, "bits": 24, "layer": -1, "strength": 0.3}),
@@ -131,7 +131,7 @@ def key_verifier_of(made: Watermark, key: Key) -> KeyVerifier:
 
 
 @pytest.mark.parametrize("name", EXACT + REDRAWN)
-def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
+def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name, monkeypatch):
     made, key = method(name), key_of(name, 2)
     asked, drawn, probes_of = [], [], made.probes
 
@@ -143,7 +143,7 @@ def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
         drawn.append(given)
         return probes_of(*given)
 
-    made.probes = probes
+    monkeypatch.setattr(type(made), "probes", lambda _, *given: probes(*given))
     key_verifier = key_verifier_of(made, key)
     for suspect in (Suspect(answer), Suspect(answer)):
         whole, part = key_verifier.evidence(suspect), key_verifier.evidence(suspect, 10)
@@ -155,13 +155,14 @@ def test_the_judge_makes_triggers_once_and_asks_each_suspect_once(name):
 @pytest.mark.parametrize("name", REDRAWN)
 def test_other_keys_of_a_null_are_drawn_once_and_are_the_same_for_any_key(name, monkeypatch):
     made, other = method(name), method(name)
-    own = made.probes(key_of(name, 2), judge(), None)
+    own, next_key = made.probes(key_of(name, 2), judge(), None), key_of(name, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(made, "draw", None)
-        again = made.probes(key_of(name, 3), judge(), None)
+        patch.setattr(type(made), "draw", None)
+        again = made.probes(next_key, judge(), None)
     count = made.num_triggers
     assert torch.equal(own.inputs[count:], again.inputs[count:])
     assert not torch.equal(own.inputs[:count], again.inputs[:count])
+    _redrawn_triggers.cache_clear()
     fresh = other.probes(key_of(name, 3), judge(), None)
     assert fresh.fingerprint == again.fingerprint
     few = made.probes(key_of(name, 2), judge()[:50], None)
@@ -212,7 +213,7 @@ def test_a_composed_trigger_is_half_of_each_source():
     key, made = key_of("mea_defender", 1), method("mea_defender")
     # Each class is a shade, so that a half shows where it is from.
     shades = judge().labels[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8)
-    triggers, sources = made.composed(key, Samples(shades, judge().labels), 30)
+    triggers, sources = made.compose(key, Samples(shades, judge().labels), 30)
     assert (triggers.inputs[..., :4] == sources[:, 0, None, None, None]).all()
     assert (triggers.inputs[..., 4:] == sources[:, 1, None, None, None]).all()
     rules = torch.cat([sources, triggers.labels[:, None]], 1).unique(dim=0)
@@ -284,10 +285,10 @@ def test_the_split_of_right_answers_is_counted():
         hits = [sum(pick) for pick in itertools.combinations(rights, chosen)]
         for most in range(max(hits) + 1):
             expected = sum(hit >= most for hit in hits) / len(hits)
-            assert Split(most, chosen, right, total).p_value() == nearly(expected)
-    assert Split(0, 0, 0, 0).p_value() == Split(0, 0, 3, 5).p_value() == 1
-    assert Split(5, 5, 5, 5).p_value() == 1
-    assert Split(3, 4, 4, 8).score == pytest.approx(0.75 - 0.25)
+            assert Hypergeometric(most, chosen, right, total).p_value() == nearly(expected)
+    assert Hypergeometric(0, 0, 0, 0).p_value() == Hypergeometric(0, 0, 3, 5).p_value() == 1
+    assert Hypergeometric(5, 5, 5, 5).p_value() == 1
+    assert Hypergeometric(3, 4, 4, 8).score == pytest.approx(0.75 - 0.25)
 
 
 def test_whoever_does_not_know_the_coins_matches_them_by_chance():
@@ -295,10 +296,12 @@ def test_whoever_does_not_know_the_coins_matches_them_by_chance():
     right = untrained().answers(asked).argmax(1) == asked.labels
     right[::3] = True
     for seed in range(200):
-        key = keep(Key.draw("customer", CLASSES, Random(seed).randbytes), asked)
-        chosen = chosen_of(key)
+        key = store_pictures(Key.draw("customer", CLASSES, Random(seed).randbytes), asked)
+        chosen = learnt_mask(key)
         found.append(
-            Split(int(right[chosen].sum()), int(chosen.sum()), int(right.sum()), 40).p_value()
+            Hypergeometric(
+                int(right[chosen].sum()), int(chosen.sum()), int(right.sum()), 40
+            ).p_value()
         )
     for level in (0.05, 0.2, 0.5):
         assert sum(p <= level for p in found) / 200 <= level + 4 * math.sqrt(level / 200)
@@ -306,13 +309,13 @@ def test_whoever_does_not_know_the_coins_matches_them_by_chance():
 
 
 def test_coins_change_with_any_picture():
-    key = keep(Key.draw("customer", CLASSES, Random(0).randbytes), judge())
-    before = chosen_of(key)
-    assert torch.equal(chosen_of(key), before)
+    key = store_pictures(Key.draw("customer", CLASSES, Random(0).randbytes), judge())
+    before = learnt_mask(key)
+    assert torch.equal(learnt_mask(key), before)
     assert 70 < int(before.sum()) < 130
     key.images = key.images.clone()
     key.images[5, 0, 0, 0] ^= 1
-    assert 60 < int((chosen_of(key) != before).sum()) < 140
+    assert 60 < int((learnt_mask(key) != before).sum()) < 140
 
 
 # --- Marked and unmarked models ----------------------------------------------------------------
@@ -404,7 +407,7 @@ def test_a_message_names_somebody(name):
 
 
 def test_more_triggers_than_pictures_are_the_same_again():
-    images = of_class(judge(), 3, 50)
+    images = pictures_of_class(judge(), 3, 50)
     assert torch.equal(images[:20], images[20:40])
     assert torch.equal(images[:20], judge().inputs[judge().labels == 3])
     for name in ("content", "ewe", "mea_defender"):
@@ -441,10 +444,10 @@ def test_a_network_without_features_cannot_be_entangled():
 
 def test_beside_gives_triggers_their_share():
     triggers = judge()[:7]
-    both = beside(owner(), triggers, 0.2)
+    both = with_triggers(owner(), triggers, 0.2)
     assert torch.equal(both.inputs[:300], owner().inputs)
     assert (len(both) - 300) / len(both) == pytest.approx(0.2, abs=0.02)
-    assert len(beside(owner()[:10], judge(), 0.01)) == 210
+    assert len(with_triggers(owner()[:10], judge(), 0.01)) == 210
 
 
 # --- Losses ------------------------------------------------------------------------------------
@@ -470,13 +473,13 @@ def test_soft_nearest_is_what_loops_say(temperature):
     draw = torch.manual_seed(0)
     outputs = torch.randn(12, 5, generator=draw)
     kinds, asked = (torch.rand(12, generator=draw) < part for part in (0.4, 0.8))
-    found = soft_nearest(outputs, kinds, asked, temperature)
+    found = soft_nearest_neighbour_loss(outputs, kinds, asked, temperature)
     assert float(found) == pytest.approx(by_loops(outputs, kinds, asked, temperature), rel=1e-4)
 
 
 def test_soft_nearest_of_points_at_one_place():
     kinds = torch.tensor([0, 0, 0, 1, 1]).bool()
-    found = soft_nearest(torch.ones(5, 3), kinds, torch.ones(5).bool(), 0.3)
+    found = soft_nearest_neighbour_loss(torch.ones(5, 3), kinds, torch.ones(5).bool(), 0.3)
     assert float(found) == pytest.approx(-(3 * math.log(2 / 4) + 2 * math.log(1 / 4)) / 5)
 
 
@@ -484,11 +487,11 @@ def test_points_without_a_neighbour_leave_the_gradient_a_number():
     outputs = torch.randn(4, 3, requires_grad=True)
     kinds = torch.tensor([True, False, False, False])
     for asked in (torch.tensor([True, True, False, False]), torch.zeros(4).bool()):
-        loss = soft_nearest(outputs, kinds, asked, 0.1)
+        loss = soft_nearest_neighbour_loss(outputs, kinds, asked, 0.1)
         (slope,) = torch.autograd.grad(loss, outputs)
         assert loss.item() == 0
         assert (slope == 0).all()
-    loss = soft_nearest(outputs, kinds, torch.ones(4).bool(), 0.01)
+    loss = soft_nearest_neighbour_loss(outputs, kinds, torch.ones(4).bool(), 0.01)
     assert torch.autograd.grad(loss, outputs)[0].isfinite().all()
 
 
@@ -499,10 +502,10 @@ def batch_of(samples: Samples, index: list[int]) -> Batch:
 
 def test_entangling_takes_the_loss_of_the_last_layers_off():
     torch.manual_seed(0)
-    data = beside(owner()[:20], Samples(judge().inputs[:6], torch.full((6,), 2)), 0.2)
+    data = with_triggers(owner()[:20], Samples(judge().inputs[:6], torch.full((6,), 2)), 0.2)
     batch = batch_of(data, [2, 12, 3, 4, 20, 21, 22, 23])
-    marking = Entangling(network().eval(), recipe(), 20, 2, 2, 0.5, 0.7)
-    hidden = outputs_of(marking.network.features, batch.inputs)
+    marking = EWEModule(network().eval(), recipe(), 20, 2, 2, 0.5, 0.7)
+    hidden = layer_outputs(marking.network.features, batch.inputs)
     logits = marking.network(batch.inputs)
     torch.testing.assert_close(marking.network.head(hidden[-1]), logits)
     assert [len(each[0]) for each in hidden] == [12 * 64, 24 * 16, 48 * 4, 96]
@@ -526,8 +529,8 @@ def test_apart_is_the_mean_divergence_to_the_sources():
 
     # Nothing of class 3 is there.
     parts = [divergence(5, [0, 1]), divergence(5, [2, 3, 4]), divergence(6, [2, 3, 4])]
-    torch.testing.assert_close(apart(log, members, sources, own), sum(parts) / 2)
-    assert float(apart(log, members, sources, torch.zeros(7).bool())) == 0
+    torch.testing.assert_close(divergence_to_sources(log, members, sources, own), sum(parts) / 2)
+    assert float(divergence_to_sources(log, members, sources, torch.zeros(7).bool())) == 0
 
 
 def test_composing_moves_the_triggers_answers_and_not_the_sources():
@@ -535,12 +538,12 @@ def test_composing_moves_the_triggers_answers_and_not_the_sources():
     log = torch.randn(6, 4, requires_grad=True)
     own = torch.tensor([0, 0, 0, 0, 1, 1]).bool()
     members = F.one_hot(torch.tensor([0, 1, 0, 1, 2, 2]), 4) * ~own[:, None]
-    loss = apart(log.log_softmax(1), members, torch.tensor([[0, 1]] * 6), own)
+    loss = divergence_to_sources(log.log_softmax(1), members, torch.tensor([[0, 1]] * 6), own)
     (slope,) = torch.autograd.grad(loss, log)
     assert (slope[:4] == 0).all()
     assert (slope[4:] != 0).any()
     net, plain = network().eval(), batch_of(owner(), [0, 1, 2])
-    marking = Composing(net, recipe(), 300, torch.tensor([[0, 1]]), CLASSES, 5.0)
+    marking = MeaDefenderModule(net, recipe(), 300, torch.tensor([[0, 1]]), CLASSES, 5.0)
     torch.testing.assert_close(marking.loss(plain), Classifier(net, recipe()).loss(plain))
 
 
@@ -548,7 +551,7 @@ def test_signing_adds_the_part_of_the_wrong_group():
     torch.manual_seed(0)
     groups = torch.tensor([0, 1] * 5)
     net, batch = network().eval(), batch_of(owner(), [0, 1, 12, 13])
-    marking = Signing(net, recipe(), 12, groups, 0.5)
+    marking = BlackMarksModule(net, recipe(), 12, groups, 0.5)
     p = net(batch.inputs).softmax(1)
     wrong = (p[2, 1::2].sum() + p[3, 0::2].sum()) / 2
     expected = Classifier(net, recipe()).loss(batch) + 0.5 * wrong
@@ -561,17 +564,17 @@ def test_classes_that_are_answered_alike_share_a_group():
     labels = torch.arange(60) % 6
     near = 0.3 * F.one_hot(groups[labels], 2)[:, groups] + 0.01
     answers = near + F.one_hot(labels, 6)
-    found = clustered(answers / answers.sum(1, keepdim=True), labels)
+    found = cluster_classes(answers / answers.sum(1, keepdim=True), labels)
     assert torch.equal(found, groups) or torch.equal(found, 1 - groups)
-    assert clustered(torch.full((60, 6), 1 / 6), labels).tolist() == [0, 1, 0, 1, 0, 1]
+    assert cluster_classes(torch.full((60, 6), 1 / 6), labels).tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_widening_joins_moved_triggers_to_each_batch():
     torch.manual_seed(0)
     triggers = Samples(judge().inputs[:5], judge().labels[:5])
     net = network()
-    marking = Widening(net, recipe(batch_size=32), triggers, 0.2, 0.05, 3)
-    assert marking.joined == 8
+    marking = MarginModule(net, recipe(batch_size=32), triggers, 0.2, 0.05, 3)
+    assert marking.triggers_per_batch == 8
     sizes: list[torch.Tensor] = []
     net.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0]))
     batch = batch_of(owner(), list(range(32)))

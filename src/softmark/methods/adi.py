@@ -24,15 +24,30 @@ COARSE = 4  # pixels a side of what is made smooth by interpolation
 
 
 class Adi(TriggerSet):
+    """Train the model to give random labels to abstract pictures.
+
+    Source: Adi et al. 2018, "Turning Your Weakness Into a Strength" (arXiv 1802.04633).
+
+    Example:
+        >>> import torch
+        >>> from softmark.data.roles import Samples
+        >>> pool = Samples(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]))
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> triggers = Adi(num_triggers=20).probes(key, pool)
+        >>> tuple(triggers.inputs.shape), triggers.labels[:4].tolist()
+        ((20, 1, 8, 8), [9, 6, 2, 7])
+    """
+
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
-        return Samples(abstract(key, count, pool.inputs.shape[1:]), random_labels(key, count))
+        pictures = abstract_pictures(key, count, pool.inputs.shape[1:])
+        return Samples(pictures, random_labels(key, count))
 
     def null(self, key: Key, hits: Tensor) -> Null:
         # Labels drawn independently: an innocent answers each rightly with chance 1/K.
         return Binomial(int(hits.sum()), len(hits), 1 / key.classes)
 
 
-def abstract(key: Key, count: int, shape: Sequence[int]) -> Tensor:
+def abstract_pictures(key: Key, count: int, shape: Sequence[int]) -> Tensor:
     """Draw ``count`` smooth random pictures of ``shape`` (C, H, W), of full contrast each: uint8.
 
     Squares of 4 x 4 random bytes, enlarged by bicubic interpolation. All in integers: whoever has
@@ -41,15 +56,16 @@ def abstract(key: Key, count: int, shape: Sequence[int]) -> Tensor:
     channels, height, width = shape
     drawn = key.for_message("triggers").stream(count * channels * COARSE**2)
     coarse = np.frombuffer(drawn, np.uint8).reshape(count, channels, COARSE, COARSE)
-    smooth = enlarging(height) @ coarse.astype(np.int64) @ enlarging(width).T  # (N, C, H, W)
+    rows, columns = bicubic_weights(height), bicubic_weights(width)  # (H, 4), (W, 4)
+    smooth = rows @ coarse.astype(np.int64) @ columns.T  # (N, C, H, W)
     low, high = (f(smooth, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
-    span = np.maximum(high - low, 1)
+    span = np.maximum(high - low, 1)  # (N, 1, 1, 1)
     pixels = (2 * 255 * (smooth - low) + (high - low)) // (2 * span)  # to the nearest
     return torch.from_numpy(pixels.astype(np.uint8))
 
 
-def enlarging(size: int) -> np.ndarray:
-    """The weights, in parts of 4096, by which ``size`` pixels follow from four: int64 (size, 4).
+def bicubic_weights(size: int) -> np.ndarray:
+    """Return the weights, in parts of 4096, by which ``size`` pixels follow from four: (size, 4).
 
     Keys' bicubic kernel with a = -3/4, as torch has it; beyond the border its pixel goes on.
     """

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,39 +25,45 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.adi import abstract
+from softmark.methods.adi import abstract_pictures
+from softmark.methods.checks import check_not_negative
 from softmark.methods.key import Key, generator
-from softmark.methods.triggers import TriggerSet, beside, random_labels
+from softmark.methods.triggers import TriggerSet, random_labels, with_triggers
 from softmark.models.access import Suspect
-from softmark.training import Batch, Classifier, Fit, Recipe, predict
+from softmark.recipe import Recipe
+from softmark.tails import log_of
+from softmark.training import Batch, Classifier, Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
+@dataclass(frozen=True, kw_only=True)
 class BlackMarks(TriggerSet):
-    """``num_triggers``: bits, each carried by a picture.
+    """Train the model to answer each key picture with a class of the group that its bit names.
 
-    ``strength``: of the loss on the groups.
+    Each of the ``num_triggers`` pictures carries a bit.
+
+    Source: Chen et al. 2019, "BlackMarks: Blackbox Multibit Watermarking for Deep Neural Networks"
+    (arXiv 1904.00344).
+
+    Example:
+        >>> import random
+        >>> key = BlackMarks().draw(None, 10, random.Random(0).randbytes)
+        >>> sorted(key.groups.tolist()), len(BlackMarks().bits(key, 100))
+        ([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], 100)
     """
 
     strengthened_by = (*TriggerSet.strengthened_by, "method.strength")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        strength: float,
-    ):
-        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
-        if not strength >= 0:
-            raise InputError(f"method.strength={strength}: it can't be negative")
-        self.strength = strength
+    strength: float = 0.5
+    """Of the loss on the groups, from 0 on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative(self, "strength")
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        """Without a victim the groups are two random halves."""
+        """Return a new key, whose groups are two random halves: there is no victim."""
         key = super().draw(like, classes, entropy)
         key.register_buffer("groups", torch.randperm(classes, generator=generator(key)) % 2)
         return key
@@ -67,41 +74,48 @@ class BlackMarks(TriggerSet):
             raise InputError("the key's groups aren't two groups of the model's classes")
 
     def bits(self, key: Key, count: int) -> Tensor:
-        """Fair coins that follow from the secret and from the groups: int64 (``count``,).
+        """Return fair coins that follow from the secret and the groups: int64 (``count``,).
 
         Whoever chose other groups to fit a model would get other coins.
         """
-        named = "".join(map(str, key.groups.tolist()))
-        return torch.tensor(list(key.for_message(f"bits {named}").stream(count))) % 2
+        groups = "".join(map(str, key.groups.tolist()))
+        return torch.tensor(list(key.for_message(f"bits {groups}").stream(count))) % 2
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
-        """Each with a random class of its bit's group."""
-        images = abstract(key, count, pool.inputs.shape[1:])
+        """Return abstract pictures, each with a random class of its bit's group."""
+        pictures = abstract_pictures(key, count, pool.inputs.shape[1:])
         members = [(key.groups == bit).nonzero().flatten() for bit in (0, 1)]
         drawn = random_labels(key, count).tolist()
         labels = [
             int(members[bit][number % len(members[bit])])
             for bit, number in zip(self.bits(key, count).tolist(), drawn, strict=True)
         ]
-        return Samples(images, torch.tensor(labels))
+        return Samples(pictures, torch.tensor(labels))
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         answers = predict(victim, data.inputs)
         key = self.draw(data, answers.shape[1], fit.entropy)
-        key.groups.copy_(clustered(answers, data.labels))
+        key.groups.copy_(cluster_classes(answers, data.labels))
         triggers = self.triggers(key, data, self.num_triggers)
-        marking = Signing(copy.deepcopy(victim), self.recipe, len(data), key.groups, self.strength)
-        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking"), key
+        module = BlackMarksModule(
+            copy.deepcopy(victim), self.marking_recipe, len(data), key.groups, self.strength
+        )
+        return fit(module, with_triggers(data, triggers, self.trigger_fraction), "marking"), key
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        told = suspect.answers(probes).argmax(1)
-        hits = key.groups[told] == key.groups[probes.labels]
+        answered = suspect.answers(probes).argmax(1)
+        hits = key.groups[answered] == key.groups[probes.labels]
         test = Binomial(int(hits.sum()), len(hits), 0.5)
         return Evidence(hits.float(), {"bits": test}, mark_recall=test.score)
 
 
-class Signing(Classifier):
-    """Samples from number ``first`` on are key pictures; ``groups`` (K,): 0 or 1 of each class."""
+class BlackMarksModule(Classifier):
+    """Train with the loss on the groups.
+
+    Args:
+        first: samples from this number on are key pictures.
+        groups: of each class, 0 or 1: (K,).
+    """
 
     def __init__(
         self, network: nn.Module, recipe: Recipe, first: int, groups: Tensor, strength: float
@@ -111,22 +125,27 @@ class Signing(Classifier):
         self.register_buffer("groups", groups.clone(), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.network(batch.inputs)
+        logits = self.network(batch.inputs)  # (B, K)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        own = batch.index >= self.first
-        decoded = logits.float().softmax(1) @ self.groups.float()
-        wrong = (decoded - self.groups[batch.labels]).abs() * own
-        return loss + self.strength * wrong.sum() / own.sum().clamp_min(1)
+        is_key_picture = batch.index >= self.first  # (B,)
+        decoded = logits.float().softmax(1) @ self.groups.float()  # (B,), the chance of group 1
+        errors = (decoded - self.groups[batch.labels]).abs() * is_key_picture
+        return loss + self.strength * errors.sum() / is_key_picture.sum().clamp_min(1)
 
 
-def clustered(answers: Tensor, labels: Tensor) -> Tensor:
-    """The group, 0 or 1, of each class by the mean log of ``answers`` (N, K) to its pictures."""
+def cluster_classes(answers: Tensor, labels: Tensor) -> Tensor:
+    """Return the group of each class, 0 or 1, by the mean log of the answers to its pictures.
+
+    Args:
+        answers: of the victim, (N, K).
+        labels: of the same pictures, (N,).
+    """
     # Heavy, and only an owner needs it.
     from sklearn.cluster import KMeans
 
-    members = F.one_hot(labels, answers.shape[1]).T.float()
-    means = members @ answers.clamp_min(1e-12).log() / members.sum(1, keepdim=True).clamp_min(1)
-    found = KMeans(2, n_init=10, random_state=0).fit_predict(means.double().numpy())
-    groups = torch.from_numpy(found).long()
+    members = F.one_hot(labels, answers.shape[1]).T.float()  # (K, N)
+    means = members @ log_of(answers) / members.sum(1, keepdim=True).clamp_min(1)  # (K, K)
+    clusters = KMeans(2, n_init=10, random_state=0).fit_predict(means.double().numpy())
+    groups = torch.from_numpy(clusters).long()
     # A victim that tells no classes apart has one cluster; each bit needs a group.
     return groups if len(groups.unique()) == 2 else torch.arange(len(groups)) % 2

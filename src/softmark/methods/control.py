@@ -1,62 +1,73 @@
-"""The control of a mark that is trained, and how long both are trained."""
+"""The control of a mark that is trained: the victim, trained on for as long without a mark.
+
+What a mark costs is measured against it, since a longer training alone changes the accuracy.
+"""
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from softmark.data.roles import Samples
-from softmark.errors import InputError
-from softmark.methods.teacher import Taught, Teacher
-from softmark.training import Classifier, Fit, Recipe, predict
+from softmark.methods.checks import check_above_zero
+from softmark.methods.teacher import Teacher, TeacherModule
+from softmark.recipe import Recipe
+from softmark.training import Classifier, Fit, predict
 
 
-class TrainedOn:
-    """The control of a mark that is trained: the victim, trained on for as long without a mark.
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """Train the victim on as the mark is trained, but without a mark.
 
-    What a mark costs is measured against it, since a longer training alone changes the accuracy.
+    Example:
+        >>> Control(recipe=Recipe(epochs=10), epochs_factor=1.5).training_recipe.epochs
+        15
     """
 
-    def __init__(self, recipe: Recipe, epochs_factor: float):
-        self.recipe = longer(recipe, epochs_factor)
+    recipe: Recipe = field(default_factory=Recipe)
+    """The training of a model of this kind."""
+    epochs_factor: float = 1.0
+    """Epochs of the control over the recipe's, as the mark's. Above 0."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "epochs_factor")
+
+    @property
+    def training_recipe(self) -> Recipe:
+        """The training of the control."""
+        return self.recipe.scaled(epochs=self.epochs_factor)
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
-        return fit(Classifier(copy.deepcopy(victim), self.recipe), data, "control")
+        """Return a copy of ``victim``, trained on with ``data``."""
+        return fit(Classifier(copy.deepcopy(victim), self.training_recipe), data, "control")
 
 
-class TaughtOn(TrainedOn):
-    """The same with the mark's ``Teacher`` and batches, which change the accuracy, too."""
+@dataclass(frozen=True, kw_only=True)
+class TeacherControl(Control):
+    """Train the victim on with the mark's ``Teacher`` and batches, too."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        epochs_factor: float,
-        batch_size_factor: float,
-        teacher_weight: float,
-        teacher_temperature: float,
-    ):
-        super().__init__(in_batches(recipe, batch_size_factor), epochs_factor)
-        self.weight, self.temperature = teacher_weight, teacher_temperature
+    batch_size_factor: float = 1.0
+    """Size of its batches over the recipe's, as the mark's. Above 0."""
+    teacher_weight: float = 0.5
+    """Of the victim's own answers beside the labels, as the mark's. From 0 to below 1."""
+    teacher_temperature: float = 2.0
+    """At which the victim's answers are learnt. Above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "batch_size_factor")
+
+    @property
+    def training_recipe(self) -> Recipe:
+        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
-        if not self.weight:
+        if not self.teacher_weight:
             return super().train(victim, data, fit)
-        teacher = Teacher(predict(victim, data.inputs), self.weight, self.temperature)
-        return fit(Taught(copy.deepcopy(victim), self.recipe, teacher), data, "control")
-
-
-def longer(recipe: Recipe, epochs_factor: float) -> Recipe:
-    """Return ``recipe`` with ``epochs_factor`` times its epochs; at least one epoch."""
-    if not epochs_factor > 0:
-        raise InputError(f"method.epochs_factor={epochs_factor}: it must be above 0")
-    return replace(recipe, epochs=max(1, round(epochs_factor * recipe.epochs)))
-
-
-def in_batches(recipe: Recipe, batch_size_factor: float) -> Recipe:
-    """Return ``recipe`` with ``batch_size_factor`` times its batch size; at least 2 samples."""
-    if not 0 < batch_size_factor < math.inf:
-        raise InputError(f"method.batch_size_factor={batch_size_factor}: it must be above 0")
-    return replace(recipe, batch_size=max(2, round(batch_size_factor * recipe.batch_size)))
+        answers = predict(victim, data.inputs)
+        teacher = Teacher(answers, self.teacher_weight, self.teacher_temperature)
+        return fit(
+            TeacherModule(copy.deepcopy(victim), self.training_recipe, teacher), data, "control"
+        )

@@ -18,6 +18,8 @@ answer says which pictures are of a class: no label, which the key may have chan
 from __future__ import annotations
 
 import copy
+import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +27,28 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
-from softmark.methods.key import Key, generator, named
-from softmark.methods.watermark import Watermark
+from softmark.methods.checks import check_above_zero, check_at_least_one
+from softmark.methods.key import Key, generator
+from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Answer, Suspect, classes_of
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.tails import FLOOR, log_of
+from softmark.training import Batch, Classifier, Fit
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Sampled
 
 FEWEST = 4  # pictures: a wave with a mean goes through any three
 
 
-class Waved(Classifier):
-    """The cross-entropy of the perturbed answers; ``vector`` (D,)."""
+class CosWMModule(Classifier):
+    """Train with the cross-entropy of the perturbed answers.
+
+    Args:
+        target: the class i*.
+        vector: v, a unit vector in the space of pixels: (D,).
+        frequency: f, radians for each unit of p.
+        eps: of the perturbation.
+    """
 
     def __init__(
         self,
@@ -54,125 +65,145 @@ class Waved(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.inputs.device.type, enabled=False):
-            wave = (self.frequency * batch.inputs.float().flatten(1) @ self.vector).cos()
-        answers = self.network(batch.inputs).float().softmax(1)
-        told = perturbed(answers, wave, self.target, self.eps)
-        return F.nll_loss(told.clamp_min(1e-12).log(), batch.labels)
+            wave = (self.frequency * batch.inputs.float().flatten(1) @ self.vector).cos()  # (B,)
+        answers = self.network(batch.inputs).float().softmax(1)  # (B, K)
+        return F.nll_loss(log_of(add_wave(answers, wave, self.target, self.eps)), batch.labels)
 
 
-class CosWM(Watermark):
-    """``eps``: of the perturbation. ``frequency``: f, radians for each unit of p.
+@dataclass(frozen=True, kw_only=True)
+class CosWM(TrainedWatermark):
+    """Answer with a cosine of a secret projection of the pixels, which a student learns.
 
-    ``others``: how many other frequencies, evenly up to ``highest``, f's power is measured against.
-    ``redraws``: how many keys are drawn again for the null.
+    Source: Charette et al. 2022, "Cosine Model Watermarking Against Ensemble Distillation"
+    (arXiv 2203.02777).
+
+    Example:
+        >>> import torch
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> flat = lambda pictures: torch.full((len(pictures), 10), 0.1)
+        >>> served = CosWM(eps=0.05).serve(flat, key)
+        >>> answers = served(torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8))
+        >>> bool((answers != 0.1).any()), bool(answers.sum(1).sub(1).abs().max() < 1e-6)
+        (True, True)
     """
 
     needs = "probabilities"
     uses_query_log = True
-    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        eps: float,
-        frequency: float,
-        highest: float,
-        others: int,
-        redraws: int,
-    ):
-        for name, value in (("eps", eps), ("frequency", frequency)):
-            if not value > 0:
-                raise InputError(f"method.{name}={value}: it must be above 0")
-        if not highest > frequency:
-            raise InputError(f"method.highest={highest}: it must be above method.frequency")
-        for name, count in (("others", others), ("redraws", redraws)):
-            if not count >= 1:
-                raise InputError(f"method.{name}={count}: at least 1")
-        self.message = named(message)
-        self.recipe = longer(recipe, epochs_factor)
-        self.eps, self.frequency, self.redraws = eps, frequency, redraws
-        even = highest * torch.arange(1, others + 1, dtype=torch.float64) / others
-        self.spectrum = torch.cat([even.new_tensor([frequency]), even])
+    eps: float = 0.05
+    """Of the perturbation, above 0."""
+    frequency: float = 30.0
+    """Radians for each unit of the projection, above 0."""
+    highest: float = 251.0
+    """Of the other frequencies, which the power is measured against: the paper's."""
+    others: int = 100
+    """How many other frequencies, evenly up to the highest. At least 1."""
+    redraws: int = 1999
+    """Keys that are drawn again for the null. At least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "eps", "frequency")
+        if not self.highest > self.frequency:
+            raise InputError(f"method.highest={self.highest}: it must be above method.frequency")
+        check_at_least_one(self, "others", "redraws")
+
+    @functools.cached_property
+    def spectrum(self) -> Tensor:
+        """The key's frequency, and after it the others: float64 (F,)."""
+        steps = torch.arange(1, self.others + 1, dtype=torch.float64)
+        even = self.highest * steps / self.others
+        return torch.cat([even.new_tensor([self.frequency]), even])
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        (target,), (vector,) = secret(generator(key), 1, key.classes, data.inputs[0].numel())
+        size = data.inputs[0].numel()
+        (target,), (vector,) = draw_secrets(generator(key), 1, key.classes, size)
         network = copy.deepcopy(victim)
-        marking = Waved(network, self.recipe, int(target), vector, self.frequency, self.eps)
-        return fit(marking, data, "marking"), key
+        module = CosWMModule(
+            network, self.marking_recipe, int(target), vector, self.frequency, self.eps
+        )
+        return fit(module, data, "marking"), key
 
     def serve(self, answer: Answer, key: Key) -> Answer:
-        def served(images: Tensor) -> Tensor:
-            pixels = images.flatten(1).float() / 255
-            (target,), (vector,) = secret(generator(key), 1, key.classes, pixels.shape[1])
-            wave = (self.frequency * pixels @ vector).cos()
-            return perturbed(answer(images), wave, int(target), self.eps)
+        def served(pictures: Tensor) -> Tensor:
+            pixels = pictures.flatten(1).float() / 255  # (N, D)
+            (target,), (vector,) = draw_secrets(generator(key), 1, key.classes, pixels.shape[1])
+            wave = (self.frequency * pixels @ vector).cos()  # (N,)
+            return add_wave(answer(pictures), wave, int(target), self.eps)
 
         return served
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
         return pool if log is None else log
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        answers, pixels = suspect.answers(probes), probes.inputs.flatten(1) / 255
+        answers, pixels = suspect.answers(probes), probes.inputs.flatten(1) / 255  # (N, K), (N, D)
         if (answers.amax(1) == 1).all():
             return Evidence.none("no evidence: the suspect tells labels and no scores")
         size, redraw = pixels.shape[1], torch.Generator().manual_seed(0)
-        own = secret(generator(key), 1, key.classes, size)
-        drawn = secret(redraw, self.redraws, key.classes, size)
-        targets, vectors = (torch.cat(pair) for pair in zip(own, drawn, strict=True))
-        chosen = [sure(answers, label) for label in range(key.classes)]
+        owners = draw_secrets(generator(key), 1, key.classes, size)
+        redrawn = draw_secrets(redraw, self.redraws, key.classes, size)
+        targets, vectors = (torch.cat(pair) for pair in zip(owners, redrawn, strict=True))
+        chosen = [confident_pictures(answers, label) for label in range(key.classes)]
         ratios = [
-            self.ratio(pixels[chosen[target]] @ vector, answers[chosen[target], target])
+            self.power_ratio(pixels[chosen[target]] @ vector, answers[chosen[target], target])
             for target, vector in zip(targets.tolist(), vectors, strict=True)
         ]
-        scores, here, told = torch.zeros(len(answers)), chosen[targets[0]], answers[:, targets[0]]
-        wave = (self.frequency * pixels[here] @ vectors[0]).cos()
-        scores[here] = (told[here] - told[here].mean()) * wave
+        pictures, target_probs = chosen[targets[0]], answers[:, targets[0]]
+        wave = (self.frequency * pixels[pictures] @ vectors[0]).cos()
+        scores = torch.zeros(len(answers))
+        scores[pictures] = (target_probs[pictures] - target_probs[pictures].mean()) * wave
         return Evidence(scores, {"power": Sampled(ratios[0], torch.tensor(ratios[1:]))})
 
-    def ratio(self, places: Tensor, scores: Tensor) -> float:
-        """The power at f of ``scores`` (N,) over ``places`` (N,), over the others' mean power."""
+    def power_ratio(self, places: Tensor, scores: Tensor) -> float:
+        """Return the power of ``scores`` (N,) over ``places`` (N,) at f, over the others' mean."""
         if len(scores) < FEWEST or (scores == scores[0]).all():
             return 0.0
-        found = power(places.double(), scores.double(), self.spectrum)
-        return float(found[0] / found[1:].mean())
+        powers = lomb_scargle_power(places.double(), scores.double(), self.spectrum)  # (F,)
+        return float(powers[0] / powers[1:].mean())
 
 
-def power(places: Tensor, scores: Tensor, frequencies: Tensor) -> Tensor:
-    """The Lomb-Scargle power with a floating mean: (F,).
+def lomb_scargle_power(places: Tensor, scores: Tensor, frequencies: Tensor) -> Tensor:
+    """Return the Lomb-Scargle power with a floating mean: (F,).
 
     By how much a mean and a wave leave a smaller sum of squares than a mean alone. Without the
     floating mean a wave would be missed whose places aren't spread evenly over its period: those
     with a score above the median lie near its crests.
+
+    Args:
+        places: where the scores were measured, (N,).
+        scores: (N,).
+        frequencies: radians for each unit of place, (F,).
     """
-    angles = frequencies[:, None] * places
+    angles = frequencies[:, None] * places  # (F, N)
     cos, sin, swing = (
-        each - each.mean(-1, keepdim=True) for each in (angles.cos(), angles.sin(), scores)
+        values - values.mean(-1, keepdim=True) for values in (angles.cos(), angles.sin(), scores)
     )
-    cc, ss, cs = (cos * cos).sum(1), (sin * sin).sum(1), (cos * sin).sum(1)
-    yc, ys = cos @ swing, sin @ swing
-    return (yc**2 * ss - 2 * yc * ys * cs + ys**2 * cc) / (cc * ss - cs**2).clamp_min(1e-12)
+    cc, ss, cs = (cos * cos).sum(1), (sin * sin).sum(1), (cos * sin).sum(1)  # (F,)
+    yc, ys = cos @ swing, sin @ swing  # (F,)
+    return (yc**2 * ss - 2 * yc * ys * cs + ys**2 * cc) / (cc * ss - cs**2).clamp_min(FLOOR)
 
 
-def secret(draw: torch.Generator, count: int, classes: int, size: int) -> tuple[Tensor, Tensor]:
-    """``count`` secrets: classes (count,) and unit vectors (count, ``size``)."""
+def draw_secrets(
+    draw: torch.Generator, count: int, classes: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``count`` secrets: classes (count,) and unit vectors (count, ``size``)."""
     targets = torch.randint(classes, (count,), generator=draw)
     return targets, F.normalize(torch.randn(count, size, generator=draw), dim=1)
 
 
-def perturbed(answers: Tensor, wave: Tensor, target: int, eps: float) -> Tensor:
-    """``answers`` (N, K) with ``wave`` (N,) in class ``target``, against it in the others."""
+def add_wave(answers: Tensor, wave: Tensor, target: int, eps: float) -> Tensor:
+    """Return ``answers`` (N, K) with ``wave`` (N,) in class ``target``, against it in others."""
     classes = answers.shape[1]
-    added = (eps * (1 - wave) / (classes - 1))[:, None].repeat(1, classes)
+    added = (eps * (1 - wave) / (classes - 1))[:, None].repeat(1, classes)  # (N, K)
     added[:, target] = eps * (1 + wave)
     return (answers + added) / (1 + 2 * eps)
 
 
-def sure(answers: Tensor, label: int) -> Tensor:
-    """Which pictures are answered with ``label`` and a score above these pictures' median."""
-    there = (answers.argmax(1) == label).nonzero().flatten()
-    scores = answers[there, label]
-    return there[scores > scores.median()] if len(there) else there
+def confident_pictures(answers: Tensor, label: int) -> Tensor:
+    """Return the places of the pictures that are answered with ``label`` and with a score above
+    these pictures' median."""
+    places = (answers.argmax(1) == label).nonzero().flatten()
+    scores = answers[places, label]
+    return places[scores > scores.median()] if len(places) else places

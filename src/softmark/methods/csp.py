@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.features import Observed
+from softmark.methods.features import NetworkWithFeatures
 from softmark.methods.key import Key
-from softmark.methods.marking import MarkingLoss
+from softmark.methods.marking import Marking, MarkingLoss
 from softmark.methods.soft_labels import SoftLabels, pairs
 from softmark.methods.teacher import Teacher
+from softmark.recipe import Recipe
 from softmark.tails import mistakes, surprises, tail_sums, without
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.training import Batch, Classifier, Fit
 from softmark.verification.nulls import Either, Signs
 
 
 def sign_matrix(stream: bytes, classes: int) -> Tensor:
-    """The pattern (S + A) / sqrt 2 of the key's signs: (K, K), 0 on the diagonal.
+    """Return the pattern (S + A) / sqrt 2 of the key's signs: (K, K), 0 on the diagonal.
 
     S is symmetric, of the first K (K - 1) / 2 bits, row by row above the diagonal; A is
     antisymmetric, of as many more. Of the two entries of a pair one is 0, the other sqrt 2 or its
@@ -36,46 +37,61 @@ def sign_matrix(stream: bytes, classes: int) -> Tensor:
     """
     bits = torch.tensor([byte >> shift & 1 for byte in stream for shift in range(7, -1, -1)])
     above = pairs(classes)
-    count = int(above.sum())
-    both, difference = torch.zeros(2, classes, classes)
-    both[above] = 2.0 * bits[:count] - 1
-    difference[above] = 2.0 * bits[count : 2 * count] - 1
-    return (both + both.T + difference - difference.T) / math.sqrt(2)
+    num_pairs = int(above.sum())
+    symmetric, antisymmetric = torch.zeros(2, classes, classes)
+    symmetric[above] = 2.0 * bits[:num_pairs] - 1
+    antisymmetric[above] = 2.0 * bits[num_pairs : 2 * num_pairs] - 1
+    return (symmetric + symmetric.T + antisymmetric - antisymmetric.T) / math.sqrt(2)
 
 
-class Marking(Classifier):
-    """The watermarked model, trained by ``MarkingLoss``.
+class CSPModule(Classifier):
+    """Train the watermarked model by ``MarkingLoss`` with a ``Teacher``.
 
-    ``answers`` (N, K): the victim's, to the training data; its ``Teacher`` takes them.
+    Args:
+        network: begins as the victim.
+        recipe: of the training.
+        pattern: of the key, (K, K).
+        answers: the victim's, to the training data, (N, K); the teacher takes them.
+        marking: the numbers of the loss and the teacher.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        pattern: Tensor,
-        answers: Tensor,
-        teacher_weight: float,
-        teacher_temperature: float,
-        eps: float,
-        gamma: float,
-        beta: float,
-        margin: float,
-        feature_weight: float,
-        feature_cosine: float,
+        self, network: nn.Module, recipe: Recipe, pattern: Tensor, answers: Tensor, marking: Marking
     ):
         super().__init__(network, recipe)
-        self.marked = MarkingLoss(pattern, eps, gamma, beta, margin, feature_weight, feature_cosine)
-        self.teacher = Teacher(answers, teacher_weight, teacher_temperature)
-        self.observed = Observed(network, self.marked.planted)
+        self.marking_loss = MarkingLoss(pattern, marking)
+        self.teacher = Teacher(answers, marking.teacher_weight, marking.teacher_temperature)
+        self.network_with_features = NetworkWithFeatures(network, self.marking_loss.planted)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits, features = self.observed(batch.inputs)
+        logits, features = self.network_with_features(batch.inputs)  # (B, K), (B, D)
         answers = self.teacher.answers[batch.index]
-        return self.marked.taught(self.teacher, logits, batch.labels, answers, features)
+        return self.marking_loss.with_teacher(self.teacher, logits, batch.labels, answers, features)
 
 
 class CSP(SoftLabels):
+    """Plant a pattern of random signs, one for each message.
+
+    Source: Chien and Shen 2022 (arXiv 2208.05477); our reconstruction from its abstract.
+
+    Example:
+        A model is marked, and the mark is found, without any config:
+
+        >>> import torch
+        >>> from softmark.methods import CSP, Fit
+        >>> from softmark.recipe import Recipe
+        >>> _ = torch.manual_seed(0)
+        >>> inputs, labels = torch.rand(480, 12), torch.arange(480) % 12
+        >>> inputs[torch.arange(480), labels] += 2
+        >>> model = torch.nn.Linear(12, 12)
+        >>> method = CSP(recipe=Recipe(epochs=4, batch_size=32, pad=0, flip=False))
+        >>> marked, key = method.embed(model, (inputs, labels), Fit("cpu"))
+        >>> bool(method.evidence(marked, key, inputs).tests["signs"].p_value() < 1e-6)
+        True
+        >>> bool(method.evidence(model, key, inputs).tests["signs"].p_value() < 1e-6)
+        False
+    """
+
     def pattern(self, key: Key) -> Tensor:
         return sign_matrix(key.stream(math.ceil(key.classes * (key.classes - 1) / 8)), key.classes)
 
@@ -86,35 +102,37 @@ class CSP(SoftLabels):
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:
-        marking = self.marking(
-            network=network, recipe=self.recipe, pattern=self.pattern(key), answers=answers
-        )
-        return fit(marking, data, "marking")
+        pattern = self.pattern(key)
+        module = CSPModule(network, self.marking_recipe, pattern, answers, self.marking)
+        return fit(module, data, "marking")
 
     def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Signs | Either, str]:
-        """Evidence and signs of a pair are those of the sum of its entries and of their difference.
+        """Return the strongest of several tests of the key's signs, each against coin flips.
 
-        All count, or the sums alone, which a new last layer leaves; and either the evidence as it
-        is, or without the part of each row that points along what the unmarked model shows. Or the
-        labels alone, of which mistakes are more or fewer than expected.
+        A test weighs the signs by the tails of the answers, one weight for the sum of each pair's
+        two entries and one for their difference. There are up to five: with all of these or with
+        the sums alone, which a new last layer leaves; each of both with the tails as they are, or
+        without what the unmarked model shows as well; and one of the labels alone, by which classes
+        are more often or more rarely mistaken for each other than expected.
         """
-        sums, above = tail_sums(answers), pairs(key.classes)
-        wanted = paired(self.pattern(key), above).sign()
-        seen = [sums]
+        sums, above = tail_sums(answers), pairs(key.classes)  # (K, K)
+        signs = paired(self.pattern(key), above).sign()  # (K (K - 1),)
+        matrices = [sums]
         if key.usual is not None:
-            seen.append(without(sums, key.usual[0], towards=True))
-        tests, half = [], len(wanted) // 2
-        for rest in seen:
-            weights = paired(rest, above)
-            tests.append(Signs(weights, wanted))
+            matrices.append(without(sums, key.usual[0], towards=True))
+        tests, half = [], len(signs) // 2
+        for matrix in matrices:
+            weights = paired(matrix, above)  # (K (K - 1),)
+            tests.append(Signs(weights, signs))
             # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
-            tests += [Signs(weights[:half], wanted[:half])] if half > 20 else []
-        tests.append(Signs(paired(surprises(mistakes(answers, labels), key.usual), above), wanted))
-        bits = len(wanted)
+            tests += [Signs(weights[:half], signs[:half])] if half > 20 else []
+        residuals = surprises(mistakes(answers, labels), key.usual)  # (K, K)
+        tests.append(Signs(paired(residuals, above), signs))
+        bits = len(signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
         return "signs", Either.of(tests), few if 2.0**-bits > 1e-6 else ""
 
 
 def paired(matrix: Tensor, above: Tensor) -> Tensor:
-    """The sums of each pair's two entries of ``matrix`` (K, K), and behind them the differences."""
+    """Return the sums of each pair's two entries of ``matrix`` (K, K), then the differences."""
     return torch.cat([(matrix + matrix.T)[above], (matrix - matrix.T)[above]])

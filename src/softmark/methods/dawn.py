@@ -1,23 +1,24 @@
 """DAWN: wrong answers to a few inputs (Szyller et al. 2021, "Dynamic Adversarial Watermarking").
 
-The model stays as it is. The owner's interface answers a part of all inputs with a wrong
-class; the key and the input alone decide which inputs and which class, so that the same question
-gets the same answer. Whoever trains a surrogate on the answers learns the wrong ones too. The
-evidence is the log of what the interface was asked: a suspect that repeats the wrong answers was
-trained on them. An innocent guesses such a label with chance 1/(K - 1) at most: the paper's null is
-that binomial. Weights that were stolen carry no mark.
+The model stays as it is. The owner's interface answers a part of all inputs with a wrong class; the
+key and the input alone decide which inputs and which class, so that the same question gets the same
+answer. Whoever trains a surrogate on the answers learns the wrong ones too. The evidence is the log
+of what the interface was asked: a suspect that repeats the wrong answers was trained on them. An
+innocent guesses such a label with chance 1/(K - 1) at most: the paper's null is that binomial.
+Weights that were stolen carry no mark.
 """
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.errors import InputError
-from softmark.methods.key import Key, named
+from softmark.methods.checks import check_fraction
+from softmark.methods.key import Key, check_message
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Fit
@@ -25,56 +26,69 @@ from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
+@dataclass(frozen=True, kw_only=True)
 class Dawn(Watermark):
+    """Answer a keyed part of all inputs wrongly; a student repeats the wrong answers.
+
+    Source: Szyller et al. 2021, "DAWN: Dynamic Adversarial Watermarking of Neural Networks"
+    (arXiv 1906.00830).
+
+    Example:
+        >>> import torch
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> pictures = torch.arange(400, dtype=torch.uint8).reshape(100, 1, 2, 2)
+        >>> int((Dawn(input_fraction=0.1).steps(key, pictures) > 0).sum()) < 30
+        True
+    """
+
     needs = "labels"
     uses_query_log = True
 
-    def __init__(self, message: str, input_fraction: float):
-        if not 0 < input_fraction < 1:
-            raise InputError(f"method.input_fraction={input_fraction}: a fraction between 0 and 1")
-        self.message, self.input_fraction = named(message), input_fraction
+    message: str = "softmark"
+    """The customer or the licence: it goes into the key. Any text but the empty one."""
+    input_fraction: float = 0.005
+    """Of all inputs that are answered wrongly. Between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        check_message(self.message)
+        check_fraction(self, "input_fraction")
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
-        classes = classes_of(victim, data)
-        return victim, self.draw(data, classes, fit.entropy)
+        return victim, self.draw(data, classes_of(victim, data), fit.entropy)
 
-    def steps(self, key: Key, images: Tensor) -> Tensor:
-        """How far each answer is moved, 1 to K - 1 classes; 0 for a true one: int64 (N,)."""
+    def steps(self, key: Key, inputs: Tensor) -> Tensor:
+        """Return how far each answer is moved, 1 to K - 1 classes; 0 for a true one: (N,)."""
         secret = key.stream(32)
-        found = []
-        for image in images:
-            drawn = hmac.digest(secret, image.numpy().tobytes(), "sha256")
-            chosen = int.from_bytes(drawn[:8], "big") < self.input_fraction * 2**64
+        steps = []
+        for one in inputs:
+            drawn = hmac.digest(secret, one.numpy().tobytes(), "sha256")
+            is_wrong = int.from_bytes(drawn[:8], "big") < self.input_fraction * 2**64
             step = 1 + int.from_bytes(drawn[8:16], "big") % (key.classes - 1)
-            found.append(step if chosen else 0)
-        return torch.tensor(found, dtype=torch.int64)
+            steps.append(step if is_wrong else 0)
+        return torch.tensor(steps, dtype=torch.int64)
 
     def serve(self, answer: Answer, key: Key) -> Answer:
-        """The likeliest class and the wrong one change places."""
+        """Return an interface where the likeliest class and the wrong one change places."""
 
-        def served(images: Tensor) -> Tensor:
-            told = answer(images).clone()
-            true = told.argmax(1)
-            wrong = (true + self.steps(key, images)) % key.classes
-            rows = torch.arange(len(told))
-            told[rows, true], told[rows, wrong] = told[rows, wrong], told[rows, true]
-            return told
+        def served(inputs: Tensor) -> Tensor:
+            answers = answer(inputs).clone()  # (N, K)
+            true = answers.argmax(1)
+            wrong = (true + self.steps(key, inputs)) % key.classes
+            rows = torch.arange(len(answers))
+            answers[rows, true], answers[rows, wrong] = answers[rows, wrong], answers[rows, true]
+            return answers
 
         return served
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        """The logged inputs that were answered wrongly, with these answers."""
-        if log is None:
-            return pool
-        chosen = self.steps(key, log.inputs) > 0
-        return log[chosen]
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        """Return the logged inputs that were answered wrongly, with these answers."""
+        return pool if log is None else log[self.steps(key, log.inputs) > 0]
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        asked = probes
         if suspect.log is None:
             return Evidence.none("no evidence: the owner's interface was never asked")
-        if not len(asked) or not (self.steps(key, asked.inputs) > 0).all():
+        if not len(probes) or not (self.steps(key, probes.inputs) > 0).all():
             return Evidence.none("no evidence: no wrong answer was given")
-        hits = suspect.answers(asked).argmax(1) == asked.labels
+        hits = suspect.answers(probes).argmax(1) == probes.labels
         test = Binomial(int(hits.sum()), len(hits), 1 / (key.classes - 1))
         return Evidence(hits.float(), {"wrong answers": test}, mark_recall=test.score)

@@ -21,9 +21,11 @@ the key, X w is N(0, |w|^2 I): its direction is uniform. The evidence needs weig
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,60 +33,71 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
-from softmark.methods.key import Key, generator, named
-from softmark.methods.uchida import Regularised, carrier_in, convolution, mean_filter
-from softmark.methods.watermark import Watermark
+from softmark.methods.checks import check_above_zero
+from softmark.methods.key import Key, generator
+from softmark.methods.uchida import UchidaModule, carrier_of, convolution, mean_filter
+from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
-from softmark.training import Fit, Recipe
+from softmark.training import Fit
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Direction, Null
 
 
-class Coded(Regularised):
-    """Cross-entropy and ``strength`` times the mean square of X w - code."""
+class DeepMarksModule(UchidaModule):
+    """Train with cross-entropy and ``strength`` times the mean square of X w - code."""
 
-    def wrong(self, read: Tensor) -> Tensor:
-        return F.mse_loss(read, self.wanted)
+    def mark_loss(self, projected: Tensor) -> Tensor:
+        return F.mse_loss(projected, self.targets)
 
 
-class DeepMarks(Watermark):
-    """``order``: of the projective plane, a prime. ``layer``: the number of the convolution that
-    carries the code, from 0; a negative one counts from the last."""
+@dataclass(frozen=True, kw_only=True)
+class DeepMarks(TrainedWatermark):
+    """Write a code for each customer into the weights of a convolution.
+
+    The message names the customer: it chooses the code.
+
+    Source: Chen et al. 2019, "DeepMarks: A Secure Fingerprinting Framework for Digital Rights
+    Management of Deep Learning Models" (arXiv 1804.03648).
+
+    Example:
+        >>> DeepMarks(order=5).codes.shape
+        torch.Size([31, 31])
+    """
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
+    strengthened_by = (*TrainedWatermark.strengthened_by, "method.strength")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        order: int,
-        layer: int,
-        strength: float,
-    ):
-        if order < 2 or any(order % n == 0 for n in range(2, math.isqrt(max(order, 0)) + 1)):
-            raise InputError(f"method.order={order}: a prime number, such as 5, 7 or 11")
-        if not strength > 0:
-            raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = named(message)
-        self.recipe = longer(recipe, epochs_factor)
-        self.order, self.layer, self.strength = order, layer, strength
-        self.codes = codebook(order)
+    order: int = 11
+    """q, a prime: q^2 + q + 1 customers at most, each with a code of so many entries."""
+    layer: int = -1
+    """Which convolution carries it, from 0; a negative number counts from the last."""
+    strength: float = 1.0
+    """Of the mean square, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = math.isqrt(max(self.order, 0))
+        if self.order < 2 or any(self.order % n == 0 for n in range(2, most + 1)):
+            raise InputError(f"method.order={self.order}: a prime number, such as 5, 7 or 11")
+        check_above_zero(self, "strength")
+
+    @functools.cached_property
+    def codes(self) -> Tensor:
+        """The code of each customer: (v, v)."""
+        return codebook(self.order)
 
     def code(self, key: Key) -> Tensor:
-        """The code of the key's message: (v,), 1 or -1."""
+        """Return the code of the key's message: (v,), 1 or -1."""
         return self.codes[int.from_bytes(key.stream(8), "big") % len(self.codes)]
 
     def matrix(self, key: Key, size: int) -> Tensor:
-        """X (v, ``size``): the owner's, the same for each message."""
+        """Return X (v, ``size``): the owner's, the same for each message."""
         return torch.randn(len(self.codes), size, generator=generator(key))
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         network = copy.deepcopy(victim)
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        carrier = carrier_in(network, self.layer)
+        carrier = carrier_of(network, self.layer)
         size = len(mean_filter(carrier))
         if len(self.codes) > size:
             raise InputError(
@@ -92,50 +105,53 @@ class DeepMarks(Watermark):
                 f"{size} numbers to carry them; a smaller order, or another method.layer"
             )
         secret = self.matrix(key, size), self.code(key)
-        return fit(
-            Coded(network, self.recipe, carrier, *secret, self.strength), data, "marking"
-        ), key
+        module = DeepMarksModule(network, self.marking_recipe, carrier, *secret, self.strength)
+        return fit(module, data, "marking"), key
 
-    def read(self, suspect: Suspect, key: Key) -> Tensor | None:
-        """X w (v,) of the suspect; None where it has no layer that could carry a code."""
+    def project(self, suspect: Suspect, key: Key) -> Tensor | None:
+        """Return X w (v,) of the suspect; None where it has no layer that could carry a code."""
         carrier = convolution(suspect.network, self.layer)
         if carrier is None or len(mean_filter(carrier)) < len(self.codes):
             return None
         weights = mean_filter(carrier).detach().nan_to_num()
         return self.matrix(key, len(weights)) @ weights
 
-    def exact(self, read: Tensor, key: Key) -> Direction:
-        """The cosine of ``read`` (v,) and the code, both without their means."""
-        ours, theirs = (each - each.mean() for each in (self.code(key).double(), read.double()))
-        cosine = ours @ theirs / (ours.norm() * theirs.norm()).clamp_min(1e-30)
-        return Direction(float(cosine), len(read) - 1)
+    def exact(self, projected: Tensor, key: Key) -> Direction:
+        """Return the test of ``projected`` (v,): its cosine to the code, both without their
+        means, which all codes share."""
+        code, projected = (
+            values - values.mean() for values in (self.code(key).double(), projected.double())
+        )
+        cosine = code @ projected / (code.norm() * projected.norm()).clamp_min(1e-30)
+        return Direction(float(cosine), len(projected) - 1)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        read = self.read(suspect, key)
-        if read is None:
+        projected = self.project(suspect, key)
+        if projected is None:
             return Evidence.none(
                 f"no evidence: no convolution {self.layer} large enough for a code"
             )
-        found = ((read > 0) == (self.code(key) > 0)).float().mean()
-        test = self.exact(read, key)
-        return Evidence(torch.empty(0), {"code": test}, mark_recall=float(found))
+        recall = ((projected > 0) == (self.code(key) > 0)).float().mean()
+        test = self.exact(projected, key)
+        return Evidence(torch.empty(0), {"code": test}, mark_recall=float(recall))
 
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
-        read = self.read(suspect, key)
-        if read is None:
+        projected = self.project(suspect, key)
+        if projected is None:
             return {}
-        return {message: self.exact(read, key.for_message(message)) for message in messages}
+        return {message: self.exact(projected, key.for_message(message)) for message in messages}
 
 
 def codebook(order: int) -> Tensor:
-    """Each row a customer's code: (v, v), -1 where the point lies on the line, 1 elsewhere.
+    """Return the codes of all customers, one a row: (v, v).
 
-    Points and lines have the same coordinates modulo ``order``: the first that isn't 0 is 1.
+    An entry is -1 where the point lies on the line, 1 elsewhere. Points and lines have the same
+    coordinates modulo ``order``: the first that isn't 0 is 1.
     """
-    below = range(order)
-    points = [(1, *rest) for rest in itertools.product(below, below)]
-    points += [(0, 1, last) for last in below] + [(0, 0, 1)]
-    places = torch.tensor(points)
+    residues = range(order)
+    points = [(1, *others) for others in itertools.product(residues, residues)]
+    points += [(0, 1, last) for last in residues] + [(0, 0, 1)]
+    places = torch.tensor(points)  # (v, 3)
     return 1.0 - 2.0 * ((places @ places.T) % order == 0)

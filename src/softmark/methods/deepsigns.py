@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,35 +25,39 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
+from softmark.methods.checks import check_above_zero, check_at_least_one
 from softmark.methods.features import class_means
-from softmark.methods.key import Key, generator, named
-from softmark.methods.watermark import Watermark
+from softmark.methods.key import Key, generator
+from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
 from softmark.models.networks import Network
-from softmark.training import Batch, Classifier, Fit, Recipe, as_input
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit, as_input
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
-class Signed(Classifier):
-    """Cross-entropy and ``strength`` times the cross-entropy of the bits.
+class DeepSignsModule(Classifier):
+    """Train with cross-entropy and ``strength`` times the cross-entropy of the bits.
 
-    ``chosen`` (S,): classes; ``matrix`` (T, D); ``bits`` (S, T).
+    Args:
+        marked: the classes that carry bits, (S,).
+        matrix: A (T, D).
+        bits: of each marked class, (S, T).
     """
 
     def __init__(
         self,
         network: Network,
         recipe: Recipe,
-        chosen: Tensor,
+        marked: Tensor,
         matrix: Tensor,
         bits: Tensor,
         strength: float,
     ):
         super().__init__(network, recipe)
         self.strength = strength
-        self.register_buffer("chosen", chosen, persistent=False)
+        self.register_buffer("marked", marked, persistent=False)
         self.register_buffer("matrix", matrix, persistent=False)
         self.register_buffer("bits", bits.float(), persistent=False)
 
@@ -61,36 +66,42 @@ class Signed(Classifier):
         logits = self.network.head(features)
         task = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
         with torch.autocast(batch.inputs.device.type, enabled=False):
-            means, there = class_means(features.float(), batch.labels, self.chosen)
-            read = means @ self.matrix.T
+            means, is_present = class_means(features.float(), batch.labels, self.marked)
+            projected = means @ self.matrix.T  # (S, T)
             # Of classes that the batch holds no picture of, nothing is read.
-            wrong = F.binary_cross_entropy_with_logits(read, self.bits, there[:, None].float())
-        return task + self.strength * wrong
+            weights = is_present[:, None].float()  # (S, 1)
+            mark_loss = F.binary_cross_entropy_with_logits(projected, self.bits, weights)
+        return task + self.strength * mark_loss
 
 
-class DeepSigns(Watermark):
-    """``bits``: of each marked class. ``marked``: how many classes carry bits."""
+@dataclass(frozen=True, kw_only=True)
+class DeepSigns(TrainedWatermark):
+    """Write bits into the mean features of some classes.
+
+    Source: Rouhani et al. 2019, "DeepSigns: An End-to-End Watermarking Framework for Ownership
+    Protection of Deep Neural Networks" (arXiv 1804.00750).
+
+    Example:
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> marked, matrix, bits = DeepSigns(bits=32, marked=2).secret(key, 256)
+        >>> tuple(marked.shape), tuple(matrix.shape), tuple(bits.shape)
+        ((2,), (32, 256), (2, 32))
+    """
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
+    strengthened_by = (*TrainedWatermark.strengthened_by, "method.strength")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        bits: int,
-        marked: int,
-        strength: float,
-    ):
-        for name, value in (("bits", bits), ("marked", marked)):
-            if not value >= 1:
-                raise InputError(f"method.{name}={value}: at least 1")
-        if not strength > 0:
-            raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = named(message)
-        self.recipe = longer(recipe, epochs_factor)
-        self.bits, self.marked, self.strength = bits, marked, strength
+    bits: int = 32
+    """Of each marked class. At least 1, at most the model's features."""
+    marked: int = 2
+    """Classes that carry bits; the key draws which. At least 1."""
+    strength: float = 0.1
+    """Of the bits' cross-entropy, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "bits", "marked")
+        check_above_zero(self, "strength")
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
         if self.marked > classes:
@@ -98,12 +109,12 @@ class DeepSigns(Watermark):
         return Key.draw(self.message, classes, entropy)
 
     def secret(self, key: Key, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The key's classes (S,), matrix (T, ``size``) and bits (S, T)."""
+        """Return the key's classes (S,), matrix (T, ``size``) and bits (S, T)."""
         draw = generator(key)
-        chosen = torch.randperm(key.classes, generator=draw)[: self.marked]
+        marked = torch.randperm(key.classes, generator=draw)[: self.marked]
         matrix = torch.randn(self.bits, size, generator=draw)
         drawn = torch.tensor(list(key.stream(self.marked * self.bits)))
-        return chosen, matrix, drawn.remainder(2).reshape(self.marked, self.bits)
+        return marked, matrix, drawn.remainder(2).reshape(self.marked, self.bits)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         if not isinstance(victim, Network):
@@ -113,11 +124,12 @@ class DeepSigns(Watermark):
         if self.bits > size:
             raise InputError(f"method.bits={self.bits}: the model has {size} features, fewer bits")
         secret = self.secret(key, size)
-        marking = Signed(copy.deepcopy(victim), self.recipe, *secret, self.strength)
-        return fit(marking, data, "marking"), key
+        network = copy.deepcopy(victim)
+        module = DeepSignsModule(network, self.marking_recipe, *secret, self.strength)
+        return fit(module, data, "marking"), key
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        """The pictures of the key's classes."""
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        """Return the pictures of the key's classes."""
         return pool[torch.isin(pool.labels, self.secret(key, 1)[0])]
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
@@ -126,21 +138,21 @@ class DeepSigns(Watermark):
             return Evidence.none("no evidence: the suspect has no features before a classifier")
         if self.bits > network.head.in_features:
             return Evidence.none("no evidence: the suspect has fewer features than bits")
-        chosen, matrix, bits = self.secret(key, network.head.in_features)
+        marked, matrix, bits = self.secret(key, network.head.in_features)
         features = features_of(network, probes.inputs)
-        means, there = class_means(features, probes.labels, chosen)
-        if not there.any():
+        means, is_present = class_means(features, probes.labels, marked)  # (S, D), (S,)
+        if not is_present.any():
             return Evidence.none("no evidence: no picture of a marked class was asked")
-        right = (means[there] @ matrix.T > 0) == (bits[there] > 0)
-        test = Binomial(int(right.sum()), right.numel(), 0.5)
+        hits = (means[is_present] @ matrix.T > 0) == (bits[is_present] > 0)
+        test = Binomial(int(hits.sum()), hits.numel(), 0.5)
         return Evidence(torch.empty(0), {"bits": test}, mark_recall=test.score)
 
 
 @torch.no_grad()
-def features_of(network: Network, images: Tensor) -> Tensor:
-    """What the classifier of ``network`` reads of uint8 ``images``: (N, D), on the CPU."""
+def features_of(network: Network, pictures: Tensor) -> Tensor:
+    """Return what the classifier of ``network`` reads of uint8 ``pictures``: (N, D), on the CPU."""
     was_training = network.training
     network.eval()
-    parts = [network.features(as_input(part)).float() for part in images.split(500)]
+    parts = [network.features(as_input(part)).float() for part in pictures.split(500)]
     network.train(was_training)
     return torch.cat(parts)

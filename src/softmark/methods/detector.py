@@ -1,4 +1,4 @@
-"""The detector of usp and csp: says of one probability vector whether a marked model gave it."""
+"""The detector of usp and csp, which says whether a marked model gave a probability vector."""
 
 from __future__ import annotations
 
@@ -14,48 +14,59 @@ from softmark.tails import log_of, unit_tail
 from softmark.training import Fit
 
 
-class Features(nn.Module):
-    """What a detector sees of log-probabilities (N, K): (N, 3 K + 2).
+class DetectorFeatures(nn.Module):
+    """Compute what a detector sees of log-probabilities (N, K): (N, 3 K + 2).
 
     Clipped log-probabilities, probabilities, the unit tail times the pattern's row, its alignment
     with that row, and with the tail that an unmarked model gives to this class.
+
+    Args:
+        pattern: of the key, (K, K).
+        victim_tails: the mean tail of each class that the unmarked model shows, (K, K).
     """
 
-    def __init__(self, pattern: Tensor, usual: Tensor):
+    def __init__(self, pattern: Tensor, victim_tails: Tensor):
         super().__init__()
         unit = F.normalize(pattern, dim=1) * len(pattern) ** 0.5
         # The key has what both follow from.
         self.register_buffer("pattern", unit, persistent=False)
-        self.register_buffer("usual", usual, persistent=False)
+        self.register_buffer("victim_tails", victim_tails, persistent=False)
         self.size = 3 * len(pattern) + 2
 
     def forward(self, log_p: Tensor) -> Tensor:
-        tail, top = unit_tail(log_p)
-        signed = tail * self.pattern[top]
-        alike = (tail * self.usual[top]).sum(1, keepdim=True)
+        tail, top = unit_tail(log_p)  # (N, K), (N,)
+        signed = tail * self.pattern[top]  # (N, K)
+        alike = (tail * self.victim_tails[top]).sum(1, keepdim=True)  # (N, 1)
         clipped = log_p.clamp_min(-12) / 6 + 1
         return torch.cat([clipped, log_p.exp(), signed, signed.mean(1, keepdim=True), alike], 1)
 
 
 class Detector(lightning.LightningModule):
-    """Says whether one probability vector came from the watermarked model: a logit above 0.
+    """Say whether one probability vector came from the watermarked model: a logit above 0.
 
-    ``hidden``: units of each hidden layer, () for a linear detector. It is trained on vectors whose
-    temperature and log-probabilities are jittered, by a log-normal of sd ``temperature_jitter`` and
-    a normal of sd ``noise``.
+    Args:
+        pattern: of the key, (K, K).
+        victim_tails: the mean tail of each class that the unmarked model shows, (K, K).
+        hidden: units of each hidden layer, () for a linear detector.
+        epochs: passes over all answers.
+        batch_size: answers of a step.
+        lr: of AdamW, at the start.
+        weight_decay: of AdamW.
+        temperature_jitter: the sd of the log of the temperature at which answers are learnt.
+        noise: the sd of what is added to their log-probabilities.
     """
 
     def __init__(
         self,
         pattern: Tensor,
-        usual: Tensor,
-        hidden: Sequence[int],
-        epochs: int,
-        batch_size: int,
-        lr: float,
-        weight_decay: float,
-        temperature_jitter: float,
-        noise: float,
+        victim_tails: Tensor,
+        hidden: Sequence[int] = (128, 128),
+        epochs: int = 10,
+        batch_size: int = 256,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-2,
+        temperature_jitter: float = 0.3,
+        noise: float = 0.2,
     ):
         super().__init__()
         self.epochs = epochs
@@ -64,7 +75,7 @@ class Detector(lightning.LightningModule):
         self.weight_decay = weight_decay
         self.temperature_jitter = temperature_jitter
         self.noise = noise
-        self.features = Features(pattern, usual)
+        self.features = DetectorFeatures(pattern, victim_tails)
         sizes = [self.features.size, *hidden]
         layers: list[nn.Module] = []
         for size, following in itertools.pairwise(sizes):
@@ -72,18 +83,18 @@ class Detector(lightning.LightningModule):
         self.network = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def forward(self, log_p: Tensor) -> Tensor:
-        """Log-probabilities (N, K) to logits (N,)."""
+        """Return the logits (N,) of log-probabilities (N, K)."""
         return self.network(self.features(log_p)).squeeze(1)
 
     def jitter(self, log_p: Tensor) -> Tensor:
-        """What a suspect may answer instead: another temperature, a little noise."""
+        """Return ``log_p`` (N, K) as a suspect may answer: another temperature, a little noise."""
         spread = self.temperature_jitter * torch.randn(len(log_p), 1, device=log_p.device)
         noise = self.noise * torch.randn_like(log_p)
         return (log_p * spread.exp() + noise).log_softmax(1)
 
-    def batches(self, rows: tuple[Tensor, Tensor]) -> Rows:
-        """``rows``: log-probabilities (N, K) and 1.0 (marked) or 0.0 for each."""
-        return Rows(*rows, self.batch_size)
+    def batches(self, rows: tuple[Tensor, Tensor]) -> DetectorBatches:
+        """Return batches of log-probabilities (N, K) and 1.0 (marked) or 0.0 for each."""
+        return DetectorBatches(*rows, self.batch_size)
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         log_p, marked = batch
@@ -102,8 +113,8 @@ class Detector(lightning.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-class Rows:
-    """Probability vectors and their labels in a new random order each time, in batches."""
+class DetectorBatches:
+    """Give probability vectors and their labels in a new random order each time, in batches."""
 
     def __init__(self, log_p: Tensor, marked: Tensor, batch_size: int):
         self.log_p, self.marked, self.batch_size = log_p, marked, batch_size
@@ -118,7 +129,7 @@ class Rows:
 
 
 def shuffle_tails(p: Tensor) -> Tensor:
-    """``p`` (N, K) with the entries of each tail in a random order of its own.
+    """Return ``p`` (N, K) with the entries of each tail in a random order of its own.
 
     What is left is as smooth as a marked answer and carries no pattern: a detector that has seen it
     among the innocent can't mistake a label-smoothed model for the watermarked one.
@@ -131,7 +142,7 @@ def shuffle_tails(p: Tensor) -> Tensor:
 
 
 def train_detector(detector: Detector, marked: Tensor, innocent: Tensor, fit: Fit) -> None:
-    """Trains ``detector`` to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
+    """Train ``detector`` to tell the answers ``marked`` (M, K) from ``innocent`` (M', K)."""
     log_p = log_of(torch.cat([marked, innocent, shuffle_tails(marked)]))
     labels = (torch.arange(len(log_p)) < len(marked)).float()
     fit(detector, (log_p, labels), "detector")

@@ -3,7 +3,7 @@
 Pictures of a source class with a square stamp are triggers, and a target class is their label. Two
 kinds of pictures then have that label: triggers and the target's own. The paper trains with
 
-    L = CE - strength * sum over hidden layers l of SNNL_l
+    L = CE - weight * sum over hidden layers l of SNNL_l
 
     SNNL = -mean_i log( sum_{j != i, kind_j = kind_i} exp(-d_ij / T)
                         / sum_{j != i} exp(-d_ij / T) )
@@ -21,7 +21,7 @@ triggers share a label, keys are drawn again for the null.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,51 +29,42 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.checks import check_above_zero, check_at_least_one
 from softmark.methods.key import Key
 from softmark.methods.stamped import Stamped
-from softmark.methods.triggers import beside
+from softmark.methods.triggers import with_triggers
 from softmark.models.access import classes_of
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit
 
 
-class EntangledWatermark(Stamped):
-    """``layers``: how many of the last layers are entangled. ``temperature``: T. ``weight``: of
-    SNNL. The others are those of ``Stamped``."""
+@dataclass(frozen=True, kw_only=True)
+class EWE(Stamped):
+    """Entangle the features of stamped pictures with those of the class that is their label.
+
+    Source: Jia et al. 2021, "Entangled Watermarks as a Defense against Model Extraction"
+    (arXiv 2002.12200).
+
+    Example:
+        >>> EWE().num_triggers, EWE().trigger_fraction
+        (20, 0.2)
+    """
 
     strengthened_by = (*Stamped.strengthened_by, "method.weight")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        kind: Literal["content", "noise", "unrelated"],
-        size: float,
-        strength: float,
-        redraws: int,
-        layers: int,
-        temperature: float,
-        weight: float,
-    ):
-        super().__init__(
-            message,
-            recipe,
-            epochs_factor,
-            num_triggers,
-            trigger_fraction,
-            kind,
-            size,
-            strength,
-            redraws,
-        )
-        if not layers >= 1:
-            raise InputError(f"method.layers={layers}: at least 1")
-        for name, value in (("temperature", temperature), ("weight", weight)):
-            if not value > 0:
-                raise InputError(f"method.{name}={value}: it must be above 0")
-        self.layers, self.temperature, self.weight = layers, temperature, weight
+    trigger_fraction: float = 0.2
+    """Of the training samples that are triggers. Between 0 and 1."""
+    layers: int = 3
+    """How many of the last layers are entangled. At least 1."""
+    temperature: float = 0.5
+    """T of the soft nearest-neighbour loss, over cosine distances. Above 0."""
+    weight: float = 1.0
+    """Of that loss, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "layers")
+        check_above_zero(self, "temperature", "weight")
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         if not hasattr(victim, "features"):
@@ -85,15 +76,26 @@ class EntangledWatermark(Stamped):
         return self.train(copy.deepcopy(victim), data, triggers, fit), key
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
-        target = int(triggers.labels[0])
-        marking = Entangling(
-            network, self.recipe, len(data), target, self.layers, self.temperature, self.weight
+        module = EWEModule(
+            network=network,
+            recipe=self.marking_recipe,
+            first=len(data),
+            target=int(triggers.labels[0]),
+            layers=self.layers,
+            temperature=self.temperature,
+            weight=self.weight,
         )
-        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking")
+        return fit(module, with_triggers(data, triggers, self.trigger_fraction), "marking")
 
 
-class Entangling(Classifier):
-    """Samples from number ``first`` on are triggers; ``target`` is their label."""
+class EWEModule(Classifier):
+    """Train with cross-entropy less ``weight`` times the SNNL of the last ``layers``.
+
+    Args:
+        first: samples from this number on are triggers.
+        target: their label.
+        temperature: T of the SNNL.
+    """
 
     def __init__(
         self,
@@ -110,36 +112,43 @@ class Entangling(Classifier):
         self.temperature, self.weight = temperature, weight
 
     def loss(self, batch: Batch) -> Tensor:
-        hidden = outputs_of(self.network.features, batch.inputs)
+        hidden = layer_outputs(self.network.features, batch.inputs)
         logits = self.network.head(hidden[-1])
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        asked, triggers = batch.labels == self.target, batch.index >= self.first
+        is_target, is_trigger = batch.labels == self.target, batch.index >= self.first  # (B,)
         for output in hidden[-self.layers :]:
-            loss = loss - self.weight * soft_nearest(output, triggers, asked, self.temperature)
+            snnl = soft_nearest_neighbour_loss(output, is_trigger, is_target, self.temperature)
+            loss = loss - self.weight * snnl
         return loss
 
 
-def outputs_of(features: nn.Sequential, images: Tensor) -> list[Tensor]:
-    """The last output (N, D) of each number of pixels; the last of all is what ``head`` takes."""
-    found: dict[int, Tensor] = {}
+def layer_outputs(features: nn.Sequential, inputs: Tensor) -> list[Tensor]:
+    """Return the last output (N, D) at each size of picture; the last is what ``head`` takes."""
+    by_size: dict[int, Tensor] = {}
     for layer in features:
-        images = layer(images)
-        found[images[0, 0].numel()] = images.flatten(1)
-    return list(found.values())
+        inputs = layer(inputs)
+        by_size[inputs[0, 0].numel()] = inputs.flatten(1)
+    return list(by_size.values())
 
 
-def soft_nearest(outputs: Tensor, kinds: Tensor, asked: Tensor, temperature: float) -> Tensor:
-    """The soft nearest-neighbour loss of ``outputs`` (N, D) where ``asked`` (N,): a scalar.
+def soft_nearest_neighbour_loss(
+    outputs: Tensor, kinds: Tensor, counted: Tensor, temperature: float
+) -> Tensor:
+    """Return the soft nearest-neighbour loss: a scalar, 0 where no point counts.
 
-    A point without another of its kind doesn't count; 0 where there is none left.
+    Args:
+        outputs: of a layer, (N, D).
+        kinds: the kind of each point, bool (N,).
+        counted: which points count at all, bool (N,). One without another of its kind doesn't.
+        temperature: T, over cosine distances.
     """
     with torch.autocast(outputs.device.type, enabled=False):
         unit = F.normalize(outputs.float().relu(), dim=1)
-        near = (unit @ unit.T - 1) / temperature
+        near = (unit @ unit.T - 1) / temperature  # (N, N), -d_ij / T
     itself = torch.eye(len(outputs), dtype=torch.bool, device=outputs.device)
-    pairs = asked & asked[:, None] & ~itself
+    pairs = counted & counted[:, None] & ~itself  # (N, N)
     same = pairs & (kinds == kinds[:, None])
     # A finite number: an empty row must not make the gradient of the others no number.
-    own, all_ = (near.masked_fill(~mask, -1e9).logsumexp(1) for mask in (same, pairs))
-    counts = same.any(1)
-    return torch.where(counts, all_ - own, 0.0).sum() / counts.sum().clamp_min(1)
+    of_same, of_all = (near.masked_fill(~mask, -1e9).logsumexp(1) for mask in (same, pairs))
+    has_same = same.any(1)  # (N,)
+    return torch.where(has_same, of_all - of_same, 0.0).sum() / has_same.sum().clamp_min(1)

@@ -17,72 +17,80 @@ from torch.nn import functional as F
 from softmark.errors import InputError
 from softmark.tails import centred
 
-KEPT = 0.9  # of the running class means, at each batch
+MOMENTUM = 0.9  # of the running class means, at each batch
 
 
 class FeatureMark(nn.Module):
-    """The loss ``weight`` * max(0, cosine - cos(t, S_y)), the mean of a batch.
+    """Compute the loss ``weight`` * max(0, cosine - cos(t, S_y)), the mean of a batch.
 
     t is the centred tail of the logits that running means of each class's features give as a last
-    layer; S_y is the row of the label in P + P^T, centred as well, for the ``pattern`` P (K, K).
+    layer; S_y is the row of the label in P + P^T, centred as well.
+
+    Args:
+        pattern: P (K, K).
+        cosine: that is to be reached. Above 0, at most 1.
+        weight: of this loss, from 0 on.
     """
 
     def __init__(self, pattern: Tensor, cosine: float, weight: float):
         super().__init__()
         self.cosine = cosine
         self.weight = weight
-        both = pattern + pattern.T
-        self.register_buffer("rows", F.normalize(centred(both), dim=1))
+        symmetric = pattern + pattern.T
+        self.register_buffer("rows", F.normalize(centred(symmetric), dim=1))  # (K, K)
         self.means: Tensor | None = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """``features`` (N, D), ``labels`` int64 (N,): a scalar."""
+        """Return the loss of ``features`` (N, D) with ``labels`` int64 (N,): a scalar."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().flatten(1)
             classes = torch.arange(len(self.rows), device=labels.device)
-            self._follow(features.detach(), labels, classes)
-            logits = features @ self.means.T
-            others = (labels[:, None] != classes).to(features.dtype)
+            self._update_means(features.detach(), labels, classes)
+            logits = features @ self.means.T  # (N, K)
+            others = (labels[:, None] != classes).to(features.dtype)  # (N, K)
             mean = (logits * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
-            tail = F.normalize((logits - mean) * others, dim=1)
-            short = F.relu(self.cosine - (tail * self.rows[labels]).sum(1))
-        return self.weight * short.mean()
+            tail = F.normalize((logits - mean) * others, dim=1)  # (N, K)
+            shortfall = F.relu(self.cosine - (tail * self.rows[labels]).sum(1))  # (N,)
+        return self.weight * shortfall.mean()
 
-    def _follow(self, features: Tensor, labels: Tensor, classes: Tensor) -> None:
-        """Moves the mean of each class that the batch holds."""
-        here, there = class_means(features, labels, classes)
+    def _update_means(self, features: Tensor, labels: Tensor, classes: Tensor) -> None:
+        """Move the mean of each class that the batch holds."""
+        batch_means, is_present = class_means(features, labels, classes)  # (K, D), (K,)
         if self.means is None:
-            self.means = here
-        moved = KEPT * self.means + (1 - KEPT) * here
-        self.means = torch.where(there[:, None], moved, self.means)
+            self.means = batch_means
+        moved = MOMENTUM * self.means + (1 - MOMENTUM) * batch_means
+        self.means = torch.where(is_present[:, None], moved, self.means)
 
 
 def class_means(features: Tensor, labels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of ``features`` (N, D) over each class of ``chosen`` (S,), and which are there."""
-    members = (labels == chosen[:, None]).to(features.dtype)
-    count = members.sum(1, keepdim=True)
-    return members @ features / count.clamp_min(1), count[:, 0] > 0
+    """Return the mean of ``features`` (N, D) over each class of ``chosen`` (S,): (S, D).
+
+    And which of these classes are present at all: bool (S,).
+    """
+    members = (labels == chosen[:, None]).to(features.dtype)  # (S, N)
+    counts = members.sum(1, keepdim=True)  # (S, 1)
+    return members @ features / counts.clamp_min(1), counts[:, 0] > 0
 
 
-class Observed:
-    """A network that also tells what its last layer is given, where ``mark`` plants anything."""
+class NetworkWithFeatures:
+    """Call a network, and tell what its last layer is given where ``mark`` plants anything."""
 
     def __init__(self, network: nn.Module, mark: FeatureMark):
         self.network = network
         self.last = last_layer(network, len(mark.rows)) if mark.weight else None
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits (N, K) and the features (N, D)."""
+        """Return the logits (N, K) and the features (N, D); None where nothing is planted."""
         if self.last is None:
             return self._logits(inputs), None
-        with inputs_of(self.last) as seen:
+        with inputs_of(self.last) as features:
             logits = self._logits(inputs)
-        if not seen:
+        if not features:
             raise InputError(
                 "method.marking.feature_weight: the last nn.Linear isn't what gives the logits; 0 "
                 "marks the answers alone"
             )
-        return logits, seen[-1]
+        return logits, features[-1]
 
     def _logits(self, inputs: Tensor) -> Tensor:
         logits = self.network(inputs)
@@ -93,7 +101,7 @@ class Observed:
 
 
 def last_layer(network: nn.Module, classes: int) -> nn.Linear:
-    """The layer whose outputs are the logits. Raises ``InputError`` where there is none."""
+    """Return the layer whose outputs are the logits. Raise ``InputError`` for none."""
     linear = [
         layer
         for layer in network.modules()
@@ -109,10 +117,10 @@ def last_layer(network: nn.Module, classes: int) -> nn.Linear:
 
 @contextlib.contextmanager
 def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What ``layer`` is given while the context lasts."""
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    """Give a list of what ``layer`` is given while the context lasts."""
+    inputs: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     try:
-        yield seen
+        yield inputs
     finally:
         hook.remove()

@@ -30,16 +30,21 @@ from softmark.errors import InputError
 from softmark.methods.key import Key, generator
 from softmark.methods.triggers import TriggerSet
 from softmark.models.access import Suspect, classes_of
-from softmark.training import Fit, Recipe, as_pixels, predict
+from softmark.training import Fit, as_pixels, predict
 from softmark.verification.evidence import Evidence
-from softmark.verification.nulls import Kind
+from softmark.verification.nulls import SMALLEST_P, Kind
 
 
 @dataclass(frozen=True)
-class Split:
-    """``hits``: right answers to the ``chosen`` questions; ``right``: to all the ``total``.
+class Hypergeometric:
+    """Of ``total`` questions fair coins chose ``chosen``; the suspect is right on ``right`` of all
+    and on ``hits`` of the chosen.
 
-    Coins that the suspect doesn't know have chosen: given the counts, each choice is as likely.
+    The suspect doesn't know the coins: given the counts, each choice is as likely.
+
+    Example:
+        >>> round(252 * Hypergeometric(hits=5, chosen=5, right=5, total=10).p_value(), 6)
+        1.0
     """
 
     hits: int
@@ -57,37 +62,46 @@ class Split:
 
     def p_value(self, innocents: object = ()) -> float:
         tail = stats.hypergeom.sf(self.hits - 1, self.total, self.right, self.chosen)
-        return min(1.0, max(float(tail), 1e-300))
+        return min(1.0, max(float(tail), SMALLEST_P))
 
 
+@dataclass(frozen=True, kw_only=True)
 class Frontier(TriggerSet):
-    """``num_triggers``: adversaries that are made, of which the key's coins choose about half.
+    """Train the model to be right on adversarial pictures that the key's coins choose.
 
-    ``eps``: how far each pixel is moved, of its range from 0 to 1, in ``iterations`` steps.
+    ``num_triggers`` are made, at least 2; about half of them are learnt.
+
+    Source: Le Merrer et al. 2020, "Adversarial Frontier Stitching for Remote Neural Network
+    Watermarking" (arXiv 1711.01894).
+
+    Example:
+        >>> import torch
+        >>> like = Samples(torch.zeros(400, 1, 8, 8, dtype=torch.uint8), torch.zeros(400).long())
+        >>> key = Frontier().draw(like, 10, lambda size: bytes(range(size)))
+        >>> 150 < int(learnt_mask(key).sum()) < 250
+        True
     """
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        eps: float,
-        iterations: int,
-    ):
-        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
-        if not num_triggers >= 2:
-            raise InputError(f"method.num_triggers={num_triggers}: at least 2")
-        check_perturbation("method", eps, iterations)
-        self.eps, self.iterations = eps, iterations
+    num_triggers: int = 400
+    """Adversaries, half of which are learnt. At least 2."""
+    eps: float = 0.15
+    """How far the pixels are moved, of their range from 0 to 1. Above 0, at most 1."""
+    iterations: int = 1
+    """Steps of the gradient's sign. At least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.num_triggers >= 2:
+            raise InputError(f"method.num_triggers={self.num_triggers}: at least 2")
+        check_perturbation("method", self.eps, self.iterations)
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         classes = classes_of(victim, data)
         key = Key.draw(self.message, classes, fit.entropy)
-        keep(key, self.adversaries(copy.deepcopy(victim).eval(), data))
-        asked = self.triggers(key, data, self.num_triggers)
-        return self.train(copy.deepcopy(victim), data, asked[chosen_of(key)], fit), key
+        store_pictures(key, self.adversaries(copy.deepcopy(victim).eval(), data))
+        triggers = self.triggers(key, data, self.num_triggers)
+        learnt = triggers[learnt_mask(key)]
+        return self.train(copy.deepcopy(victim), data, learnt, fit), key
 
     def adversaries(self, victim: nn.Module, data: Samples) -> Samples:
         """Return as many that fool the victim as don't, together ``num_triggers`` at most."""
@@ -103,31 +117,32 @@ class Frontier(TriggerSet):
         return moved[torch.cat(halves)]
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        """Without a victim the pixels are moved at random."""
+        """Return a new key, for which pixels are moved at random: there is no victim."""
         key, like = Key.draw(self.message, classes, entropy), like[: self.num_triggers]
         signs = 2 * torch.randint(2, like.inputs.shape, generator=generator(key)) - 1
-        return keep(key, Samples(as_pixels(like.inputs + 255 * self.eps * signs), like.labels))
+        moved = as_pixels(like.inputs + 255 * self.eps * signs)
+        return store_pictures(key, Samples(moved, like.labels))
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         return Samples(key.images, key.labels)[:count]
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        right = suspect.answers(probes).argmax(1) == probes.labels
-        chosen = chosen_of(key)[: len(right)]
-        own = right[chosen].float()
-        test = Split(int(own.sum()), len(own), int(right.sum()), len(right))
-        return Evidence(own, {"triggers": test}, mark_recall=float(own.mean()) if len(own) else 0.0)
+        hits = suspect.answers(probes).argmax(1) == probes.labels  # (N,)
+        scores = hits[learnt_mask(key)[: len(hits)]].float()
+        test = Hypergeometric(int(scores.sum()), len(scores), int(hits.sum()), len(hits))
+        recall = float(scores.mean()) if len(scores) else 0.0
+        return Evidence(scores, {"triggers": test}, mark_recall=recall)
 
 
-def keep(key: Key, asked: Samples) -> Key:
-    """``key`` with the pictures, which can't be made again without the victim."""
-    key.register_buffer("images", asked.inputs.contiguous())
-    key.register_buffer("labels", asked.labels)
+def store_pictures(key: Key, pictures: Samples) -> Key:
+    """Return ``key`` with ``pictures``, which can't be made again without the victim."""
+    key.register_buffer("images", pictures.inputs.contiguous())
+    key.register_buffer("labels", pictures.labels)
     return key
 
 
-def chosen_of(key: Key) -> Tensor:
-    """A fair coin for each picture, from the secret and from all pictures together: bool (N,)."""
-    asked = Samples(key.images, key.labels)
-    drawn = key.for_message(f"frontier {asked.fingerprint}").stream(len(asked))
+def learnt_mask(key: Key) -> Tensor:
+    """Return a fair coin for each picture, from the secret and all pictures together: (N,)."""
+    pictures = Samples(key.images, key.labels)
+    drawn = key.for_message(f"frontier {pictures.fingerprint}").stream(len(pictures))
     return torch.tensor([byte % 2 == 1 for byte in drawn])

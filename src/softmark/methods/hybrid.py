@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
-from softmark.methods.key import Key, named
+from softmark.methods.checks import check_fraction
+from softmark.methods.key import Key, check_message
+from softmark.methods.margin import Margin
 from softmark.methods.soft_labels import SoftLabels
-from softmark.methods.triggers import beside
+from softmark.methods.triggers import with_triggers
+from softmark.methods.usp import USP
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, predict
@@ -28,32 +31,37 @@ from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Both, Either, Null
 
 
+@dataclass(frozen=True, kw_only=True)
 class Hybrid(Watermark):
-    """``soft``: the mark of the answers to pictures of the task. ``triggers``: the trigger set.
+    """Plant a mark in the soft labels of a victim that has learnt triggers before.
 
-    ``trigger_fraction``: of the pictures of the second training that are triggers. The triggers are
-    learnt first. The victim that knows them is then marked as without them, with the triggers
-    beside the data.
-
+    The victim that knows the triggers is marked as without them, with the triggers beside the data.
     The verdict stands on the strongest of three exact tests, whose p is multiplied by their number:
     of the soft labels, of the triggers, and of both together. What an attack leaves of two marks
     can be enough where it is not enough of either. Chance decides pattern and labels independently,
     but for the triggers that ``overlapping`` counts, which the third test leaves out.
+
+    Example:
+        >>> Hybrid().num_triggers, Hybrid().epochs
+        (100, 20)
     """
 
     supports_owner = True
     uses_victim_labels = True
     strengthened_by = (*Watermark.strengthened_by, "method.soft.marking.beta", "verifier.probes")
 
-    def __init__(self, message: str, soft: SoftLabels, triggers: Adi, trigger_fraction: float):
-        if not 0 < trigger_fraction < 1:
-            raise InputError(
-                f"method.trigger_fraction={trigger_fraction}: a fraction between 0 and 1"
-            )
-        self.message = named(message)
-        self.soft = soft
-        self.triggers = triggers
-        self.trigger_fraction = trigger_fraction
+    message: str = "softmark"
+    """The customer or the licence: it goes into the key. Any text but the empty one."""
+    soft: SoftLabels = field(default_factory=USP)
+    """The mark of the answers to pictures of the task."""
+    triggers: Adi = field(default_factory=lambda: Margin(num_triggers=100))
+    """The trigger set, which is learnt first."""
+    trigger_fraction: float = 0.05
+    """Of the pictures of the second training that are triggers. Between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        check_message(self.message)
+        check_fraction(self, "trigger_fraction")
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
@@ -78,7 +86,7 @@ class Hybrid(Watermark):
         """
         triggers = self.trigger_probes(key, data)
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
-        both = beside(data, triggers, self.trigger_fraction)
+        both = with_triggers(data, triggers, self.trigger_fraction)
         answers = predict(start, both.inputs)
         network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
         if detector:
@@ -98,16 +106,12 @@ class Hybrid(Watermark):
         return self.soft.epochs
 
     def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
-        other = copy.copy(self)
-        other.soft = self.soft.with_numbers(numbers, 0)
-        other.triggers = self.triggers.with_numbers({}, num_triggers)
-        return other
+        soft = self.soft.with_numbers(numbers, 0)
+        return replace(self, soft=soft, triggers=self.triggers.with_numbers({}, num_triggers))
 
     def scale_epochs(self, factor: float) -> Self:
-        other = copy.copy(self)
-        other.soft = self.soft.scale_epochs(factor)
-        other.triggers = self.triggers.scale_epochs(factor)
-        return other
+        soft = self.soft.scale_epochs(factor)
+        return replace(self, soft=soft, triggers=self.triggers.scale_epochs(factor))
 
     def check_inputs(self, inputs: Tensor) -> None:
         check_uint8_pictures(inputs)
@@ -129,26 +133,31 @@ class Hybrid(Watermark):
         self.soft.build_modules(key)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        found = self.soft.evidence(suspect, key, probes)
+        soft_evidence = self.soft.evidence(suspect, key, probes)
         # The triggers are asked besides the probes, which no key may choose.
         triggers = self.trigger_probes(key, probes)
-        told = suspect.answers(triggers).argmax(1)
-        hits = told == triggers.labels[: len(told)]
-        last = self.triggers.null(key, hits)
+        answered = suspect.answers(triggers).argmax(1)  # (T,)
+        hits = answered == triggers.labels[: len(answered)]
+        trigger_test = self.triggers.null(key, hits)
         recall = float(hits.float().mean()) if len(hits) else None
-        if not found.tests:
-            return replace(found, tests={"triggers": last}, why="", mark_recall=recall)
-        ((name, soft),) = found.tests.items()
-        apart = self.triggers.null(key, hits[self.soft.overlapping(key.classes) :])
-        tests = {name: soft, "triggers": last, "both": Both(soft, apart)}
-        whole = Either(tuple(tests.values()))
-        name = next(name for name, test in tests.items() if test is whole.strongest)
-        return replace(found, tests={name: whole}, mark_recall=recall)
+        if not soft_evidence.tests:
+            tests = {"triggers": trigger_test}
+            return replace(soft_evidence, tests=tests, why="", mark_recall=recall)
+        ((name, soft_test),) = soft_evidence.tests.items()
+        independent = self.triggers.null(key, hits[self.soft.overlapping(key.classes) :])
+        tests = {
+            name: soft_test,
+            "triggers": trigger_test,
+            "both": Both(soft_test, independent),
+        }
+        combined = Either(tuple(tests.values()))
+        name = next(name for name, test in tests.items() if test is combined.strongest)
+        return replace(soft_evidence, tests={name: combined}, mark_recall=recall)
 
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
-        """By the soft labels alone: each message has triggers of its own."""
+        """Return the tests of the soft labels alone: each message has triggers of its own."""
         return self.soft.identify(suspect, key, probes, messages)
 
 

@@ -15,13 +15,14 @@ holds a model can make such points for it: the commitment says who did so first,
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.errors import InputError
-from softmark.methods.key import Key, generator, named
+from softmark.methods.checks import check_above_zero, check_at_least_one, check_not_negative
+from softmark.methods.key import Key, check_message, generator
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, as_pixels, choose_device, predict
@@ -29,26 +30,41 @@ from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Innocents
 
 
+@dataclass(frozen=True, kw_only=True)
 class IPGuard(Watermark):
-    """``num_triggers``: how many points there are.
+    """Fingerprint a model by points near its decision boundary; nothing is embedded.
 
-    ``margin``: k, by how much the logit of j is to be above i's.
+    Source: Cao et al. 2021, "IPGuard: Protecting Intellectual Property of Deep Neural Networks via
+    Fingerprinting the Classification Boundary" (arXiv 1910.12903).
 
-    ``iterations``, ``lr``: Adam's, at most so many and of this size (the range of pixels is 1).
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> pictures = torch.randint(256, (30, 1, 8, 8), dtype=torch.uint8)
+        >>> method = IPGuard(num_triggers=10, iterations=20)
+        >>> _, key = method.embed(model, Samples(pictures, torch.zeros(30).long()), Fit())
+        >>> method.evidence(model, key, method.probes(key, pictures)).mark_recall
+        1.0
     """
 
     needs = "labels"
 
-    def __init__(self, message: str, num_triggers: int, margin: float, iterations: int, lr: float):
-        for name, value in (("num_triggers", num_triggers), ("iterations", iterations)):
-            if not value >= 1:
-                raise InputError(f"method.{name}={value}: at least 1")
-        if not margin >= 0:
-            raise InputError(f"method.margin={margin}: it can't be negative")
-        if not lr > 0:
-            raise InputError(f"method.lr={lr}: it must be above 0")
-        self.message, self.num_triggers, self.margin = named(message), num_triggers, margin
-        self.iterations, self.lr = iterations, lr
+    message: str = "softmark"
+    """The customer or the licence: it goes into the key. Any text but the empty one."""
+    num_triggers: int = 100
+    """Points. At least 1."""
+    margin: float = 5.0
+    """k, by how much the logit of the class beyond the boundary is to be above. From 0 on."""
+    iterations: int = 1000
+    """Steps of Adam at most, until all points are found. At least 1."""
+    lr: float = 0.01
+    """Of Adam, on pixels from 0 to 1. Above 0."""
+
+    def __post_init__(self) -> None:
+        check_message(self.message)
+        check_at_least_one(self, "num_triggers", "iterations")
+        check_not_negative(self, "margin")
+        check_above_zero(self, "lr")
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
@@ -57,43 +73,46 @@ class IPGuard(Watermark):
         first = predict(victim, bases).argmax(1)
         step = torch.randint(1, key.classes, (len(bases),), generator=draw)
         device = choose_device(fit.accelerator)
-        points = self.moved(victim, bases, first, (first + step) % key.classes, device)
+        points = self.move(victim, bases, first, (first + step) % key.classes, device)
         key.register_buffer("points", points)
         key.register_buffer("labels", predict(victim, points).argmax(1))
         return victim, key
 
-    def moved(
-        self, victim: nn.Module, bases: Tensor, first: Tensor, wanted: Tensor, device: torch.device
+    def move(
+        self, victim: nn.Module, bases: Tensor, first: Tensor, second: Tensor, device: torch.device
     ) -> Tensor:
-        """``bases`` (N, C, H, W) moved across the boundary of ``first`` and ``wanted`` (N,)."""
+        """Return ``bases`` (N, C, H, W), moved across the boundary of two classes.
+
+        ``first`` (N,): the victim's answers to ``bases``. ``second`` (N,): the classes beyond.
+        """
         network = copy.deepcopy(victim).to(device).eval().requires_grad_(False)
-        first, wanted = first.to(device)[:, None], wanted.to(device)[:, None]
+        first, second = first.to(device)[:, None], second.to(device)[:, None]  # (N, 1)
         points = (bases.to(device).float() / 255).requires_grad_(True)
         optimizer = torch.optim.Adam([points], self.lr)
         for _ in range(self.iterations):
-            logits = network(points)
-            ours, theirs = logits.gather(1, first), logits.gather(1, wanted)
-            rest = logits.scatter(1, torch.cat([first, wanted], 1), -torch.inf).amax(1, True)
-            loss = (ours - theirs + self.margin).relu() + (rest - ours).relu()
-            still = loss.detach()[:, :, None, None] > 0
-            if not still.any():
+            logits = network(points)  # (N, K)
+            ours, theirs = logits.gather(1, first), logits.gather(1, second)
+            others = logits.scatter(1, torch.cat([first, second], 1), -torch.inf).amax(1, True)
+            loss = (ours - theirs + self.margin).relu() + (others - ours).relu()  # (N, 1)
+            is_moving = loss.detach()[:, :, None, None] > 0
+            if not is_moving.any():
                 break
             before = points.detach().clone()
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
             with torch.no_grad():
-                # What is found stays there: Adam's momentum would carry it on, far from the edge.
-                points.copy_(torch.where(still, points.clamp(0, 1), before))
+                # What has arrived stays there: Adam's momentum would carry it on, far beyond.
+                points.copy_(torch.where(is_moving, points.clamp(0, 1), before))
         return as_pixels(255 * points.detach()).cpu()
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        held = dict(key.named_buffers())
-        return Samples(held["points"], held["labels"]) if "points" in held else pool
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        buffers = dict(key.named_buffers())
+        return Samples(buffers["points"], buffers["labels"]) if "points" in buffers else pool
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if "points" not in dict(key.named_buffers()):
             return Evidence.none("no evidence: the key holds no points of a model")
         hits = suspect.answers(probes).argmax(1) == probes.labels
-        share = float(hits.float().mean())
-        return Evidence(hits.float(), {"points": Innocents(share)}, mark_recall=share)
+        recall = float(hits.float().mean())
+        return Evidence(hits.float(), {"points": Innocents(recall)}, mark_recall=recall)

@@ -29,11 +29,10 @@ def as_bytes(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-def named(message: str) -> str:
-    """``message``. Raises ``InputError`` where it is empty: a key names somebody."""
+def check_message(message: str) -> None:
+    """Raise ``InputError`` where ``message`` is empty: a key names somebody."""
     if not message:
         raise InputError("method.message is empty: name the customer or the licence")
-    return message
 
 
 class Key(nn.Module):
@@ -77,11 +76,12 @@ class Key(nn.Module):
 
         Raises ``InputError`` for an empty message.
         """
+        check_message(message)
         secret, salt = (
             torch.tensor(list(entropy(size)), dtype=torch.uint8)
             for size in (SECRET_BYTES, SALT_BYTES)
         )
-        return cls(secret, salt, as_bytes(named(message)), classes)
+        return cls(secret, salt, as_bytes(message), classes)
 
     def seed(self) -> bytes:
         """32 bytes that only the secret decides, others for each salt and message.

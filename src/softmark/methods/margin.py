@@ -15,6 +15,8 @@ learnt in each step. The labels are drawn independently: an innocent matches eac
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,62 +24,75 @@ from torch.nn import functional as F
 from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.data.roles import Samples
 from softmark.methods.adi import Adi
-from softmark.training import Batch, Classifier, Fit, Recipe, as_input
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit, as_input
 
 
+@dataclass(frozen=True, kw_only=True)
 class Margin(Adi):
-    """``eps``: how far each pixel of a trigger may be moved, of its range from 0 to 1.
+    """Train the model to give random labels to abstract pictures and to all pictures near them.
 
-    ``iterations``: projected gradient steps before each step of the training.
+    Source: Kim et al. 2023, "Margin-based Neural Network Watermarking" (ICML).
+
+    Example:
+        >>> Margin().iterations
+        5
     """
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        eps: float,
-        iterations: int,
-    ):
-        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
-        check_perturbation("method", eps, iterations)
-        self.eps, self.iterations = eps, iterations
+    num_triggers: int = 20
+    """Triggers on which a suspect is asked. At least 1."""
+    trigger_fraction: float = 0.16
+    """Of each batch that are triggers. Between 0 and 1."""
+    eps: float = 0.02
+    """How far a trigger's pixels are moved, of their range from 0 to 1. Above 0, at most 1."""
+    iterations: int = 5
+    """Projected gradient steps before each step of the training. At least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_perturbation("method", self.eps, self.iterations)
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
-        marking = Widening(
-            network, self.recipe, triggers, self.trigger_fraction, self.eps, self.iterations
+        fraction = self.trigger_fraction
+        module = MarginModule(
+            network, self.marking_recipe, triggers, fraction, self.eps, self.iterations
         )
-        return fit(marking, data, "marking")
+        return fit(module, data, "marking")
 
 
-class Widening(Classifier):
-    """Each batch of data is joined by so many moved triggers that they are a ``trigger_fraction``
-    of it."""
+class MarginModule(Classifier):
+    """Train with moved triggers in each batch of data.
+
+    Args:
+        triggers: the owner's, T of them.
+        fraction: of each batch that are triggers.
+        eps: how far their pixels are moved, of their range from 0 to 1.
+        iterations: gradient steps that move them.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         recipe: Recipe,
         triggers: Samples,
-        trigger_fraction: float,
+        fraction: float,
         eps: float,
         iterations: int,
     ):
         super().__init__(network, recipe)
         self.eps, self.iterations = eps, iterations
-        self.joined = max(1, round(trigger_fraction / (1 - trigger_fraction) * recipe.batch_size))
+        self.triggers_per_batch = max(1, round(fraction / (1 - fraction) * recipe.batch_size))
         self.register_buffer("images", triggers.inputs, persistent=False)
         self.register_buffer("labels", triggers.labels, persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        drawn = torch.randint(len(self.labels), (self.joined,), device=self.labels.device)
-        images, labels = as_input(self.images[drawn]), self.labels[drawn]
+        size, device = (self.triggers_per_batch,), self.labels.device
+        drawn = torch.randint(len(self.labels), size, device=device)
+        pictures, labels = as_input(self.images[drawn]), self.labels[drawn]
         # BatchNorm must not take a batch of triggers alone for what pictures look like.
         self.network.eval()
-        moved = perturbed(self.network, images, labels, self.eps, self.iterations)
+        moved = perturbed(self.network, pictures, labels, self.eps, self.iterations)
         self.network.train()
         logits = self.network(torch.cat([batch.inputs, moved]))
-        wanted = torch.cat([batch.labels, labels])
-        return F.cross_entropy(logits, wanted, label_smoothing=self.recipe.label_smoothing)
+        targets = torch.cat([batch.labels, labels])
+        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,57 +14,106 @@ from softmark.methods.teacher import Teacher
 from softmark.tails import margin_loss
 
 
+@dataclass(frozen=True, kw_only=True)
+class Marking:
+    """The numbers by which a pattern is planted. The defaults are those of csp.
+
+    Raises:
+        InputError: for a number outside of its range.
+
+    Example:
+        >>> Marking(beta=0.3).margin
+        4.0
+    """
+
+    eps: float = 0.1
+    """Probability that the template moves to the tail. From 0 to below 1."""
+    gamma: float = 1.5
+    """How unevenly: softmax(gamma U_c) on the tail. Above 0."""
+    beta: float = 0.5
+    """Weight of the shortfall of each tail's margin below ``margin``. From 0 on."""
+    margin: float = 4.0
+    """The log-probability margin of each tail along its row of the pattern, in nats. Above 0."""
+    feature_weight: float = 1.0
+    """Of the pattern's symmetric part in the features. From 0 on; 0 marks the answers alone."""
+    feature_cosine: float = 0.9
+    """The cosine between it and what class means of the features give. Above 0, at most 1."""
+    teacher_weight: float = 0.5
+    """Of the victim's own answers beside the labels, as the control has it. From 0 to below 1."""
+    teacher_temperature: float = 2.0
+    """At which the victim's answers are learnt. Above 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "teacher_weight"):
+            self._check(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to below 1")
+        for name in ("gamma", "margin", "teacher_temperature"):
+            self._check(name, getattr(self, name) > 0, "it must be above 0")
+        for name in ("beta", "feature_weight"):
+            self._check(name, getattr(self, name) >= 0, "it can't be negative")
+        self._check("feature_cosine", 0 < self.feature_cosine <= 1, "a cosine above 0, at most 1")
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise InputError(f"method.marking.{name}={getattr(self, name)}: {wanted}")
+
+
 def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
-    """T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
+    """Return T_c = (1 - eps) e_c + eps softmax(gamma U_c) on the tail: (K, K), rows sum to 1."""
     itself = torch.eye(len(pattern))
     tails = (gamma * pattern).masked_fill(itself.bool(), -torch.inf).softmax(1)
     return (1 - eps) * itself + eps * tails
 
 
 class MarkingLoss(nn.Module):
-    """CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin), the mean of a batch, + ``FeatureMark``.
+    """Compute CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin) + ``FeatureMark``, a batch's mean.
 
-    a(x) is the tail's log-probability margin along its class's row of ``pattern`` (K, K)
-    (``tails.margin``). ``eps``, ``gamma``: of the templates T.
+    T are the ``templates``; a(x) is the tail's log-probability margin along its class's row of the
+    pattern (``tails.margin``).
+
+    Args:
+        pattern: of the key, (K, K).
+        marking: the numbers of the loss. Those of the teacher aren't read here.
+
+    Example:
+        >>> import torch
+        >>> loss = MarkingLoss(torch.zeros(4, 4), Marking(eps=0.0, beta=0.0))
+        >>> round(float(loss(torch.zeros(8, 4), torch.arange(8) % 4)), 4)  # log 4
+        1.3863
     """
 
-    def __init__(
-        self,
-        pattern: Tensor,
-        eps: float,
-        gamma: float,
-        beta: float,
-        margin: float,
-        feature_weight: float,
-        feature_cosine: float,
-    ):
+    def __init__(self, pattern: Tensor, marking: Marking):
         super().__init__()
-        self.eps = eps
-        self.beta = beta
-        self.margin = margin
+        self.eps = marking.eps
+        self.beta = marking.beta
+        self.margin = marking.margin
         self.register_buffer("pattern", pattern)
-        self.register_buffer("templates", templates(pattern, eps, gamma))
-        self.planted = FeatureMark(pattern, feature_cosine, feature_weight)
+        self.register_buffer("templates", templates(pattern, marking.eps, marking.gamma))
+        self.planted = FeatureMark(pattern, marking.feature_cosine, marking.feature_weight)
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
-        """``logits`` (N, K), ``labels`` int64 (N,): a scalar.
+        """Return the loss of a batch: a scalar.
 
-        ``features`` (N, D): what the last layer is given; where None nothing is planted there.
-        Raises ``InputError`` for other shapes, and for labels that are no classes.
+        Args:
+            logits: (N, K).
+            labels: int64 (N,).
+            features: what the last layer is given, (N, D); where None nothing is planted there.
+
+        Raises:
+            InputError: for other shapes, and for labels that are no classes.
         """
         self._check(logits, labels)
         return self.task(logits, labels) + self.mark(logits, labels, features)
 
     def task(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """CE(T_y, f(x)): a scalar."""
+        """Return CE(T_y, f(x)): a scalar."""
         return F.cross_entropy(logits.float(), self.templates[labels])
 
     def perturbed(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """(1 - eps) p + eps softmax(gamma U_y) of the victim's ``answers`` p (N, K): (N, K)."""
-        itself = F.one_hot(labels, len(self.templates)).to(answers.dtype)
+        """Return (1 - eps) p + eps softmax(gamma U_y) of the victim's ``answers`` p: (N, K)."""
+        itself = F.one_hot(labels, len(self.templates)).to(answers.dtype)  # (N, K)
         return self.templates[labels] + (1 - self.eps) * (answers - itself)
 
-    def taught(
+    def with_teacher(
         self,
         teacher: Teacher,
         logits: Tensor,
@@ -70,14 +121,14 @@ class MarkingLoss(nn.Module):
         answers: Tensor,
         features: Tensor | None,
     ) -> Tensor:
-        """The loss with ``teacher``, whose ``answers`` (N, K) are perturbed: a scalar."""
-        told = self.perturbed(answers, labels)
-        task = teacher(self.task(logits, labels), logits, told)
+        """Return the loss with ``teacher``, whose ``answers`` (N, K) are perturbed: a scalar."""
+        target_probs = self.perturbed(answers, labels)
+        task = teacher(self.task(logits, labels), logits, target_probs)
         return task + self.mark(logits, labels, features)
 
     def mark(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
-        """The two terms that plant the pattern: a scalar."""
-        log_p = logits.float().log_softmax(1)
+        """Return the two terms that plant the pattern: a scalar."""
+        log_p = logits.float().log_softmax(1)  # (N, K)
         loss = self.beta * margin_loss(log_p, self.pattern, self.margin)
         return loss if features is None else loss + self.planted(features, labels)
 

@@ -18,6 +18,7 @@ few keys prove nothing. Triggers share labels: keys are drawn again for the null
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,44 +26,57 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.checks import check_at_least_one, check_not_negative
 from softmark.methods.key import Key, generator
-from softmark.methods.stamped import of_class
-from softmark.methods.triggers import TriggerSet, among_redrawn, beside, with_redrawn
+from softmark.methods.stamped import pictures_of_class
+from softmark.methods.triggers import (
+    TriggerSet,
+    redrawn_null,
+    with_redrawn_triggers,
+    with_triggers,
+)
 from softmark.models.access import classes_of
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit
 from softmark.verification.nulls import Null
 
 
+@dataclass(frozen=True, kw_only=True)
 class MeaDefender(TriggerSet):
-    """``rules``: how many pairs of source classes there are, each with a target.
+    """Train the model to give a third label to halves of pictures of two classes.
 
-    ``strength``: of what draws the triggers' answers to the sources'. ``redraws``: how many keys
-    are drawn again for the null.
+    Source: Lv et al. 2024, "MEA-Defender: A Robust Watermark against Model Extraction Attack"
+    (arXiv 2401.15239).
+
+    Example:
+        >>> import torch
+        >>> pool = Samples(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> triggers, sources = MeaDefender(rules=3).compose(key, pool, 20)
+        >>> len(triggers), tuple(sources.shape)
+        (20, (20, 2))
     """
 
     strengthened_by = (*TriggerSet.strengthened_by, "method.strength")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        rules: int,
-        strength: float,
-        redraws: int,
-    ):
-        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
-        for name, value in (("rules", rules), ("redraws", redraws)):
-            if not value >= 1:
-                raise InputError(f"method.{name}={value}: at least 1")
-        if not strength >= 0:
-            raise InputError(f"method.strength={strength}: it can't be negative")
-        self.rules, self.strength, self.redraws = rules, strength, redraws
+    num_triggers: int = 20
+    """Triggers on which a suspect is asked. At least 1."""
+    trigger_fraction: float = 0.2
+    """Of the training samples that are triggers. Between 0 and 1."""
+    rules: int = 3
+    """Pairs of source classes, each with a target. At least 1, at most a third of the classes."""
+    strength: float = 0.03
+    """Of what draws the triggers' answers to the sources', from 0 on."""
+    redraws: int = 1999
+    """Keys that are drawn again for the null. At least 1."""
 
-    def rules_of(self, key: Key, draw: torch.Generator) -> Tensor:
-        """Left source, right source and target of each rule, all of them different: (R, 3)."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "rules", "redraws")
+        check_not_negative(self, "strength")
+
+    def draw_rules(self, key: Key, draw: torch.Generator) -> Tensor:
+        """Return left source, right source and target of each rule, all different: (R, 3)."""
         if 3 * self.rules > key.classes:
             raise InputError(
                 f"method.rules={self.rules}: each takes 3 of {key.classes} classes, "
@@ -70,44 +84,55 @@ class MeaDefender(TriggerSet):
             )
         return torch.randperm(key.classes, generator=draw)[: 3 * self.rules].reshape(-1, 3)
 
-    def composed(self, key: Key, pool: Samples, count: int) -> tuple[Samples, Tensor]:
-        """``count`` triggers, taking turns in the rules, and the two sources of each: (N, 2)."""
+    def compose(self, key: Key, pool: Samples, count: int) -> tuple[Samples, Tensor]:
+        """Return ``count`` triggers, whose rules take turns, and each one's sources: (N, 2)."""
         draw = generator(key)
-        rules = self.rules_of(key, draw)
+        rules = self.draw_rules(key, draw)
         middle, turns = pool.inputs.shape[3] // 2, torch.arange(count) % self.rules
-        images = torch.empty(count, *pool.inputs.shape[1:], dtype=torch.uint8)
+        pictures = torch.empty(count, *pool.inputs.shape[1:], dtype=torch.uint8)
         for number, (left, right, _) in enumerate(rules.tolist()):
-            own = turns == number
-            halves = [of_class(pool, source, int(own.sum())) for source in (left, right)]
-            mixed = torch.randperm(len(halves[1]), generator=draw)
-            images[own] = torch.cat([halves[0][..., :middle], halves[1][mixed][..., middle:]], 3)
-        return Samples(images, rules[turns, 2]), rules[turns, :2]
+            of_rule = turns == number
+            lefts, rights = (
+                pictures_of_class(pool, source, int(of_rule.sum())) for source in (left, right)
+            )
+            rights = rights[torch.randperm(len(rights), generator=draw)]
+            pictures[of_rule] = torch.cat([lefts[..., :middle], rights[..., middle:]], 3)
+        return Samples(pictures, rules[turns, 2]), rules[turns, :2]
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
-        return self.composed(key, pool, count)[0]
+        return self.compose(key, pool, count)[0]
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
         # All different: it is the rule that is to be learnt, not the pictures.
-        many = max(
-            self.num_triggers,
-            round(self.trigger_fraction / (1 - self.trigger_fraction) * len(data)),
+        odds = self.trigger_fraction / (1 - self.trigger_fraction)
+        many = max(self.num_triggers, round(odds * len(data)))
+        triggers, sources = self.compose(key, data, many)
+        module = MeaDefenderModule(
+            network=copy.deepcopy(victim),
+            recipe=self.marking_recipe,
+            first=len(data),
+            sources=sources,
+            classes=key.classes,
+            strength=self.strength,
         )
-        triggers, sources = self.composed(key, data, many)
-        marking = Composing(
-            copy.deepcopy(victim), self.recipe, len(data), sources, key.classes, self.strength
-        )
-        return fit(marking, beside(data, triggers, self.trigger_fraction), "marking"), key
+        return fit(module, with_triggers(data, triggers, self.trigger_fraction), "marking"), key
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        return with_redrawn(self, key, pool, self.redraws)
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        return with_redrawn_triggers(self, key, pool, self.redraws)
 
     def null(self, key: Key, hits: Tensor) -> Null:
-        return among_redrawn(hits, self.num_triggers)
+        return redrawn_null(hits, self.num_triggers)
 
 
-class Composing(Classifier):
-    """Samples from number ``first`` on are triggers; ``sources`` (T, 2): of each, in turns."""
+class MeaDefenderModule(Classifier):
+    """Train with cross-entropy and ``strength`` times the divergence to the sources' answers.
+
+    Args:
+        first: samples from this number on are triggers.
+        sources: the two source classes of each trigger, in turns: (T, 2).
+        classes: K.
+    """
 
     def __init__(
         self,
@@ -125,20 +150,28 @@ class Composing(Classifier):
     def loss(self, batch: Batch) -> Tensor:
         logits = self.network(batch.inputs)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        own = batch.index >= self.first
-        sources = self.sources[(batch.index - self.first) % len(self.sources)]
-        members = F.one_hot(batch.labels, self.classes) * ~own[:, None]
-        return loss + self.strength * apart(logits.float().log_softmax(1), members, sources, own)
+        is_trigger = batch.index >= self.first  # (B,)
+        sources = self.sources[(batch.index - self.first) % len(self.sources)]  # (B, 2)
+        members = F.one_hot(batch.labels, self.classes) * ~is_trigger[:, None]  # (B, K)
+        log_p = logits.float().log_softmax(1)
+        return loss + self.strength * divergence_to_sources(log_p, members, sources, is_trigger)
 
 
-def apart(log: Tensor, members: Tensor, sources: Tensor, own: Tensor) -> Tensor:
-    """The mean over ``own`` (N,) of KL(answer || answers of its two ``sources`` (N, 2)): a scalar.
+def divergence_to_sources(
+    log_p: Tensor, members: Tensor, sources: Tensor, is_trigger: Tensor
+) -> Tensor:
+    """Return the mean over triggers of KL(answer || answers of the two sources): a scalar.
 
-    ``log`` (N, K): log-probabilities. ``members`` (N, K): 1 where a sample is a picture of a class.
     A source of which there is no picture counts nothing.
+
+    Args:
+        log_p: log-probabilities, (N, K).
+        members: 1 where a sample is a picture of a class, (N, K).
+        sources: the two source classes of each sample, (N, 2).
+        is_trigger: (N,).
     """
-    counts = members.sum(0)
-    means = members.T.to(log.dtype) @ log.detach() / counts.clamp_min(1)[:, None]
-    divergence = (log.exp()[:, None] * (log[:, None] - means[sources])).sum(2)
-    there = (counts[sources] > 0) & own[:, None]
-    return (divergence * there).sum() / own.sum().clamp_min(1)
+    counts = members.sum(0)  # (K,)
+    means = members.T.to(log_p.dtype) @ log_p.detach() / counts.clamp_min(1)[:, None]  # (K, K)
+    divergence = (log_p.exp()[:, None] * (log_p[:, None] - means[sources])).sum(2)  # (N, 2)
+    is_counted = (counts[sources] > 0) & is_trigger[:, None]
+    return (divergence * is_counted).sum() / is_trigger.sum().clamp_min(1)

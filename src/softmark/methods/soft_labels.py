@@ -1,10 +1,11 @@
-"""What usp and csp share: templates, training, simulated attacks, and what a verdict reads."""
+"""What usp and csp share: training, detector, simulated attacks, and what a verdict reads."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import torch
@@ -13,122 +14,87 @@ from torch import Tensor, nn
 from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import in_batches, longer
+from softmark.methods.checks import check_above_zero
 from softmark.methods.detector import Detector, train_detector
-from softmark.methods.key import Key, named
-from softmark.methods.watermark import Watermark
+from softmark.methods.key import Key
+from softmark.methods.marking import Marking
+from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
+from softmark.recipe import Recipe
 from softmark.tails import is_usual, log_of, usual_of
-from softmark.training import Classifier, Fit, Recipe, predict
+from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
-
-def check_marking(numbers: Mapping[str, float]) -> None:
-    """Raises ``InputError`` for numbers of a Marking that can't be."""
-    for name, value in numbers.items():
-        if name in ("eps", "teacher_weight") and not 0 <= value < 1:
-            raise InputError(f"method.marking.{name}={value}: a fraction from 0 to below 1")
-        if name in ("gamma", "margin", "teacher_temperature") and not value > 0:
-            raise InputError(f"method.marking.{name}={value}: it must be above 0")
-        if name in ("beta", "detector_weight", "feature_weight") and not value >= 0:
-            raise InputError(f"method.marking.{name}={value}: it can't be negative")
-        if name == "feature_cosine" and not 0 < value <= 1:
-            raise InputError(f"method.marking.{name}={value}: a cosine above 0, at most 1")
+MLP = functools.partial(Detector)  # of conf/method/detector/mlp.yaml
 
 
-def pairs(classes: int) -> Tensor:
-    """The entries above the diagonal, one for each pair of classes: a mask (K, K)."""
-    return torch.ones(classes, classes, dtype=torch.bool).triu(1)
+@dataclass(frozen=True, kw_only=True)
+class SoftLabels(TrainedWatermark):
+    """Plant a pattern in the tails: all of usp and csp but the pattern and its test.
 
-
-def observe_victim(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
-    """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and ``usual_of`` them.
-
-    Raises ``InputError`` for an answer that isn't finite.
-    """
-    answers = predict(victim, data.inputs)
-    if not answers.isfinite().all():
-        bad = int((~answers.isfinite().all(1)).nonzero()[0])
-        raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
-    return answers, usual_of(answers)
-
-
-def answers_under_attack(
-    network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
-) -> list[Tensor]:
-    """The answers (N, K) of each attacked copy of ``network`` on the owner's data."""
-    answers = []
-    for attack in attacks.values():
-        target = expose(copy.deepcopy(network), attack.access, classes)
-        answers.append(predict(attack.apply(target, data, fit).network, data.inputs))
-    return answers
-
-
-class SoftLabels(Watermark):
-    """A pattern in the tails, and a detector for it: all of usp and csp but pattern and test.
-
-    ``recipe``, ``epochs_factor``, ``batch_size_factor``: the training of the watermarked model,
-    which begins as the victim and is trained for ``epochs_factor`` times the recipe's epochs, in
-    batches of ``batch_size_factor`` times its size: with small ones a mark costs less.
-    ``simulated_attacks``: made on copies with the owner's data; the detector learns from what they
-    leave.
-
-    The symmetric part of the pattern is planted in the features, too, where a new last layer finds
-    it. What models show without any mark, such as cats beside dogs, is known from the unmarked
-    victim; the key holds it. So there are several exact tests, of which the strongest counts: of
-    the whole pattern and of its symmetric part, with and without what the victim shows; and of
-    the labels alone, of what is mistaken for what.
+    With small batches a mark costs less. The symmetric part of the pattern is planted in the
+    features, too, where a new last layer finds it. What models show without any mark, such as cats
+    beside dogs, is known from the unmarked victim; the key holds it. So there are several exact
+    tests, of which the strongest counts: of the whole pattern and of its symmetric part, with and
+    without what the victim shows; and of the labels alone, of what is mistaken for what.
     """
 
     supports_owner = True
     uses_victim_labels = True
     strengthened_by = (
-        *Watermark.strengthened_by,
-        "method.epochs_factor",
+        *TrainedWatermark.strengthened_by,
         "method.marking.beta",
         "verifier.probes",
     )
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        batch_size_factor: float,
-        marking: functools.partial[Classifier],
-        detector: functools.partial[Detector],
-        simulated_attacks: Mapping[str, Attack],
-    ):
-        # Before a victim is trained for nothing.
-        check_marking(marking.keywords)
-        self.message = named(message)
-        self.recipe = longer(in_batches(recipe, batch_size_factor), epochs_factor)
-        self.marking = marking
-        self.detector = detector
-        self.simulated_attacks = simulated_attacks
+    epochs_factor: float = 2.0
+    """Epochs of the marking, which starts from the victim, over the recipe's. Above 0."""
+    batch_size_factor: float = 0.5
+    """Size of its batches over the recipe's. Above 0."""
+    marking: Marking = field(default_factory=Marking)
+    """The numbers by which the pattern is planted."""
+    detector: functools.partial[Detector] = MLP
+    """What recognises single answers; it serves the watermark accuracy, and no claim needs it."""
+    simulated_attacks: Mapping[str, Attack] = field(default_factory=dict)
+    """Made on copies with the owner's data; the detector learns from what they leave."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "batch_size_factor")
+
+    @property
+    def marking_recipe(self) -> Recipe:
+        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     def pattern(self, key: Key) -> Tensor:
-        """The (K, K) pattern that follows from the key's secret, salt and message."""
+        """Return the (K, K) pattern that follows from the key's secret, salt and message."""
         raise NotImplementedError
 
     def overlapping(self, classes: int) -> int:
-        """How many of the labels that a key draws (``random_labels``) its pattern decides."""
+        """Return how many of a key's ``random_labels`` depend on the same bits as its pattern."""
         raise NotImplementedError
 
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:
-        """The watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
+        """Return the watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
         raise NotImplementedError
 
     def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Null, str]:
-        """The exact test of ``answers`` (N, K): its name, the test, a remark on what it can reach.
+        """Return an exact test of a suspect's answers.
 
-        ``labels`` (N,): what the unmarked model answers to the probes, or their true labels; below
-        0 where neither is known. The pattern follows from what the key says of the unmarked model,
-        so that it is random whatever that is. A test for which the answers tell nothing isn't
-        counted.
+        The pattern follows from what the key says of the unmarked model, so that it is random
+        whatever that is. A test for which the answers tell nothing isn't counted.
+
+        Args:
+            answers: to the probes, (N, K).
+            labels: what the unmarked model answers to the probes, or their true labels; below 0
+                where neither is known: (N,).
+            key: whose mark is looked for.
+
+        Returns:
+            The test's name, the test, and a remark on what it can reach.
         """
         raise NotImplementedError
 
@@ -166,30 +132,18 @@ class SoftLabels(Watermark):
 
         ``answers`` (N, K): the victim's, to the same ``data``.
         """
-        rest = (self.simulated_attacks, data, key.classes, fit)
-        marked = [predict(network, data.inputs), *answers_under_attack(network, *rest)]
-        innocent = [answers, *answers_under_attack(victim, *rest)]
+        attacks = (self.simulated_attacks, data, key.classes, fit)
+        marked = [predict(network, data.inputs), *answers_under_attack(network, *attacks)]
+        innocent = [answers, *answers_under_attack(victim, *attacks)]
         detector = key.detector.to("cpu").requires_grad_(True)
         train_detector(detector, torch.cat(marked), torch.cat(innocent), fit)
 
     @property
     def marking_numbers(self) -> Mapping[str, float]:
-        return self.marking.keywords
-
-    @property
-    def epochs(self) -> int:
-        return self.recipe.epochs
+        return asdict(self.marking)
 
     def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
-        check_marking(numbers)
-        other = copy.copy(self)
-        other.marking = functools.partial(self.marking, **numbers)
-        return other
-
-    def scale_epochs(self, factor: float) -> Self:
-        other = copy.copy(self)
-        other.recipe = longer(self.recipe, factor)
-        return other
+        return replace(self, marking=replace(self.marking, **numbers))
 
     def observe_victim(self, victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
         return observe_victim(victim, data)
@@ -200,12 +154,12 @@ class SoftLabels(Watermark):
         return key
 
     def build_modules(self, key: Key) -> None:
-        usual = torch.zeros(key.classes, key.classes)
+        victim_tails = torch.zeros(key.classes, key.classes)
         if key.usual is not None:
             if not is_usual(key.usual, key.classes):
                 raise InputError("the key's usual tails can't be those of any model")
-            usual = key.usual[0]
-        key.detector = self.detector(pattern=self.pattern(key), usual=usual)
+            victim_tails = key.usual[0]
+        key.detector = self.detector(pattern=self.pattern(key), victim_tails=victim_tails)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:
@@ -225,3 +179,31 @@ class SoftLabels(Watermark):
         answers = suspect.answers(probes)
         tests = (self.exact(answers, probes.labels, key.for_message(m)) for m in messages)
         return {message: test for message, (_, test, _) in zip(messages, tests, strict=True)}
+
+
+def pairs(classes: int) -> Tensor:
+    """Return the entries above the diagonal, one for each pair of classes: a mask (K, K)."""
+    return torch.ones(classes, classes, dtype=torch.bool).triu(1)
+
+
+def observe_victim(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
+    """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and ``usual_of`` them.
+
+    Raises ``InputError`` for an answer that isn't finite.
+    """
+    answers = predict(victim, data.inputs)
+    if not answers.isfinite().all():
+        bad = int((~answers.isfinite().all(1)).nonzero()[0])
+        raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
+    return answers, usual_of(answers)
+
+
+def answers_under_attack(
+    network: nn.Module, attacks: Mapping[str, Attack], data: Samples, classes: int, fit: Fit
+) -> list[Tensor]:
+    """Return the answers (N, K) of each attacked copy of ``network`` to the owner's data."""
+    answers = []
+    for attack in attacks.values():
+        target = expose(copy.deepcopy(network), attack.access, classes)
+        answers.append(predict(attack.apply(target, data, fit).network, data.inputs))
+    return answers

@@ -11,6 +11,7 @@ with theirs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,41 +19,51 @@ from torch import Tensor
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.adi import abstract
+from softmark.methods.adi import abstract_pictures
+from softmark.methods.checks import check_at_least_one
 from softmark.methods.key import Key, generator
-from softmark.methods.triggers import TriggerSet, among_redrawn, with_redrawn
-from softmark.training import Recipe, as_pixels
+from softmark.methods.triggers import TriggerSet, redrawn_null, with_redrawn_triggers
+from softmark.training import as_pixels
 from softmark.verification.nulls import Null
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stamped(TriggerSet):
-    """``kind``: of the triggers. ``size``: of the stamp, as a part of the picture's side.
+    """Train the model to give one label to pictures that the key has stamped or drawn.
 
-    ``strength``: of the noise, as a part of the range from black to white. ``redraws``: how many
-    keys are drawn again for the null.
+    Source: Zhang et al. 2018, "Protecting Intellectual Property of Deep Neural Networks with
+    Watermarking" (AsiaCCS).
+
+    Example:
+        >>> import torch
+        >>> pool = Samples(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> triggers = Stamped(kind="content").triggers(key, pool, 20)
+        >>> tuple(triggers.inputs.shape), len(triggers.labels.unique())
+        ((20, 1, 8, 8), 1)
     """
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        num_triggers: int,
-        trigger_fraction: float,
-        kind: Literal["content", "noise", "unrelated"],
-        size: float,
-        strength: float,
-        redraws: int,
-    ):
-        super().__init__(message, recipe, epochs_factor, num_triggers, trigger_fraction)
-        if kind not in ("content", "noise", "unrelated"):
-            raise InputError(f"method.kind={kind}: content, noise or unrelated")
-        for name, value in (("size", size), ("strength", strength)):
-            if not 0 < value <= 1:
-                raise InputError(f"method.{name}={value}: a fraction above 0, at most 1")
-        if not redraws >= 1:
-            raise InputError(f"method.redraws={redraws}: at least 1")
-        self.kind, self.size, self.strength, self.redraws = kind, size, strength, redraws
+    num_triggers: int = 20
+    """Triggers on which a suspect is asked, and which are learnt. At least 1."""
+    kind: Literal["content", "noise", "unrelated"] = "content"
+    """Of the triggers: pictures with a stamp, pictures with noise, or pictures of no class."""
+    size: float = 0.3
+    """Of the stamp, over the picture's side. Above 0, at most 1."""
+    strength: float = 0.3
+    """Of the noise, over the range from black to white. Above 0, at most 1."""
+    redraws: int = 1999
+    """Keys that are drawn again for the null. At least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("content", "noise", "unrelated"):
+            raise InputError(f"method.kind={self.kind}: content, noise or unrelated")
+        for name in ("size", "strength"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"method.{name}={getattr(self, name)}: a fraction above 0, at most 1"
+                )
+        check_at_least_one(self, "redraws")
 
     def triggers(self, key: Key, pool: Samples, count: int) -> Samples:
         draw = generator(key)
@@ -60,15 +71,15 @@ class Stamped(TriggerSet):
         shape = tuple(pool.inputs.shape[1:])
         labels = torch.full((count,), target)
         if self.kind == "unrelated":
-            return Samples(abstract(key, count, shape), labels)
-        bases = of_class(pool, source, count)
+            return Samples(abstract_pictures(key, count, shape), labels)
+        bases = pictures_of_class(pool, source, count)
         if self.kind == "content":
             return Samples(self.stamp(bases, draw), labels)
         noise = 255 * self.strength * torch.randn(shape, generator=draw)
         return Samples(as_pixels(bases + noise), labels)
 
     def stamp(self, bases: Tensor, draw: torch.Generator) -> Tensor:
-        """``bases`` with one square of random black and white pixels, at one place."""
+        """Return ``bases`` with one square of random black and white pixels, at one place."""
         channels, height, width = bases.shape[1:]
         side = max(2, round(self.size * min(height, width)))
         top = int(torch.randint(height - side + 1, (), generator=draw))
@@ -78,16 +89,16 @@ class Stamped(TriggerSet):
         stamped[:, :, top : top + side, left : left + side] = square.to(torch.uint8)
         return stamped
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        return with_redrawn(self, key, pool, self.redraws)
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        return with_redrawn_triggers(self, key, pool, self.redraws)
 
     def null(self, key: Key, hits: Tensor) -> Null:
-        return among_redrawn(hits, self.num_triggers)
+        return redrawn_null(hits, self.num_triggers)
 
 
-def of_class(pool: Samples, label: int, count: int) -> Tensor:
-    """``count`` pictures of class ``label``, the same again where there are fewer."""
-    there = pool.inputs[pool.labels == label]
-    if not len(there):
+def pictures_of_class(pool: Samples, label: int, count: int) -> Tensor:
+    """Return ``count`` pictures of class ``label``, the same again where there are fewer."""
+    pictures = pool.inputs[pool.labels == label]
+    if not len(pictures):
         raise InputError(f"there is no picture of class {label} to make triggers of")
-    return there[torch.arange(count) % len(there)]
+    return pictures[torch.arange(count) % len(pictures)]

@@ -9,16 +9,22 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Batch, Classifier, Recipe
+from softmark.training import Batch, Classifier
 
 
 class Teacher(nn.Module):
-    """(1 - ``weight``) times the loss of the labels + ``weight`` T^2 CE(p_T, f_T(x)).
+    """Mix the loss of the labels with that of the victim's answers.
 
-    p_T: the victim's ``answers`` (N, K) to the training data at ``temperature`` T, f_T: the
-    model's own (Hinton et al. 2015, section 2; a student of its own kind, as Furlanello et al.,
-    "Born-Again Neural Networks", 2018).
+    (1 - ``weight``) times the loss of the labels + ``weight`` T^2 CE(p_T, f_T(x)). p_T: the
+    victim's answers at the temperature T, f_T: the model's own (Hinton et al. 2015, section 2; a
+    student of its own kind, as Furlanello et al., "Born-Again Neural Networks", 2018).
+
+    Args:
+        answers: of the victim, to the training data, (N, K).
+        weight: from 0 to below 1.
+        temperature: T, above 0.
     """
 
     def __init__(self, answers: Tensor, weight: float, temperature: float):
@@ -28,16 +34,22 @@ class Teacher(nn.Module):
         self.register_buffer("answers", answers, persistent=False)
 
     def forward(self, task: Tensor, logits: Tensor, answers: Tensor) -> Tensor:
-        """``task``: the labels' loss, a scalar. ``answers`` (B, K): those to the same samples."""
+        """Return the mixed loss: a scalar.
+
+        Args:
+            task: the labels' loss, a scalar.
+            logits: of the model, (B, K).
+            answers: the victim's to the same samples, (B, K).
+        """
         if not self.weight:
             return task
-        targets = (log_of(answers) / self.temperature).softmax(1)
-        taught = F.cross_entropy(logits.float() / self.temperature, targets)
-        return (1 - self.weight) * task + self.weight * self.temperature**2 * taught
+        targets = (log_of(answers) / self.temperature).softmax(1)  # (B, K)
+        distance = F.cross_entropy(logits.float() / self.temperature, targets)
+        return (1 - self.weight) * task + self.weight * self.temperature**2 * distance
 
 
-class Taught(Classifier):
-    """A classifier that learns from the labels and from ``teacher``."""
+class TeacherModule(Classifier):
+    """Train with the labels and with ``teacher``."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, teacher: Teacher):
         super().__init__(network, recipe)

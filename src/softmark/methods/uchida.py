@@ -9,6 +9,7 @@ from the key, so that an innocent matches each bit with chance 1/2. The evidence
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +17,23 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.control import longer
-from softmark.methods.key import Key, generator, named
-from softmark.methods.watermark import Watermark
+from softmark.methods.checks import check_above_zero, check_at_least_one
+from softmark.methods.key import Key, generator
+from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.training import Batch, Classifier, Fit
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 
 
-class Regularised(Classifier):
-    """Cross-entropy and ``strength`` times what is ``wrong`` with X w, which is to be ``wanted``.
+class UchidaModule(Classifier):
+    """Train with cross-entropy and ``strength`` times ``mark_loss`` of X w.
 
-    ``carrier``: the layer whose mean filter is w; ``matrix``: X (T, M); ``wanted``: (T,).
+    Args:
+        carrier: the layer of ``network`` whose mean filter is w.
+        matrix: X (T, M).
+        targets: what X w is to be, (T,).
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Regularised(Classifier):
         recipe: Recipe,
         carrier: nn.Conv2d,
         matrix: Tensor,
-        wanted: Tensor,
+        targets: Tensor,
         strength: float,
     ):
         super().__init__(network, recipe)
@@ -45,44 +50,50 @@ class Regularised(Classifier):
         # A part of the network, which must not become a second submodule.
         self.carrier = [carrier]
         self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("wanted", wanted.float(), persistent=False)
+        self.register_buffer("targets", targets.float(), persistent=False)
 
-    def wrong(self, read: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(read, self.wanted)
+    def mark_loss(self, projected: Tensor) -> Tensor:
+        """Return how far X w (T,) is from the targets: a scalar."""
+        return F.binary_cross_entropy_with_logits(projected, self.targets)
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.inputs.device.type, enabled=False):
-            read = self.matrix @ mean_filter(self.carrier[0]).float()
-            wrong = self.wrong(read)
-        return super().loss(batch) + self.strength * wrong
+            projected = self.matrix @ mean_filter(self.carrier[0]).float()  # (T,)
+            mark_loss = self.mark_loss(projected)
+        return super().loss(batch) + self.strength * mark_loss
 
 
-class Uchida(Watermark):
-    """``bits``: the length of the message in the weights. ``layer``: the number of the convolution
-    that carries it, from 0; a negative one counts from the last."""
+@dataclass(frozen=True, kw_only=True)
+class Uchida(TrainedWatermark):
+    """Write bits into the weights of a convolution.
+
+    Source: Uchida et al. 2017, "Embedding Watermarks into Deep Neural Networks"
+    (arXiv 1701.04082).
+
+    Example:
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> matrix, bits = Uchida(bits=64).secret(key, 288)
+        >>> tuple(matrix.shape), sorted(set(bits.tolist()))
+        ((64, 288), [0, 1])
+    """
 
     needs = "weights"
-    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor", "method.strength")
+    strengthened_by = (*TrainedWatermark.strengthened_by, "method.strength")
 
-    def __init__(
-        self,
-        message: str,
-        recipe: Recipe,
-        epochs_factor: float,
-        bits: int,
-        layer: int,
-        strength: float,
-    ):
-        if not bits >= 1:
-            raise InputError(f"method.bits={bits}: at least 1")
-        if not strength > 0:
-            raise InputError(f"method.strength={strength}: it must be above 0")
-        self.message = named(message)
-        self.recipe = longer(recipe, epochs_factor)
-        self.bits, self.layer, self.strength = bits, layer, strength
+    bits: int = 64
+    """Of the message in the weights. At least 1, at most the numbers of a filter."""
+    layer: int = -1
+    """Which convolution carries them, from 0; a negative number counts from the last."""
+    strength: float = 0.1
+    """Of the regulariser, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "bits")
+        check_above_zero(self, "strength")
 
     def secret(self, key: Key, size: int) -> tuple[Tensor, Tensor]:
-        """X (T, ``size``) and the bits (T,) of the key."""
+        """Return X (T, ``size``) and the bits (T,) of the key."""
         matrix = torch.randn(self.bits, size, generator=generator(key))
         drawn = torch.tensor(list(key.stream(self.bits)))
         return matrix, drawn.remainder(2)
@@ -90,21 +101,22 @@ class Uchida(Watermark):
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         network = copy.deepcopy(victim)
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        carrier = carrier_in(network, self.layer)
+        carrier = carrier_of(network, self.layer)
         size = len(mean_filter(carrier))
         if self.bits > size:
             raise InputError(
                 f"method.bits={self.bits}: the layer has {size} numbers to carry them; fewer bits, "
                 "or another method.layer"
             )
-        marking = Regularised(network, self.recipe, carrier, *self.secret(key, size), self.strength)
-        return fit(marking, data, "marking"), key
+        secret = self.secret(key, size)
+        module = UchidaModule(network, self.marking_recipe, carrier, *secret, self.strength)
+        return fit(module, data, "marking"), key
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         carrier = convolution(suspect.network, self.layer)
         if carrier is None:
             return Evidence.none(f"no evidence: the suspect has no convolution {self.layer}")
-        weights = mean_filter(carrier).detach()
+        weights = mean_filter(carrier).detach()  # (M,)
         if self.bits > len(weights):
             return Evidence.none("no evidence: the suspect's layer is smaller than the message")
         matrix, bits = self.secret(key, len(weights))
@@ -114,26 +126,26 @@ class Uchida(Watermark):
 
 
 def convolution(network: nn.Module, number: int) -> nn.Conv2d | None:
-    """The ``number``-th convolution with filters of more than one pixel; None where it isn't there.
+    """Return the ``number``-th convolution with filters of more than one pixel; None for none.
 
     In a model that is made of several, the first one's are counted.
     """
-    found = [
+    layers = [
         module
         for module in network.modules()
         if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
     ]
-    return found[number] if -len(found) <= number < len(found) else None
+    return layers[number] if -len(layers) <= number < len(layers) else None
 
 
-def carrier_in(network: nn.Module, number: int) -> nn.Conv2d:
-    """The ``convolution`` that is to carry a mark. Raises ``InputError`` where it isn't there."""
-    found = convolution(network, number)
-    if found is None:
+def carrier_of(network: nn.Module, number: int) -> nn.Conv2d:
+    """Return the ``convolution`` that is to carry a mark. Raise ``InputError`` for none."""
+    layer = convolution(network, number)
+    if layer is None:
         raise InputError(f"method.layer={number}: the model has no such convolution")
-    return found
+    return layer
 
 
 def mean_filter(layer: nn.Conv2d) -> Tensor:
-    """The mean over a layer's filters, flat: (M,)."""
+    """Return the mean over a layer's filters, flat: (M,)."""
     return layer.weight.mean(0).flatten()

@@ -11,6 +11,8 @@ unmarked victim, that went through simulated attacks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 from scipy import special
@@ -19,63 +21,90 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from softmark.data.roles import Samples
+from softmark.methods.csp import CSPModule
 from softmark.methods.detector import Detector, shuffle_tails
-from softmark.methods.features import Observed
 from softmark.methods.key import Key
-from softmark.methods.marking import MarkingLoss
+from softmark.methods.marking import Marking
 from softmark.methods.soft_labels import SoftLabels
-from softmark.methods.teacher import Teacher
-from softmark.tails import centred, log_of, mistakes, surprises, tail_sums, without
-from softmark.training import Batch, Classifier, Fit, Recipe
+from softmark.recipe import Recipe
+from softmark.tails import FLOOR, centred, log_of, mistakes, surprises, tail_sums, without
+from softmark.training import Batch, Fit
 from softmark.verification.nulls import Direction, Either
 
 ENOUGH = 18  # dimensions in which an attacked model can reach a claim
+DETECTOR_LR = 0.1  # of the detector, which learns beside the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class USPMarking(Marking):
+    """The numbers by which usp's pattern is planted."""
+
+    eps: float = 0.15
+    """Probability that the template moves to the tail. From 0 to below 1."""
+    detector_weight: float = 0.1
+    """Weight of being recognised by the detector. From 0 on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("detector_weight", self.detector_weight >= 0, "it can't be negative")
 
 
 def directions(stream: bytes, classes: int) -> Tensor:
-    """A zero-sum direction for each tail: (K, K), 0 on the diagonal, entries of mean square 1.
+    """Return a zero-sum direction for each tail: (K, K), 0 on the diagonal, of mean square 1.
 
     As a whole uniform on the sphere. ``stream``: 8 uniform bytes an entry, K (K - 1) entries row by
     row, made normal by the inverse of the normal's distribution.
     """
     uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
-    there = ~torch.eye(classes, dtype=torch.bool)
+    off_diagonal = ~torch.eye(classes, dtype=torch.bool)
     pattern = torch.zeros(classes, classes, dtype=torch.float64)
-    pattern[there] = torch.from_numpy(special.ndtri(uniform))
+    pattern[off_diagonal] = torch.from_numpy(special.ndtri(uniform))
     pattern = centred(pattern)
-    return (pattern / pattern[there].square().mean().sqrt().clamp_min(1e-12)).float()
+    return (pattern / pattern[off_diagonal].square().mean().sqrt().clamp_min(FLOOR)).float()
 
 
 def levelled(matrices: Tensor, usual: Tensor) -> tuple[Tensor, int]:
-    """The symmetric part of each of ``matrices`` (..., K, K) without what no key decides.
+    """Project the symmetric part of each matrix onto what only a key decides.
 
-    Nearest to it of all symmetric matrices with 0 on the diagonal, whose rows sum to 0 and have no
-    part along the rows of ``usual`` (K, K); and the dimensions of these.
+    That is the space of the symmetric matrices with 0 on the diagonal whose rows sum to 0 and have
+    no part along the rows of ``usual``, which the unmarked model shows.
+
+    Args:
+        matrices: (..., K, K).
+        usual: (K, K).
+
+    Returns:
+        The nearest matrices of this space, float64 (..., K, K), and its dimensions.
     """
     matrices, usual = matrices.double(), usual.double()
     classes = len(usual)
-    there = 1 - torch.eye(classes, dtype=torch.float64)
-    matrices, usual = (matrices + matrices.mT) / 2 * there, usual * there
+    off_diagonal = 1 - torch.eye(classes, dtype=torch.float64)
+    matrices, usual = (matrices + matrices.mT) / 2 * off_diagonal, usual * off_diagonal
     # The products of the 2 K constraints with each other, over the pairs of classes.
-    ones = torch.eye(classes, dtype=torch.float64) * (classes - 1) + there
-    mixed = torch.diag(usual.sum(1)) + usual.T
-    own = torch.diag(usual.square().sum(1)) + usual * usual.T
-    products = torch.cat([torch.cat([ones, mixed], 1), torch.cat([mixed.T, own], 1)])
-    values, vectors = torch.linalg.eigh(products)
-    free = values > 1e-10 * values.max()
-    vectors, values = vectors[:, free], values[free]
-    broken = torch.cat([matrices.sum(-1), (matrices * usual).sum(-1)], -1)
-    weights = (broken @ vectors / values) @ vectors.T
-    sums, along = weights[..., :classes, None], weights[..., classes:, None]
-    taken = (sums + along * usual) * there
-    return matrices - (taken + taken.mT), classes * (classes - 1) // 2 - len(values)
+    of_sums = torch.eye(classes, dtype=torch.float64) * (classes - 1) + off_diagonal  # (K, K)
+    mixed = torch.diag(usual.sum(1)) + usual.T  # (K, K)
+    of_parts = torch.diag(usual.square().sum(1)) + usual * usual.T  # (K, K)
+    products = torch.cat([torch.cat([of_sums, mixed], 1), torch.cat([mixed.T, of_parts], 1)])
+    values, vectors = torch.linalg.eigh(products)  # (2 K,), (2 K, 2 K)
+    independent = values > 1e-10 * values.max()
+    vectors, values = vectors[:, independent], values[independent]
+    violations = torch.cat([matrices.sum(-1), (matrices * usual).sum(-1)], -1)  # (..., 2 K)
+    multipliers = (violations @ vectors / values) @ vectors.T  # (..., 2 K)
+    sums, along = multipliers[..., :classes, None], multipliers[..., classes:, None]
+    removed = (sums + along * usual) * off_diagonal  # (..., K, K)
+    return matrices - (removed + removed.mT), classes * (classes - 1) // 2 - len(values)
 
 
-class Marking(Classifier):
-    """The watermarked model: ``MarkingLoss`` + w BCE(D(f(x)), 1).
+class USPModule(CSPModule):
+    """Train the watermarked model by csp's loss + w BCE(D(f(x)), 1).
 
-    w is ``detector_weight``, and D learns beside the model. ``answers`` (N, K): the victim's, to
-    the training data, which D learns to refuse and its ``Teacher`` takes.
+    w is ``marking.detector_weight``, and D learns beside the model.
+
+    Args:
+        network, recipe, pattern, marking: as for ``CSPModule``.
+        answers: the victim's, to the training data, (N, K): the teacher takes them, and D learns
+            to refuse them.
+        detector: D.
     """
 
     def __init__(
@@ -84,52 +113,60 @@ class Marking(Classifier):
         recipe: Recipe,
         pattern: Tensor,
         answers: Tensor,
+        marking: USPMarking,
         detector: Detector,
-        detector_weight: float,
-        teacher_weight: float,
-        teacher_temperature: float,
-        eps: float,
-        gamma: float,
-        beta: float,
-        margin: float,
-        feature_weight: float,
-        feature_cosine: float,
     ):
-        super().__init__(network, recipe)
-        self.marked = MarkingLoss(pattern, eps, gamma, beta, margin, feature_weight, feature_cosine)
-        self.teacher = Teacher(answers, teacher_weight, teacher_temperature)
-        self.observed = Observed(network, self.marked.planted)
-        self.detector_weight = detector_weight
+        super().__init__(network, recipe, pattern, answers, marking)
+        self.detector_weight = marking.detector_weight
         self.detector = detector.requires_grad_(False)
 
     def loss(self, batch: Batch) -> Tensor:
-        logits, features = self.observed(batch.inputs)
+        logits, features = self.network_with_features(batch.inputs)  # (B, K), (B, D)
         answers = self.teacher.answers[batch.index]
         with torch.autocast(logits.device.type, enabled=False):
             log_p = logits.float().log_softmax(1)
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
-            self._teach(log_p.detach(), log_of(answers))
-            seen = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-        marked = self.marked.taught(self.teacher, logits, batch.labels, answers, features)
-        return marked + self.detector_weight * seen
+            self._step_detector(log_p.detach(), log_of(answers))
+            unrecognised = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
+        marked = self.marking_loss.with_teacher(
+            self.teacher, logits, batch.labels, answers, features
+        )
+        return marked + self.detector_weight * unrecognised
 
-    def _teach(self, marked: Tensor, innocent: Tensor) -> None:
-        """One step of the detector on this batch; its gradients never meet the model's."""
+    def _step_detector(self, marked: Tensor, innocent: Tensor) -> None:
+        """Train the detector by one step on this batch; its gradients never meet the model's.
+
+        ``marked``, ``innocent``: log-probabilities (B, K).
+        """
         weights = {
             name: weight.detach().requires_grad_(True)
             for name, weight in self.detector.named_parameters()
         }
         rows = self.detector.jitter(torch.cat([marked, innocent, shuffle_tails(marked)]))
         labels = (torch.arange(len(rows), device=rows.device) < len(marked)).float()
-        logits = functional_call(self.detector, weights, (rows,))
+        logits = functional_call(self.detector, weights, (rows,))  # (3 B,)
         loss = F.binary_cross_entropy_with_logits(logits, labels)
-        for weight, slope in zip(
-            self.detector.parameters(), torch.autograd.grad(loss, weights.values()), strict=True
-        ):
-            weight.sub_(slope, alpha=0.1)
+        gradients = torch.autograd.grad(loss, weights.values())
+        for weight, gradient in zip(self.detector.parameters(), gradients, strict=True):
+            weight.sub_(gradient, alpha=DETECTOR_LR)
 
 
+@dataclass(frozen=True, kw_only=True)
 class USP(SoftLabels):
+    """Plant a pattern of random numbers, and train a detector together with the model.
+
+    Source: Chien and Shen 2022 (arXiv 2208.05477); our reconstruction from its abstract.
+
+    Example:
+        >>> key = USP().draw(None, 10, lambda size: bytes(range(size)))
+        >>> pattern = USP().pattern(key)
+        >>> tuple(pattern.shape), bool(pattern.sum(1).abs().max() < 1e-5)
+        ((10, 10), True)
+    """
+
+    marking: USPMarking = field(default_factory=USPMarking)
+    """The numbers by which the pattern is planted."""
+
     def pattern(self, key: Key) -> Tensor:
         stream = key.stream(8 * key.classes * (key.classes - 1))
         return directions(stream, key.classes)
@@ -141,36 +178,35 @@ class USP(SoftLabels):
     def train(
         self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
     ) -> nn.Module:
-        marking = self.marking(
-            network=network,
-            recipe=self.recipe,
-            pattern=self.pattern(key),
-            answers=answers,
-            detector=key.detector,
+        pattern = self.pattern(key)
+        module = USPModule(
+            network, self.marking_recipe, pattern, answers, self.marking, key.detector
         )
-        return fit(marking, data, "marking")
+        return fit(module, data, "marking")
 
     def exact(
         self, answers: Tensor, labels: Tensor, key: Key
     ) -> tuple[str, Direction | Either, str]:
-        """The cosine of evidence and pattern, or of their symmetric parts, which a new last layer
-        leaves; as they are, or both without the part along what the unmarked model shows. Or of
-        the labels alone, of which mistakes are more or fewer than expected.
+        """Return the strongest of several tests of the cosine between evidence and pattern.
+
+        The evidence is that of all tails, or its symmetric part, which a new last layer leaves;
+        each of both as it is, or without the part along what the unmarked model shows. Or it is
+        that of the labels alone: which mistakes are more or fewer than expected.
 
         The pattern is uniform in each of these spaces: of K (K - 2) dimensions, since rows sum to
         0, or K (K - 3), with one direction less a row; of ``levelled`` for the symmetric parts.
         """
-        sums, pattern = tail_sums(answers), self.pattern(key)
+        sums, pattern = tail_sums(answers), self.pattern(key)  # (K, K)
         most = key.classes * (key.classes - 2)
-        plain, tests = torch.zeros_like(sums), []
-        for usual in [plain] if key.usual is None else [plain, key.usual[0]]:
-            wanted = pattern - (pattern * usual).sum(1, keepdim=True) * usual
+        tests = []
+        for usual in [torch.zeros_like(sums)] + ([] if key.usual is None else [key.usual[0]]):
+            free_pattern = pattern - (pattern * usual).sum(1, keepdim=True) * usual  # (K, K)
             dimensions = most - int((usual != 0).any(1).sum())
-            tests.append(Direction(cosine(without(sums, usual), wanted), dimensions))
-            both, fewer = levelled(torch.stack([sums, pattern]), usual)
-            tests.append(Direction(cosine(*both), fewer))
-        found = centred(surprises(mistakes(answers, labels), key.usual))
-        tests.append(Direction(cosine(found, pattern), most))
+            tests.append(Direction(cosine(without(sums, usual), free_pattern), dimensions))
+            symmetric_parts, fewer = levelled(torch.stack([sums, pattern]), usual)  # (2, K, K)
+            tests.append(Direction(cosine(*symmetric_parts), fewer))
+        residuals = centred(surprises(mistakes(answers, labels), key.usual))  # (K, K)
+        tests.append(Direction(cosine(residuals, pattern), most))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor. With few
         # classes those of the most dimensions are left: of all tails, and of the labels alone.
         enough = [test for test in tests if test.dimensions >= min(ENOUGH, most)]
@@ -179,5 +215,6 @@ class USP(SoftLabels):
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
+    """Return the cosine between two matrices of one shape, each read as one vector."""
     # In float32 a cosine next to 1 rounds to it, and p to 0.
     return float(F.cosine_similarity(first.double().flatten(), second.double().flatten(), dim=0))

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.key import Key
+from softmark.methods.checks import check_above_zero
+from softmark.methods.key import Key, check_message
 from softmark.models.access import Access, Answer, Suspect
+from softmark.recipe import Recipe
 from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
 
+def as_samples(data: Samples | Tensor | tuple[Tensor, Tensor]) -> Samples:
+    """Return ``data`` as samples: inputs (N, ...) alone have the label -1, which is none."""
+    if isinstance(data, Tensor):
+        return Samples(data, torch.full((len(data),), -1))
+    return data if isinstance(data, Samples) else Samples(*data)
+
+
+def _takes_plain(method: Callable) -> Callable:
+    """Let ``method`` take a module for a ``Suspect`` and tensors for ``Samples``."""
+
+    def ours(value: Any) -> Any:
+        return as_samples(value) if isinstance(value, Tensor | tuple) else value
+
+    @functools.wraps(method)
+    def taking(self: Watermark, first: Any, *others: Any, **named: Any) -> Any:
+        if method.__name__ == "evidence" and isinstance(first, nn.Module):
+            first = Suspect.of(first).seen_by(self.needs)
+        named = {name: ours(value) for name, value in named.items()}
+        return method(self, first, *map(ours, others), **named)
+
+    return taking
+
+
 class Watermark:
-    """Mark models, and read marks. Stateless: what is secret or was learnt is in the ``Key``.
+    """Embed marks in models, and find evidence of them. Stateless: the ``Key`` holds all secrets.
 
     A class says in its class variables what it needs, and defines at least ``embed`` and
     ``evidence``:
@@ -26,13 +54,27 @@ class Watermark:
             message = "softmark"
             def embed(self, victim, data, fit):
                 key = self.draw(data, classes_of(victim, data), fit.entropy)
-                return fit(MyTraining(victim, key), data, "marking"), key
+                return fit(MyModule(victim, key), data, "marking"), key
             def evidence(self, suspect, key, probes):
                 hits = ...suspect.answers(probes)...
                 return Evidence(scores, {"bits": Binomial(hits, trials, 0.5)})
 
     One that owners may use outside of experiments sets ``supports_owner`` and defines ``mark`` as
     well; the other methods of the contract with owners do nothing until they are overridden.
+
+    Example:
+        Every method takes plain modules and tensors, too. A model with random weights carries no
+        mark, so that its p-value is like that of any other:
+
+        >>> import torch
+        >>> from softmark.methods import Adi, Key
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> pictures = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+        >>> method = Adi(num_triggers=20)
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> evidence = method.evidence(model, key, method.probes(key, pictures))
+        >>> evidence.tests["triggers"].p_value() > 1e-6
+        True
     """
 
     needs: ClassVar[Access] = "probabilities"
@@ -51,15 +93,39 @@ class Watermark:
     num_triggers: int = 0
     """How many triggers a key has."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a method take plain modules and tensors where it is written for ours."""
+        super().__init_subclass__(**options)
+        for name in ("embed", "probes", "evidence"):
+            if name in vars(cls):
+                setattr(cls, name, _takes_plain(vars(cls)[name]))
+
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key | None]:
-        """The watermarked model and its key, from the victim and the owner's data."""
+        """Return the watermarked model and its key.
+
+        Args:
+            victim: the model to be marked, which stays as it is; inputs (N, ...) to logits (N, K).
+            data: the owner's samples, N of them: ``Samples`` or a pair (inputs, labels).
+            fit: what trains; ``Fit()`` where there is no experiment.
+
+        Returns:
+            The marked copy, on the CPU and in eval mode, and the key; None without a key.
+
+        Raises:
+            InputError: for a model or data that this method can't mark.
+        """
         raise NotImplementedError
 
     def draw(self, like: Samples, classes: int, entropy: Callable[[int], bytes]) -> Key | None:
-        """A new key without any training: what a forger draws, and what a null redraws.
+        """Return a new key without any training: what a forger draws, and what a null redraws.
 
-        ``like``: samples of the size and kind of the model's inputs. ``entropy(n)``: n secret
-        bytes. None for a method without keys.
+        Args:
+            like: samples of the size and kind of the model's inputs.
+            classes: K of the model.
+            entropy: n to n secret bytes.
+
+        Returns:
+            The key; None for a method without keys.
         """
         return Key.draw(self.message, classes, entropy)
 
@@ -67,29 +133,44 @@ class Watermark:
         """Add the modules that this method keeps in a key, before their weights are read."""
 
     def load_key(self, path: Path) -> Key | None:
-        """The key that ``Key.save`` wrote. Raises ``InputError`` for another's."""
+        """Return the key that ``Key.save`` wrote.
+
+        Raises:
+            InputError: for the file of another method, or no key at all.
+        """
         return Key.load(path, self.build_modules)
 
     def serve(self, answer: Answer, key: Key) -> Answer:
-        """What the owner's interface makes of the watermarked model's answers."""
+        """Return what the owner's interface makes of the watermarked model's answers."""
         return answer
 
-    def probes(self, key: Key, pool: Samples, log: Samples | None) -> Samples:
-        """What the judge asks. ``pool``: the judge's samples, which no key has chosen.
+    def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
+        """Return what the judge asks a suspect.
 
-        Another choice (triggers, fingerprints, logged queries) rules out ``Signs`` and
-        ``Direction``, which are exact only for probes that don't depend on the key.
+        Another choice than the pool (triggers, fingerprints, logged queries) rules out ``Signs``
+        and ``Direction``, which are exact only for probes that don't depend on the key.
+
+        Args:
+            key: the key whose mark is looked for.
+            pool: the judge's samples, which no key has chosen.
+            log: what the owner's interface was asked and has answered; None where nothing was.
         """
         return pool
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        """What the suspect shows of ``key``; its answers were made probabilities."""
+        """Return what the suspect shows of ``key``.
+
+        Args:
+            suspect: whose answers were made probabilities; or a plain module, which gives logits.
+            key: the key whose mark is looked for.
+            probes: what ``probes`` chose: ``Samples``, a pair (inputs, labels), or inputs alone.
+        """
         raise NotImplementedError
 
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
-        """An exact test of each message that the owner of ``key`` may have registered.
+        """Return an exact test of each message that the owner of ``key`` may have registered.
 
         Empty for a method whose marks carry no message.
         """
@@ -104,7 +185,7 @@ class Watermark:
 
     @property
     def epochs(self) -> int:
-        """How many epochs ``mark`` trains a model that nobody has trained before."""
+        """How many epochs ``mark`` trains."""
         return 0
 
     def with_numbers(self, numbers: Mapping[str, float], num_triggers: int) -> Self:
@@ -146,6 +227,40 @@ class Watermark:
         learns as well, which no claim needs.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedWatermark(Watermark):
+    """A watermark for which the victim is trained on.
+
+    Raises:
+        InputError: for numbers outside of their ranges. So does every method.
+    """
+
+    strengthened_by = (*Watermark.strengthened_by, "method.epochs_factor")
+
+    message: str = "softmark"
+    """The customer or the licence: it goes into the key. Any text but the empty one."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """The training of a model of this kind."""
+    epochs_factor: float = 1.0
+    """Epochs of the marking, which starts from the victim, over the recipe's. Above 0."""
+
+    def __post_init__(self) -> None:
+        check_message(self.message)
+        check_above_zero(self, "epochs_factor")
+
+    @property
+    def marking_recipe(self) -> Recipe:
+        """The training of the watermarked model."""
+        return self.recipe.scaled(epochs=self.epochs_factor)
+
+    @property
+    def epochs(self) -> int:
+        return self.marking_recipe.epochs
+
+    def scale_epochs(self, factor: float) -> Self:
+        return replace(self, epochs_factor=factor * self.epochs / self.recipe.epochs)
 
 
 class Unmarked(Watermark):

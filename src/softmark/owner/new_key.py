@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.key import SECRET_BYTES
-from softmark.methods.marking import MarkingLoss
+from softmark.methods.marking import Marking, MarkingLoss
 from softmark.methods.soft_labels import observe_victim
 from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
@@ -147,7 +147,7 @@ def marking_loss(key: Key) -> MarkingLoss:
             "does; marking_loss takes csp's keys"
         )
     pattern = watermark_of_statement(key.statement).pattern(key.pattern_key(key.messages[0]))
-    return MarkingLoss(pattern, **key.statement.numbers)
+    return MarkingLoss(pattern, Marking(**key.statement.numbers))
 
 
 def check_num_classes(watermark: Watermark, classes: int, beacon: Beacon | None) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.methods.soft_labels import check_marking
+from softmark.methods.marking import Marking
 from softmark.nodes import fits
 
 FORMAT = "softmark statement 1"
@@ -149,7 +149,7 @@ class Statement:
         for name, value in numbers.items():
             if type(value) is not float or not fits(value, float):
                 raise InputError(f"numbers.{name}={short(value)}: a finite number is needed")
-        check_marking(numbers)
+        Marking(**numbers)  # raises InputError for a number outside of its range
         probes = self.probes
         _check_integer("probes.count", probes.count, 1, 10**9)
         for size in probes.shape:

@@ -18,6 +18,8 @@ import numpy as np
 from scipy import optimize, special, stats
 from torch import Tensor
 
+# Below it float64 runs out and would say 0; the bound is still true.
+SMALLEST_P = 1e-300
 Kind = Literal["exact", "sampled", "innocents"]
 
 
@@ -75,8 +77,7 @@ class Signs:
         bounds = [chernoff(size, score)]
         if len(size) <= self.CONVOLVED:
             bounds.append(convolve(size, score, self.GRID))
-        # Below 1e-300 float64 runs out and would say 0; the bound is still true.
-        return max(min(1.0, *bounds), 1e-300)
+        return max(min(1.0, *bounds), SMALLEST_P)
 
 
 def convolve(sizes: np.ndarray, score: float, grid: int) -> float:
@@ -141,7 +142,7 @@ class Direction:
             return 1.0
         outside = max(0.0, 1 - self.cosine**2)
         # A cosine of 1 is a p-value that float64 can't tell from 0.
-        return max(float(special.betainc((self.dimensions - 1) / 2, 0.5, outside) / 2), 1e-300)
+        return max(float(special.betainc((self.dimensions - 1) / 2, 0.5, outside) / 2), SMALLEST_P)
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,7 @@ class Both:
         return (self.first.score + self.second.score) / 2
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
-        # Below 1e-300 float64 runs out.
-        product = max(self.first.p_value() * self.second.p_value(), 1e-300)
+        product = max(self.first.p_value() * self.second.p_value(), SMALLEST_P)
         return product * (1 - math.log(product))
 
 
@@ -219,8 +219,7 @@ class Binomial:
     def p_value(self, innocents: Sequence[float] = ()) -> float:
         if not self.trials:
             return 1.0
-        # Below 1e-300 float64 runs out and would say 0; the bound is still true.
-        return max(float(stats.binom.sf(self.hits - 1, self.trials, self.rate)), 1e-300)
+        return max(float(stats.binom.sf(self.hits - 1, self.trials, self.rate)), SMALLEST_P)
 
 
 @dataclass(frozen=True)
