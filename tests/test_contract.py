@@ -40,6 +40,8 @@ from softmark.training import Classifier, Fit, predict, utility
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
+# serve is serve_flat by another name: one address and one record.
+ATTACKS.remove("serve")
 SKETCHED = sorted(path.stem for path in (ROOT / "tests/sketches/conf/method").glob("*.yaml"))
 SKETCHED_ATTACKS = sorted(
     path.stem for path in (ROOT / "tests/sketches/conf/attack").glob("*.yaml")

@@ -29,6 +29,8 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "attacks":  # each of them can be called: softmark.attacks.Prune()(model, data)
+        return import_module("softmark.attacks")
     if name not in _MODULES:
         raise AttributeError(f"module 'softmark' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from softmark.choice_help import help_of_choices
 from softmark.errors import InputError
 from softmark.renamed import current
 from softmark.settings import CONF
@@ -81,6 +82,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.argv[1:] = current(sys.argv[1:])
+        if text := help_of_choices(sys.argv[1:]):
+            print(text)
+            return
         check_arguments(sys.argv[1:])
         sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         cell()
