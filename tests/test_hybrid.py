@@ -17,8 +17,8 @@ from softmark.errors import InputError
 from softmark.methods.csp import CSP, sign_matrix
 from softmark.methods.hybrid import Hybrid
 from softmark.methods.key import Key
-from softmark.methods.marking import Marking
-from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.parts.loss import Marking
+from softmark.methods.parts.soft_labels import SoftLabels
 from softmark.methods.usp import USP, USPMarking
 from softmark.models.access import Suspect
 from softmark.training import predict

@@ -53,8 +53,12 @@ def node_of(kind) -> dict[str, Any]:
         "epochs_factor": 1.0,
         "batch_size_factor": 1.0,
         "recipe": {"_target_": "softmark.recipe.Recipe", "epochs": 2, "lr": 0.1, "flip": False},
-        "marking": {"_target_": "softmark.methods.marking.Marking", "eps": 0.1},
-        "detector": {"_target_": "softmark.methods.detector.Detector", "hidden": [8], "noise": 0.2},
+        "marking": {"_target_": "softmark.methods.parts.loss.Marking", "eps": 0.1},
+        "detector": {
+            "_target_": "softmark.methods.parts.detector.Detector",
+            "hidden": [8],
+            "noise": 0.2,
+        },
         "simulated_attacks": {
             "finetune": {"_target_": "softmark.attacks.finetune.FineTune", "samples": None}
         },

@@ -24,9 +24,9 @@ from softmark.methods.coswm import (
 )
 from softmark.methods.deepmarks import DeepMarks, codebook
 from softmark.methods.deepsigns import DeepSigns, features_of
-from softmark.methods.features import class_means
 from softmark.methods.ipguard import IPGuard
 from softmark.methods.key import generator
+from softmark.methods.parts.feature_mark import class_means
 from softmark.models.access import Suspect, labels_only
 from softmark.models.networks import ConvNet, Ensemble
 from softmark.training import Batches, Classifier, predict

@@ -24,14 +24,19 @@ from softmark.attacks.prune import Prune, pruned
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.stages import surest
-from softmark.methods.control import Control, TeacherControl
 from softmark.methods.csp import CSP, CSPModule, sign_matrix
-from softmark.methods.detector import Detector, DetectorFeatures, shuffle_tails, train_detector
-from softmark.methods.features import FeatureMark, inputs_of, last_layer
 from softmark.methods.key import Key, as_bytes
-from softmark.methods.marking import Marking, templates
-from softmark.methods.soft_labels import answers_under_attack
-from softmark.methods.teacher import Teacher, TeacherModule
+from softmark.methods.parts.control import Control, TeacherControl
+from softmark.methods.parts.detector import (
+    Detector,
+    DetectorFeatures,
+    shuffle_tails,
+    train_detector,
+)
+from softmark.methods.parts.feature_mark import FeatureMark, inputs_of, last_layer
+from softmark.methods.parts.loss import Marking, templates
+from softmark.methods.parts.soft_labels import answers_under_attack
+from softmark.methods.parts.teacher import Teacher, TeacherModule
 from softmark.methods.usp import USP, USPMarking, USPModule, directions, levelled
 from softmark.models.access import Suspect
 from softmark.models.networks import ConvNet

@@ -24,8 +24,8 @@ from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.margin import Margin, MarginModule
 from softmark.methods.mea_defender import MeaDefender, MeaDefenderModule, divergence_to_sources
+from softmark.methods.parts.trigger_set import _redrawn_triggers, random_labels, with_triggers
 from softmark.methods.stamped import Stamped, pictures_of_class
-from softmark.methods.triggers import _redrawn_triggers, random_labels, with_triggers
 from softmark.methods.uchida import Uchida, convolution, mean_filter
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, answers_of

@@ -20,7 +20,7 @@ from conftest import nearly
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key
-from softmark.methods.triggers import random_labels
+from softmark.methods.parts.trigger_set import random_labels
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.verification.evidence import Evidence

@@ -32,7 +32,7 @@ import softmark
 from conftest import ROOT
 from softmark import InputError
 from softmark.methods.csp import paired
-from softmark.methods.soft_labels import pairs
+from softmark.methods.parts.soft_labels import pairs
 from softmark.methods.usp import cosine
 from softmark.models.files import read_tensors
 from softmark.owner import key as keys

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
-from softmark.methods.triggers import TriggerSet, random_labels
+from softmark.methods.parts.trigger_set import TriggerSet, random_labels
 from softmark.verification.nulls import Binomial, Null
 
 COARSE = 4  # pixels a side of what is made smooth by interpolation

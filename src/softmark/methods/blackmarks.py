@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract_pictures
-from softmark.methods.checks import check_not_negative
 from softmark.methods.key import Key, generator
-from softmark.methods.triggers import TriggerSet, random_labels, with_triggers
+from softmark.methods.parts.checks import check_not_negative
+from softmark.methods.parts.trigger_set import TriggerSet, random_labels, with_triggers
 from softmark.models.access import Suspect
 from softmark.recipe import Recipe
 from softmark.tails import log_of

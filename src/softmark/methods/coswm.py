@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.checks import check_above_zero, check_at_least_one
 from softmark.methods.key import Key, generator
+from softmark.methods.parts.checks import check_above_zero, check_at_least_one
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.recipe import Recipe

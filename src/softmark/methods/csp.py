@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.features import NetworkWithFeatures
 from softmark.methods.key import Key
-from softmark.methods.marking import Marking, MarkingLoss
-from softmark.methods.soft_labels import SoftLabels, pairs
-from softmark.methods.teacher import Teacher
+from softmark.methods.parts.feature_mark import NetworkWithFeatures
+from softmark.methods.parts.loss import Marking, MarkingLoss
+from softmark.methods.parts.soft_labels import SoftLabels, pairs
+from softmark.methods.parts.teacher import Teacher
 from softmark.recipe import Recipe
 from softmark.tails import mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Classifier, Fit

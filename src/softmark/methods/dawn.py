@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.checks import check_fraction
 from softmark.methods.key import Key, check_message
+from softmark.methods.parts.checks import check_fraction
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Answer, Suspect, classes_of
 from softmark.training import Fit

@@ -33,8 +33,8 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.checks import check_above_zero
 from softmark.methods.key import Key, generator
+from softmark.methods.parts.checks import check_above_zero
 from softmark.methods.uchida import UchidaModule, carrier_of, convolution, mean_filter
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of

@@ -29,10 +29,10 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.checks import check_above_zero, check_at_least_one
 from softmark.methods.key import Key
+from softmark.methods.parts.checks import check_above_zero, check_at_least_one
+from softmark.methods.parts.trigger_set import with_triggers
 from softmark.methods.stamped import Stamped
-from softmark.methods.triggers import with_triggers
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
 from softmark.training import Batch, Classifier, Fit

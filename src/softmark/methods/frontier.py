@@ -28,7 +28,7 @@ from softmark.attacks.perturb import check_perturbation, perturbed_pictures
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key, generator
-from softmark.methods.triggers import TriggerSet
+from softmark.methods.parts.trigger_set import TriggerSet
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, as_pixels, predict
 from softmark.verification.evidence import Evidence

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
-from softmark.methods.checks import check_fraction
 from softmark.methods.key import Key, check_message
 from softmark.methods.margin import Margin
-from softmark.methods.soft_labels import SoftLabels
-from softmark.methods.triggers import with_triggers
+from softmark.methods.parts.checks import check_fraction
+from softmark.methods.parts.soft_labels import SoftLabels
+from softmark.methods.parts.trigger_set import with_triggers
 from softmark.methods.usp import USP
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of

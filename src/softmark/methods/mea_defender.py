@@ -26,15 +26,15 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.checks import check_at_least_one, check_not_negative
 from softmark.methods.key import Key, generator
-from softmark.methods.stamped import pictures_of_class
-from softmark.methods.triggers import (
+from softmark.methods.parts.checks import check_at_least_one, check_not_negative
+from softmark.methods.parts.trigger_set import (
     TriggerSet,
     redrawn_null,
     with_redrawn_triggers,
     with_triggers,
 )
+from softmark.methods.stamped import pictures_of_class
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
 from softmark.training import Batch, Classifier, Fit

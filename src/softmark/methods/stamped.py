@@ -20,9 +20,9 @@ from torch import Tensor
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract_pictures
-from softmark.methods.checks import check_at_least_one
 from softmark.methods.key import Key, generator
-from softmark.methods.triggers import TriggerSet, redrawn_null, with_redrawn_triggers
+from softmark.methods.parts.checks import check_at_least_one
+from softmark.methods.parts.trigger_set import TriggerSet, redrawn_null, with_redrawn_triggers
 from softmark.training import as_pixels
 from softmark.verification.nulls import Null
 

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from softmark.data.roles import Samples
 from softmark.methods.csp import CSPModule
-from softmark.methods.detector import Detector, shuffle_tails
 from softmark.methods.key import Key
-from softmark.methods.marking import Marking
-from softmark.methods.soft_labels import SoftLabels
+from softmark.methods.parts.detector import Detector, shuffle_tails
+from softmark.methods.parts.loss import Marking
+from softmark.methods.parts.soft_labels import SoftLabels
 from softmark.recipe import Recipe
 from softmark.tails import FLOOR, centred, log_of, mistakes, surprises, tail_sums, without
 from softmark.training import Batch, Fit

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.checks import check_above_zero
 from softmark.methods.key import Key, check_message
+from softmark.methods.parts.checks import check_above_zero
 from softmark.models.access import Access, Answer, Suspect
 from softmark.recipe import Recipe
 from softmark.training import Fit, predict

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.key import SECRET_BYTES
-from softmark.methods.marking import Marking, MarkingLoss
-from softmark.methods.soft_labels import observe_victim
+from softmark.methods.parts.loss import Marking, MarkingLoss
+from softmark.methods.parts.soft_labels import observe_victim
 from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication

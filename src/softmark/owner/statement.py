@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.methods.marking import Marking
+from softmark.methods.parts.loss import Marking
 from softmark.nodes import fits
 
 FORMAT = "softmark statement 1"

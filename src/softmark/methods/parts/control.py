@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from softmark.data.roles import Samples
-from softmark.methods.checks import check_above_zero
-from softmark.methods.teacher import Teacher, TeacherModule
+from softmark.methods.parts.checks import check_above_zero
+from softmark.methods.parts.teacher import Teacher, TeacherModule
 from softmark.recipe import Recipe
 from softmark.training import Classifier, Fit, predict
 

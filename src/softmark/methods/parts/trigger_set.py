@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from softmark.data.roles import Samples
-from softmark.methods.checks import check_at_least_one, check_fraction
 from softmark.methods.key import Key
+from softmark.methods.parts.checks import check_at_least_one, check_fraction
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Classifier, Fit

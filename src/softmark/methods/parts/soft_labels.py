@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.checks import check_above_zero
-from softmark.methods.detector import Detector, train_detector
 from softmark.methods.key import Key
-from softmark.methods.marking import Marking
+from softmark.methods.parts.checks import check_above_zero
+from softmark.methods.parts.detector import Detector, train_detector
+from softmark.methods.parts.loss import Marking
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.recipe import Recipe

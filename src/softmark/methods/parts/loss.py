@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.errors import InputError
-from softmark.methods.features import FeatureMark
-from softmark.methods.teacher import Teacher
+from softmark.methods.parts.feature_mark import FeatureMark
+from softmark.methods.parts.teacher import Teacher
 from softmark.tails import margin_loss
 
 

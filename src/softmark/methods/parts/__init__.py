@@ -1,0 +1,1 @@
+"""What several watermarks share: losses, controls, the detector, trigger sets, soft labels."""
