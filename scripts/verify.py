@@ -282,10 +282,12 @@ def show(evidence: dict[str, Any]) -> None:
     for remark in evidence["remarks"]:
         print(f"note: {remark}")
     if (agreement := evidence["agreement"]) and agreement["contradicted"]:
-        agreed = f"the suspect answers {agreement['agrees']} of {agreement['labels']} labels"
-        print(f"{agreed}; those that it contradicts are on the page of --to, to be looked at")
+        print(
+            f"the suspect gives the committed label for {agreement['agrees']} of "
+            f"{agreement['labels']} probes; evidence.html (--to) shows those where it contradicts"
+        )
     date = evidence["published"] or "never"
-    print(f"commitment {evidence['commitment'][:16]}..., published {date} as its file says")
+    print(f"commitment {evidence['commitment'][:16]}..., published {date}, as its file says")
 
 
 if __name__ == "__main__":
