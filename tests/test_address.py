@@ -684,7 +684,7 @@ def test_a_module_of_softmark_is_moved(copied):
 
 def test_a_function_of_softmark_is_moved(copied):
     before = addresses(copied, VICTIM, SUSPECT)
-    path = copied / "training.py"
+    path = copied / "recipe.py"
     text = path.read_text()
     tree = ast.parse(text)
     (function,) = (n for n in tree.body if getattr(n, "name", None) == "one_cycle")

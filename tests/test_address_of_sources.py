@@ -278,7 +278,7 @@ def counted_definitions(stages) -> list[tuple[str, str]]:
     roots |= {root for stage in stages(lambda name: name) for root in stage.targets}
     found = set()
     for root in roots:
-        for text, _ in _trace(root, True).said:
+        for text, _ in _trace(root, True).definitions:
             place = text.places[0]
             if place.module.startswith("softmark.") and place.names:
                 found.add((place.module, place.names[0]))
@@ -320,7 +320,7 @@ def is_target(node: ast.AST) -> bool:
 @pytest.mark.parametrize(
     ("file", "before", "after", "roles"),
     [
-        ("training.py", "0.95", "0.94", {"victim", "innocent", "suspect"}),
+        ("recipe.py", "0.95", "0.94", {"victim", "innocent", "suspect"}),
         ("models/networks.py", "8 * width", "9 * width", {"victim", "innocent", "suspect"}),
         ("attacks/forge.py", "range(self.keys)", "range(self.keys + 1)", {"suspect"}),
         ("verification/nulls.py", "0.5", "0.6", {"evidence", "verdict"}),

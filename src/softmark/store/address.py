@@ -35,6 +35,12 @@ class Stage:
         parents: the stages whose results it reads.
         judges: whether its result is what judges say. Where its code calls a judging method, it
             judges as well.
+
+    Example:
+        >>> code = ("softmark.recipe:Recipe",)
+        >>> victim = Stage("victim", {"seed": 0}, code)
+        >>> len(victim.address), victim.address == Stage("victim", {"seed": 1}, code).address
+        (16, False)
     """
 
     role: str
@@ -45,7 +51,7 @@ class Stage:
 
     @functools.cached_property
     def address(self) -> str:
-        """16 hex digits: 64 bits, so that a collision among a million stages has odds of 3e-8."""
+        """Return 16 hex digits: a collision among a million stages has odds of 3e-8."""
         nodes = list(_nodes(self.config))
         roots = frozenset([*self.code, *(node["_target_"] for node in nodes)])
         judges = self.judges or any(_trace(root, False).judges for root in roots)
@@ -61,13 +67,13 @@ class Stage:
 
     @functools.cached_property
     def targets(self) -> frozenset[str]:
-        """Every ``_target_`` in this stage's config and in those of its ancestors."""
-        own = frozenset(node["_target_"] for node in _nodes(self.config))
-        return own.union(*(parent.targets for parent in self.parents))
+        """Return every ``_target_`` in this stage's config and in those of its ancestors."""
+        targets = frozenset(node["_target_"] for node in _nodes(self.config))
+        return targets.union(*(parent.targets for parent in self.parents))
 
 
 def code_hash(roots: Iterable[str], *, judges: bool) -> str:
-    """The SHA-256 of definitions and of every definition of ours that their syntax leads to.
+    """Return the SHA-256 of definitions and of all of ours that their syntax leads to.
 
     Ours are softmark and what lies in the folder of a root's package; a library's definition counts
     by its full name. What doesn't count: the names of our definitions and modules, of local
@@ -88,7 +94,7 @@ def code_hash(roots: Iterable[str], *, judges: bool) -> str:
 
 
 def _nodes(config: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in ``config`` with a ``_target_``, the outer ones first."""
+    """Yield every mapping in ``config`` with a ``_target_``, the outer ones first."""
     if isinstance(config, dict):
         if isinstance(config.get("_target_"), str):
             yield config
@@ -99,7 +105,7 @@ def _nodes(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _by_code(config: Any, judges: bool, words: frozenset[str]) -> Any:
-    """``config`` with hashes of code in place of each ``_target_``, without display names."""
+    """Return ``config`` with a hash of code for each ``_target_``, without display names."""
     if isinstance(config, list | tuple):
         return [_by_code(value, judges, words) for value in config]
     if not isinstance(config, dict):
@@ -114,12 +120,16 @@ def _by_code(config: Any, judges: bool, words: frozenset[str]) -> Any:
 class Trace(NamedTuple):
     """A root and all that it leads to, numbered in the order in which they are met.
 
-    ``rest``: the attributes behind the root's definition. ``said``: what each definition says, with
-    the numbers of those that it refers to. ``judges``: whether one of them calls a judging method.
+    Args:
+        attributes: what is taken of the root's definition, dotted.
+        definitions: what each one says, with the numbers of those that it refers to.
+        parameters: the names of their parameters.
+        words: the names that their calls and strings may give to parameters.
+        judges: whether one of them calls a judging method.
     """
 
-    rest: str
-    said: tuple[tuple[Written, tuple[int, ...]], ...]
+    attributes: str
+    definitions: tuple[tuple[Written, tuple[int, ...]], ...]
     parameters: frozenset[str]
     words: frozenset[str]
     judges: bool
@@ -127,47 +137,49 @@ class Trace(NamedTuple):
 
 @functools.cache
 def _trace(root: str, judges: bool) -> Trace:
+    """Follow ``root`` to all that it leads to. Raise ``InputError`` where it isn't there."""
     top, *names = root.replace(":", ".").split(".")
     home = home_of(top)
-    definition, rest = find(Place(top, tuple(names)), home)
+    definition, attributes = find(Place(top, tuple(names)), home)
     if spot_of(top) is None or (definition and not definition.names):
         raise InputError(f"_target_ names {root}: there is no such class")
-    said: list[tuple[Written, tuple[int, ...]]] = []
+    definitions: list[tuple[Written, tuple[int, ...]]] = []
     if definition is not None:
         # Numbered in the order in which they are met: recursion ends, and no name is left.
         numbers = {definition: 0}
-        for met in (todo := [definition]):
-            text = written(met, home, judges)
-            todo += [place for place in text.places if place not in numbers]
-            found = tuple(numbers.setdefault(place, len(numbers)) for place in text.places)
-            said.append((text, found))
+        for place in (todo := [definition]):
+            text = written(place, home, judges)
+            todo += [other for other in text.places if other not in numbers]
+            referred = tuple(numbers.setdefault(other, len(numbers)) for other in text.places)
+            definitions.append((text, referred))
     return Trace(
-        ".".join(rest),
-        tuple(said),
-        frozenset(name for text, _ in said for name in text.parameters),
-        frozenset().union(*(text.words for text, _ in said)),
-        any(text.judges for text, _ in said),
+        ".".join(attributes),
+        tuple(definitions),
+        frozenset(name for text, _ in definitions for name in text.parameters),
+        frozenset().union(*(text.words for text, _ in definitions)),
+        any(text.judges for text, _ in definitions),
     )
 
 
 @functools.cache
 def _words(roots: frozenset[str], judges: bool) -> frozenset[str]:
-    """The names that calls and strings among ``roots`` may give to a parameter."""
+    """Return the names that calls and strings among ``roots`` may give to a parameter."""
     return frozenset().union(*(_trace(root, judges).words for root in roots))
 
 
 def _root_hash(root: str, judges: bool, words: frozenset[str]) -> str:
+    """Return the hash of ``root``; ``words``: the names that a caller may give to parameters."""
     return _hashed(root, judges, words & _trace(root, judges).parameters)
 
 
 @functools.cache
 def _hashed(root: str, judges: bool, given: frozenset[str]) -> str:
-    """``given``: the names of parameters that count, because a caller may give them."""
+    """Return the hash of ``root``; ``given``: the names of parameters that count."""
     trace = _trace(root, judges)
-    if not trace.said:
-        return sha256(trace.rest)
-    lines = [trace.rest]
-    for text, numbers in trace.said:
+    if not trace.definitions:
+        return sha256(trace.attributes)
+    lines = [trace.attributes]
+    for text, numbers in trace.definitions:
         names = [name if name in given else "" for name in text.parameters]
         lines.append(f"{text.digest} {names} {list(numbers)}")
     return sha256("\n".join(lines))
@@ -175,5 +187,5 @@ def _hashed(root: str, judges: bool, given: frozenset[str]) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Of the libraries that decide a result; finding them takes longer than hashing a stage."""
+    """Return those of the libraries that decide a result: finding them takes long."""
     return {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}

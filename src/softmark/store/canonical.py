@@ -25,16 +25,19 @@ UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "ctx", "kin
 
 
 def sha256(text: str) -> str:
+    """Return the hex SHA-256 of ``text``."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Written(NamedTuple):
     """What a definition says.
 
-    ``digest``: of its text. ``places``: the definitions of ours that it refers to, itself first.
-    ``parameters``: the names of its functions' parameters, in order. ``words``: the names that its
-    calls and strings may give to parameters. ``judges``: whether it calls one of
-    ``JUDGING_METHODS``, of whatever object.
+    Args:
+        digest: of its text.
+        places: the definitions of ours that it refers to, itself first.
+        parameters: the names of its functions' parameters, in order.
+        words: the names that its calls and strings may give to parameters.
+        judges: whether it calls one of ``JUDGING_METHODS``, of whatever object.
     """
 
     digest: str
@@ -45,16 +48,18 @@ class Written(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """The names bound in a function or a class, with the places of imported ones.
+    """The names bound in a function or a class.
 
-    ``since``: in a class, the line and column behind which each is bound; None elsewhere.
+    Args:
+        names: each with its places, where an import binds it.
+        since: in a class, the line and column behind which each is bound; None elsewhere.
     """
 
     names: dict[str, tuple[Place, ...]]
     since: dict[str, tuple[int, int]] | None = None
 
     def number(self, name: str) -> int:
-        """The place of a local name among those that no import binds."""
+        """Return the place of a local name among those that no import binds."""
         return [local for local, places in self.names.items() if not places].index(name)
 
 
@@ -93,12 +98,14 @@ class Writer:
         self.calls_judging = False
 
     def refer(self, place: Place) -> str:
-        definition, rest = find(place, self.home)
+        """Return the number of the definition that ``place`` leads to, or a library's full name."""
+        definition, names = find(place, self.home)
         if definition is None:
-            return f"<{'.'.join(rest)}>"
-        return ".".join([f"<{self.numbers.setdefault(definition, len(self.numbers))}>", *rest])
+            return f"<{'.'.join(names)}>"
+        return ".".join([f"<{self.numbers.setdefault(definition, len(self.numbers))}>", *names])
 
     def write(self, node: Any) -> str:
+        """Return ``node``, a piece of syntax or a list of them, as text."""
         in_class = bool(self.scopes) and self.scopes[-1].since is not None
         match node:
             case Place():
@@ -150,7 +157,7 @@ class Writer:
         return repr(node)
 
     def _plain(self, node: ast.AST, *without: str) -> str:
-        """The type of ``node`` and its fields, empty ones left out: they differ between Pythons."""
+        """Return the type of ``node`` and its fields; Pythons differ in which are empty."""
         texts = []
         for name, value in ast.iter_fields(node):
             if name not in UNCOUNTED and name not in without and value is not None:
@@ -159,7 +166,7 @@ class Writer:
         return f"{type(node).__name__}({', '.join(texts)})"
 
     def _scoped(self, node: Any) -> str:
-        """A function, class or lambda: all but its body belongs to the scope around it."""
+        """Return a function, class or lambda; all but its body is of the scope around it."""
         name = getattr(node, "name", "")
         if name:
             name = self._bound(name) if self.scopes else self.refer(Place(self.module, (name,)))
@@ -167,8 +174,8 @@ class Writer:
         body = node.body if isinstance(node.body, list) else [node.body]
         names, since = {}, {}
         if args := getattr(node, "args", None):
-            every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
-            names = {arg.arg: () for arg in every if arg}
+            parameters = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+            names = {parameter.arg: () for parameter in parameters if parameter}
         for part in body:
             for bound, places in bound_by(part, self.module):
                 names[bound] = names.get(bound, ()) + places
@@ -181,10 +188,10 @@ class Writer:
         return text
 
     def _comprehension(self, node: Any) -> str:
-        """Its first iterable belongs to the scope around it."""
+        """Return a comprehension; its first iterable is of the scope around it."""
         first, *others = node.generators
         texts = [self.write(first.iter)]
-        targets = [each.target for each in node.generators]
+        targets = [generator.target for generator in node.generators]
         names = {name: () for target in targets for name, _ in bound_by(target, self.module)}
         self.scopes.append(Scope(names))
         texts += [self._plain(first, "iter"), self.write(others), self._plain(node, "generators")]
@@ -192,7 +199,7 @@ class Writer:
         return " ".join(texts)
 
     def _name(self, node: ast.Name | ast.Attribute) -> str:
-        """A name and its attributes: a builtin's and attributes as they are, a local's number."""
+        """Return a name and its attributes: a local name as a number, a builtin's as it is."""
         names, start = (), node
         while isinstance(start, ast.Attribute):
             names, start = (start.attr, *names), start.value
@@ -204,11 +211,11 @@ class Writer:
         return "|".join(self.refer(Place(module, above + names)) for module, above in places)
 
     def _bound(self, name: str) -> str:
-        """How the name of a definition, of an exception or of a pattern is written where it is."""
+        """Return how a definition's, an exception's or a pattern's name is written there."""
         return self._binding(ast.Name(name, ast.Store()))[1]
 
     def _binding(self, name: ast.Name) -> tuple[tuple[Place, ...], str]:
-        """Where ``name`` comes from, () for a local one or a builtin, and how these are written."""
+        """Return the places that ``name`` comes from, or none and how a local one is written."""
         for depth, (names, since) in enumerate(reversed(self.scopes)):
             if since is not None:
                 reads = isinstance(name.ctx, ast.Load)
@@ -228,16 +235,16 @@ class Writer:
 
 
 def _bound_elsewhere(body: list[ast.AST]) -> Iterator[str]:
-    """The names that statements of a function's ``body`` declare ``nonlocal``."""
-    for node in _own_nodes(body):
+    """Yield the names that statements of a function's ``body`` declare ``nonlocal``."""
+    for node in _direct_nodes(body):
         if isinstance(node, ast.Nonlocal):
             yield from node.names
 
 
-def _own_nodes(body: list[ast.AST]) -> Iterator[ast.AST]:
-    """The nodes of ``body`` but for those inside the functions and classes that it defines."""
+def _direct_nodes(body: list[ast.AST]) -> Iterator[ast.AST]:
+    """Yield the nodes of ``body`` but for those inside the functions and classes in it."""
     inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
     for node in body:
         yield node
         if not isinstance(node, inner):
-            yield from _own_nodes(list(ast.iter_child_nodes(node)))
+            yield from _direct_nodes(list(ast.iter_child_nodes(node)))

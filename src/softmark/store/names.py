@@ -1,4 +1,4 @@
-"""Where the modules of our own code lie, and what their names mean. Nothing is imported for it."""
+"""Find the modules of our own code, and what their names mean. Nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOOKED = {"distutils"}
 
 
 class Spot(NamedTuple):
-    """The source file of a module, if it has one, and the folders of its submodules."""
+    """Where a module lies: its source file, if it has one, and the folders of its submodules."""
 
     file: Path | None
     folders: tuple[Path, ...]
@@ -27,7 +27,7 @@ class Spot(NamedTuple):
 
 @functools.cache
 def spot_of(module: str) -> Spot | None:
-    """Where ``module`` lies; None where there is none."""
+    """Return where ``module`` lies; None where there is none."""
     above, _, name = module.rpartition(".")
     # What is no name of a file or folder would lead out of its package.
     if module in HOOKED or name != Path(name).name:
@@ -55,7 +55,7 @@ def spot_of(module: str) -> Spot | None:
 
 @functools.cache
 def home_of(top: str) -> Path | None:
-    """The folder that the top module ``top`` lies in; None for a library."""
+    """Return the folder that the top module ``top`` lies in; None for a library."""
     spot = spot_of(top)
     place = spot and (spot.folders[0] if spot.folders else spot.file)
     if not place or LIBRARIES & set(place.parts):
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
 @functools.cache
 def find(place: Place, home: Path | None) -> tuple[Place | None, tuple[str, ...]]:
-    """The definition of ours that ``place`` leads to through all imports, and the names left over.
+    """Return the definition of ours that ``place`` leads to, and the names left over.
 
     Without a name it is a module as a whole: one that is used as a value, or lacks the name. For
     what isn't ours: None, and its full name.
@@ -93,18 +93,19 @@ def find(place: Place, home: Path | None) -> tuple[Place | None, tuple[str, ...]
     if spot_of(f"{module}.{names[0]}"):
         return find(Place(f"{module}.{names[0]}", names[1:]), home)
     starred = [find(Place(star.module, names), home) for star in bound.get("*", [])]
-    definite = [found for found in starred if found[0] and found[0].names]
-    libraries = [found for found in starred if found[0] is None]
+    definite = [result for result in starred if result[0] and result[0].names]
+    libraries = [result for result in starred if result[0] is None]
     return [*definite, *libraries, (Place(module, ()), names)][0]
 
 
 @functools.cache
 def bindings(module: str) -> dict[str, list[Any]]:
-    """What makes each top-level name: statements, and the ``Place`` that an import takes it from.
+    """Return what makes each top-level name: statements, and the ``Place`` of an imported one.
 
-    Raises ``InputError`` for a file that is no Python.
+    Raises:
+        InputError: the file is no Python.
     """
-    spot, found = spot_of(module), {}
+    spot, pieces_of = spot_of(module), {}
     try:
         tree = ast.parse(spot.file.read_bytes() if spot and spot.file else "")
     except SyntaxError as error:
@@ -114,18 +115,18 @@ def bindings(module: str) -> dict[str, list[Any]]:
             continue
         plain = isinstance(statement, ast.Import | ast.ImportFrom)
         for name, places in bound_by(statement, module):
-            pieces = found.setdefault(name, [])
+            pieces = pieces_of.setdefault(name, [])
             pieces += [piece for piece in ([] if plain else [statement]) if piece not in pieces]
             pieces += [place for place in places if place not in pieces]
         for name in _changed(statement):
-            pieces = found.get(name, [])
+            pieces = pieces_of.get(name, [])
             if statement not in pieces and any(isinstance(piece, ast.stmt) for piece in pieces):
                 pieces.append(statement)
-    return found
+    return pieces_of
 
 
 def counted(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of ``body`` but for those that run for type checkers and as a script only."""
+    """Yield the statements of ``body`` but for those of type checkers and of scripts."""
     for statement in body:
         match statement:
             case (
@@ -138,18 +139,19 @@ def counted(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def bound_by(node: ast.AST, module: str) -> Iterator[tuple[str, tuple[Place, ...]]]:
-    """The names that ``node`` binds in the scope around it; with an imported one, its place."""
+    """Yield the names that ``node`` binds in the scope around it, and an imported one's place."""
     match node:
         case ast.Import():
             for alias in node.names:
-                whole = alias.name if alias.asname else alias.name.partition(".")[0]
-                yield alias.asname or whole, (Place(whole, ()),)
+                imported = alias.name if alias.asname else alias.name.partition(".")[0]
+                yield alias.asname or imported, (Place(imported, ()),)
         case ast.ImportFrom():
             source = _source(node, module)
             for alias in node.names:
                 # What a package imports from itself is a module of its own.
-                own = source == module
-                place = Place(f"{module}.{alias.name}", ()) if own else Place(source, (alias.name,))
+                place = Place(source, (alias.name,))
+                if source == module:
+                    place = Place(f"{module}.{alias.name}", ())
                 yield alias.asname or alias.name, (place,)
         case ast.Global():
             yield from ((name, (Place(module, (name,)),)) for name in node.names)
@@ -158,8 +160,8 @@ def bound_by(node: ast.AST, module: str) -> Iterator[tuple[str, tuple[Place, ...
         case ast.Lambda():
             return
         case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-            inside = [each.target for each in ast.walk(node) if isinstance(each, ast.NamedExpr)]
-            yield from ((target.id, ()) for target in inside)
+            named = [inner for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)]
+            yield from ((inner.target.id, ()) for inner in named)
         case ast.Name():
             if not isinstance(node.ctx, ast.Load):
                 yield node.id, ()
@@ -167,22 +169,22 @@ def bound_by(node: ast.AST, module: str) -> Iterator[tuple[str, tuple[Place, ...
             # Of an exception handler, and of patterns.
             names = [getattr(node, name, None) for name in ("name", "rest")]
             yield from ((name, ()) for name in names if isinstance(name, str))
-            kept = list(counted([node]))
-            inside = ast.iter_child_nodes(node) if kept == [node] else kept
-            for child in inside:
+            statements = list(counted([node]))
+            children = ast.iter_child_nodes(node) if statements == [node] else statements
+            for child in children:
                 yield from bound_by(child, module)
 
 
 def _source(node: ast.ImportFrom, module: str) -> str:
-    """The full name of the module that ``node``, in ``module``, imports from."""
+    """Return the full name of the module that ``node``, in ``module``, imports from."""
     spot = spot_of(module)
-    inside = spot is not None and bool(spot.folders)
-    package = module if inside else module.rpartition(".")[0]
+    is_package = spot is not None and bool(spot.folders)
+    package = module if is_package else module.rpartition(".")[0]
     return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 def _changed(statement: ast.stmt) -> Iterator[str]:
-    """The names whose objects ``statement``, at the top of a module, changes in place."""
+    """Yield the names whose objects ``statement``, at the top of a module, changes in place."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return
     for node in ast.walk(statement):
@@ -195,8 +197,8 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
                 changed = arguments
             case _:
                 continue
-        for each in changed:
-            while isinstance(each, ast.Attribute | ast.Subscript):
-                each = each.value
-            if isinstance(each, ast.Name):
-                yield each.id
+        for target in changed:
+            while isinstance(target, ast.Attribute | ast.Subscript):
+                target = target.value
+            if isinstance(target, ast.Name):
+                yield target.id

@@ -40,8 +40,23 @@ Make = Callable[[Stage, Path], dict[str, Any]]
 class Store:
     """Folders ``root/ROLE/ADDRESS``, each complete or absent.
 
-    A stage is made under a lock, in a folder of its own, and renamed when it is whole: two
+    A stage is made under a lock, in a folder of its own, and renamed when it is complete: two
     processes never make it twice, and one that is killed leaves nothing that a later run trusts.
+
+    Args:
+        root: where the folders lie.
+        report: gets one line for each stage that is made.
+
+    Example:
+        >>> def make(stage, folder):
+        ...     (folder / "hello.txt").write_text("hello")
+        ...     return {"letters": 5}
+        >>> store = Store(folder, report=lambda line: None)
+        >>> stage = Stage("victim", {"seed": 0}, ("softmark.training:Classifier",))
+        >>> manifest(store.once(stage, make))["notes"]
+        {'letters': 5}
+        >>> store.has(stage), len(store.made)
+        (True, 1)
     """
 
     def __init__(self, root: Path, report: Callable[[str], None]):
@@ -55,11 +70,12 @@ class Store:
         return cls(Path(output_dir) / "store", report)
 
     def folder(self, stage: Stage) -> Path:
+        """Return where ``stage`` lies, or will."""
         return self.root / stage.role.split("/")[0] / stage.address
 
     def has(self, stage: Stage) -> bool:
         """Return whether ``stage`` is there with every file as it was written."""
-        return _whole(self.folder(stage))
+        return _is_complete(self.folder(stage))
 
     def once(self, stage: Stage, make: Make) -> Path:
         """Return the folder of ``stage``, made now if it isn't there, its parents first.
@@ -69,7 +85,7 @@ class Store:
             make: writes a stage into an empty folder; what it returns goes into ``stage.json``.
         """
         folder = self.folder(stage)
-        if _whole(folder):
+        if _is_complete(folder):
             return folder
         for parent in stage.parents:
             self.once(parent, make)
@@ -77,26 +93,27 @@ class Store:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 # Another process may have made it while this one waited.
-                if not _whole(folder):
+                if not _is_complete(folder):
                     self._make(stage, folder, make)
         return folder
 
     def _make(self, stage: Stage, folder: Path, make: Make) -> None:
+        """Make ``stage`` in a folder beside ``folder``, and rename that."""
         if folder.exists():
             self.report(f"{folder} is damaged: it is made anew")
-        workshop = folder.with_suffix(".making")
+        unfinished = folder.with_suffix(".making")
         # Nobody else holds the lock, so what lies here was left by a process that was killed.
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
-        workshop.mkdir()
+        unfinished.mkdir()
         start = time.perf_counter()
         try:
-            notes = make(stage, workshop)
+            notes = make(stage, unfinished)
             seconds = round(time.perf_counter() - start, 3)
-            _write_manifest(stage, workshop, {"seconds": seconds, "notes": notes})
-            workshop.rename(folder)
+            _write_manifest(stage, unfinished, {"seconds": seconds, "notes": notes})
+            unfinished.rename(folder)
         finally:
-            shutil.rmtree(workshop, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         self.made.append(stage)
         self.report(f"made {stage.role:<24} {stage.address}  {seconds:7.1f} s")
 
@@ -106,7 +123,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "stage.json").read_text())
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Return whether the folder is there with every file as it was written."""
     try:
         files = manifest(folder)["files"]
@@ -117,6 +134,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _write_manifest(stage: Stage, folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``stage.json``: what the stage is, its files as they are now, and ``facts``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     about = {
         "role": stage.role,
@@ -148,11 +166,12 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _errno(error: OSError | SafetensorError) -> int | None:
+    """Return the system's number of ``error``; None where it has none."""
     if isinstance(error, OSError):
         return error.errno
     # safetensors gives the system's error number in its message alone.
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match[1]) if match else None
 
 
 def write_json(path: Path, content: Any) -> None:
