@@ -101,7 +101,7 @@ def test_a_config_that_this_code_cannot_plan_is_stale_and_calls_nothing(archived
     ):
         record = archived("method=csp", "attack=prune")
         record["config"]["data"]["source"] = source
-        assert not archive.current(record, tmp_path)
+        assert not archive.RecordCheck(tmp_path).is_current(record)
         assert not marker.exists()
 
 

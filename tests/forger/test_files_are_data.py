@@ -246,7 +246,7 @@ def record(tmp_path_factory):
     config |= {"output_dir": str(output)}
     decode_data(config)
     made = json.loads(json.dumps(described(plan(config), [f"output_dir={output}"])))
-    assert records.current(made, output)
+    assert records.RecordCheck(output).is_current(made)
     return made, output
 
 
@@ -277,12 +277,12 @@ def test_a_record_calls_nothing(nothing, record, new, instead, source, data):
     path = data.draw(st.sampled_from(there))
     changed = put(made, path, new, instead)
     with nothing():
-        current = records.current(changed, output)
+        current = records.RecordCheck(output).is_current(changed)
     if current:
         # Then nothing reads that place: anything else there is as good.
         assert not source
         assert "${" not in json.dumps(changed["config"])
-        assert records.current(put(made, path, {"a": 1}, instead), output)
+        assert records.RecordCheck(output).is_current(put(made, path, {"a": 1}, instead))
 
 
 @EXAMPLES
@@ -294,7 +294,7 @@ def test_a_source_of_another_name_is_none(nothing, record, name, data):
     changed = put(made, ("config", "data", "source"), source, True)
     with nothing():
         digits = name == "softmark.data.sources.Digits" and not more
-        assert records.current(changed, output) == digits
+        assert records.RecordCheck(output).is_current(changed) == digits
 
 
 def test_a_record_is_no_reason_to_draw_or_download(nothing, record, monkeypatch):
@@ -315,7 +315,7 @@ def test_a_record_is_no_reason_to_draw_or_download(nothing, record, monkeypatch)
     ):
         changed = put(made, ("config", "data", "source"), {"_target_": target, **rest}, True)
         with nothing():
-            assert not records.current(changed, output)
+            assert not records.RecordCheck(output).is_current(changed)
 
 
 @pytest.mark.parametrize("count", [3000, 10**12, 1e30, "many", [1], None, True, -1])
@@ -323,7 +323,7 @@ def test_a_record_is_no_reason_for_a_million_stages(record, count):
     made, output = record
     for pool in ("calibration", "evaluation"):
         changed = put(made, ("config", "innocents", pool), count, True)
-        assert not records.current(changed, output)
+        assert not records.RecordCheck(output).is_current(changed)
     steps = {f"{n}": made["config"]["attack"] for n in range(100)}
     attack = {"name": "a", "steps": steps, "colluders": ["a"]}
     attack["steps"]["0"] = {**steps["0"], "colluders": [f"{n}" for n in range(100)]}

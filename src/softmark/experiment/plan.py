@@ -19,6 +19,8 @@ from softmark.store.address import Stage
 
 # Where a cell runs and how it is watched: never part of what it is.
 UNHASHED = ("output_dir", "trainer", "logger", "table", "only")
+# All settings that innocents depend on, beside the content of the data.
+SHARED = ("data", "model", "recipe", "innocents", "precision", "output_dir")
 # Whose pictures an attacker holds: their own, or the owner's, of which a copy has leaked.
 PICTURES = {"own": "attacker", "owner": "owner"}
 # What decides the result of every stage that trains, beside its own function and its config.
@@ -39,18 +41,29 @@ JUDGING = (
 )
 
 
-def plan(config: Config) -> Plan:
+def plan(
+    config: Config,
+    content: str | None = None,
+    innocents: tuple[InnocentStage, ...] | None = None,
+) -> Plan:
     """Return the stages of the cell ``config`` (plain containers, interpolations resolved).
+
+    Args:
+        config: the cell's.
+        content: as of ``content_of``, if it is known.
+        innocents: as of ``plan_innocents``, if they are known from a cell that shares them.
 
     Raises:
         InputError: no stage can be made of these settings.
     """
-    draft = _Draft(config)
+    content = content or content_of(config)
+    draft = _Draft(config, content)
+    if innocents is None:
+        innocents = plan_innocents(config, content)
     victim = draft.classifier("victim", config["seed"], {"party": "owner"})
     watermarked = draft.watermarked(config["method"], victim)
     control = draft.control(victim)
     links = draft.attacked(victim, watermarked)
-    innocents = (*draft.innocents("calibration"), *draft.innocents("evaluation"))
     method = without(config["method"], "control")
     judging = {"method": method, "verifier": config["verifier"], **draft.common}
     key = draft.stage("key", "commit", judging, (watermarked, victim))
@@ -82,12 +95,17 @@ def plan(config: Config) -> Plan:
     return Plan(config, victim, control, watermarked, key, links, innocents, evidence, verdict)
 
 
+def plan_innocents(config: Config, content: str | None) -> tuple[InnocentStage, ...]:
+    """Return both pools of innocents: cells with the same ``SHARED`` settings share them."""
+    draft = _Draft(config, content)
+    return (*draft.innocents("calibration"), *draft.innocents("evaluation"))
+
+
 class _Draft:
     """Makes the stages of one config."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, content: str | None):
         self.config = config
-        content = content_of(config)
         if content is None:
             folder = Path(config["output_dir"]) / "data"
             raise InputError(f"{folder} has no decoded data of this source yet: a run decodes them")

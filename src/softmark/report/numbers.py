@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -41,11 +42,17 @@ def mean_interval(
         return 100 * mean, math.nan, math.nan
     if len(known) == 2:
         return 100 * mean, 100 * min(known), 100 * max(known)
-    from scipy.stats import t
-
-    of_seeds = t.ppf(0.975, len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
-    half_width = math.hypot(float(of_seeds), 1.96 * math.sqrt(variance))
+    of_seeds = _t_quantile(len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
+    half_width = math.hypot(of_seeds, 1.96 * math.sqrt(variance))
     return 100 * mean, 100 * (mean - half_width), 100 * (mean + half_width)
+
+
+@functools.cache
+def _t_quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def format_mean(values: Sequence[float | None], variance: float = 0.0) -> str:

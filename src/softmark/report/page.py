@@ -74,8 +74,9 @@ def all_records_page(output: Path) -> tuple[str, list[str]]:
         reasons = "".join(f"\n{line}" for line in broken)
         raise InputError(f"no record in output_dir={output}: run.py makes them{reasons}")
     groups: dict[tuple[bool, str, str], list[Record]] = {}
+    check = archive.RecordCheck(output)
     for record in records:
-        stale = not archive.current(record, output)
+        stale = not check.is_current(record)
         groups.setdefault((stale, record["data"], record["scale"]), []).append(record)
     sections = [
         Section(f"{data}, scale {scale}", *rows_of(of_section, stale=stale), stale=stale)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from softmark.data.hub import Hub
 from softmark.data.sources import Digits, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
-from softmark.experiment.plan import UNHASHED, plan, steps_of
+from softmark.experiment.plan import UNHASHED, steps_of
+from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record
 from softmark.nodes import short
 from softmark.report.columns import COLUMNS, cells
@@ -57,27 +57,42 @@ def _checked(record: Record, path: Path) -> Record:
     return complete
 
 
-def current(record: Record, output: Path) -> bool:
-    """Return whether the code, versions and data of today would make ``record`` where it lies."""
-    if not record["config"]:
-        return False
-    try:
-        # What is written is resolved; Hydra would resolve it again.
-        if "${" in json.dumps(record["config"]):
+class RecordCheck:
+    """Says which records of ``output`` the code, versions and data of today would make."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        self._planner = Planner()
+        self._readable: dict[str, bool] = {}  # by the source of the data
+
+    def is_current(self, record: Record) -> bool:
+        """Return whether a run of today would make ``record`` where it lies."""
+        if not record["config"]:
             return False
-        # A plan needs the unhashed keys, which no record has.
-        config = {**dict.fromkeys(UNHASHED), **record["config"]}
-        # "auto" is another precision elsewhere.
-        config |= {"precision": record["precision"], "output_dir": str(output)}
-        if not _bounded(config) or not _is_readable(json.dumps(config["data"]["source"]), output):
+        try:
+            # What is written is resolved; Hydra would resolve it again.
+            if "${" in json.dumps(record["config"]):
+                return False
+            # A plan needs the unhashed keys, which no record has.
+            config = {**dict.fromkeys(UNHASHED), **record["config"]}
+            # "auto" is another precision elsewhere.
+            config |= {"precision": record["precision"], "output_dir": str(self._output)}
+            if not _is_bounded(config) or not self._is_readable(config["data"]["source"]):
+                return False
+            return self._planner.plan(config).record.stem == record["address"]
+        # A config of any age may fail in any way; this code can't make its cell then.
+        except Exception:
             return False
-        return plan(config).record.stem == record["address"]
-    # A config of any age may fail in any way; this code can't make its cell then.
-    except Exception:
-        return False
+
+    def _is_readable(self, source: Any) -> bool:
+        """Return whether the data can be read: tried once for all records."""
+        text = json.dumps(source)
+        if text not in self._readable:
+            self._readable[text] = _is_readable(source, self._output / "data")
+        return self._readable[text]
 
 
-def _bounded(config: dict[str, Any]) -> bool:
+def _is_bounded(config: dict[str, Any]) -> bool:
     """Return whether its plan has as few stages as a cell may have: each costs time and memory."""
     pools = [config["innocents"][pool] for pool in ("calibration", "evaluation")]
     steps = list(steps_of(config["attack"]))
@@ -85,23 +100,22 @@ def _bounded(config: dict[str, Any]) -> bool:
     return max(*pools, held * len(steps)) <= MAX_STAGES
 
 
-@functools.lru_cache(maxsize=64)
-def _is_readable(source: str, output: Path) -> bool:
-    """Return whether the data can be read: tried once, and not for each of thousands of records.
+def _is_readable(source: Any, folder: Path) -> bool:
+    """Return whether ``folder`` has the decoded data of ``source``, or will soon.
 
     Nothing is downloaded, drawn or decoded because a record says so, but the digits.
     """
-    config = json.loads(source)
-    if not isinstance(config, dict) or not all(map(_is_plain, config.values())):
+    if not isinstance(source, dict) or not all(map(_is_plain, source.values())):
         return False
-    target = config.pop("_target_", None)
+    arguments = {name: value for name, value in source.items() if name != "_target_"}
+    target = source.get("_target_")
     kind = SOURCES.get(target) if isinstance(target, str) else None
-    if kind is None or config.keys() != {field.name for field in dataclasses.fields(kind)}:
+    if kind is None or arguments.keys() != {field.name for field in dataclasses.fields(kind)}:
         return False
     if kind is not Digits:
-        return fingerprint(kind(**config), output / "data") is not None
+        return fingerprint(kind(**arguments), folder) is not None
     try:
-        decode(kind(), output / "data")
+        decode(kind(), folder)
     except InputError:
         return False
     return True

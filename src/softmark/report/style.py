@@ -51,6 +51,7 @@ def save(figure: plt.Figure, stem: Path) -> list[Path]:
     """Save as SVG and PNG, without a date: the same records make the same files."""
     paths = [stem.with_suffix(".svg"), stem.with_suffix(".png")]
     figure.savefig(paths[0], metadata={"Date": None})
+    figure.set_layout_engine("none")  # it stays as it is, and isn't computed twice
     figure.savefig(paths[1], dpi=150)
     plt.close(figure)
     return paths

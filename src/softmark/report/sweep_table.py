@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from softmark.console import console, report
 from softmark.errors import InputError
-from softmark.experiment.plan import UNHASHED, content_of, plan
+from softmark.experiment.plan import UNHASHED
+from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record, record_of
 from softmark.report.numbers import MISSING
 from softmark.report.rows import Record, Row, filled
@@ -59,7 +60,7 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Problem]]
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
     recorded = functools.cache(_recorded_configs)
-    composer = CellComposer()
+    composer, planner = CellComposer(), Planner()
     for cell, setting in zip(cells, settings, strict=True):
         name = [setting.get(key, MISSING) for key in varied]
         record: Record | None = None
@@ -67,7 +68,7 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Problem]]
         try:
             config = composer.compose(cell)
             name[:2] = [config[key]["name"] for key in varied[:2]]
-            record = _record(config)
+            record = _record(config, planner)
             if record is None:
                 stale = _identity(config) in recorded(config["output_dir"])
                 reason = "made by older code" if stale else "missing"
@@ -99,9 +100,9 @@ def _recorded_configs(folder: str) -> set[str]:
     return identities
 
 
-def _record(config: dict[str, Any]) -> Record | None:
+def _record(config: dict[str, Any], planner: Planner) -> Record | None:
     # Without decoded data nothing can have been recorded.
-    record = record_of(plan(config)) if content_of(config) else None
+    record = record_of(planner.plan(config)) if planner.content(config) else None
     return record and filled(record)
 
 

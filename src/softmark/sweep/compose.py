@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 SECTIONS = ("method", "attack")  # the groups that a sweep varies most
+# An interpolation that may lead into a section: it names one, or holds another interpolation.
+REFERENCE = re.compile(rf"\$\{{[^}}]*(\$\{{|\b({'|'.join(SECTIONS)})\b)")
 SEED = re.compile(r"seed=\d+")
 
 
@@ -34,7 +37,7 @@ class CellComposer:
     """
 
     def __init__(self) -> None:
-        self._bases: dict[tuple[tuple[str, ...], ...], DictConfig | None] = {}
+        self._bases: dict[tuple[tuple[str, ...], ...], _Base | None] = {}
         self._sections: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], dict[str, Any]] = {}
 
@@ -49,16 +52,15 @@ class CellComposer:
         overrides, seed = _without_seed(cell)
         if overrides not in self._configs:
             try:
-                config = self._union(overrides)
+                plain = self._union(overrides)
             except (HydraException, OmegaConfBaseException, _Inseparable):
-                config = compose("config", list(overrides))  # or says in its words what is wrong
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+                plain = _resolve(compose("config", list(overrides)))  # or says what is wrong
             self._configs[overrides] = plain
         config = self._configs[overrides]
         return config if seed is None else {**config, "seed": seed}
 
-    def _union(self, overrides: tuple[str, ...]) -> DictConfig:
-        """Return the config of ``overrides``; the next call may change it."""
+    def _union(self, overrides: tuple[str, ...]) -> dict[str, Any]:
+        """Return the config of ``overrides``, put together from what was composed before."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         if any(override.key_or_group == "hydra.searchpath" for override in parsed):
             raise _Inseparable("sections are looked for in conf/ alone")
@@ -67,7 +69,8 @@ class CellComposer:
         chosen = [name for name in SECTIONS if choices[name]]
         values = [o for name in chosen for o in inside[name] if o not in choices[name]]
         rest = [o for o in parsed if _section_name(o) not in chosen]
-        config = self._base(_lines(rest), tuple(chosen))
+        base = self._base(_lines(rest), tuple(chosen))
+        config = base.config
         if values:
             # One may be set through an interpolation, and change what that refers to.
             config = copy.deepcopy(config)
@@ -75,14 +78,17 @@ class CellComposer:
             for name in chosen:
                 config[name] = self._section(name, _lines(choices[name]))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        return config
+        if values or base.plain is None:
+            return _resolve(config)
+        # Only the sections are new.
+        return {**base.plain, **{name: _resolve(config[name]) for name in chosen}}
 
-    def _base(self, overrides: tuple[str, ...], without: tuple[str, ...]) -> DictConfig:
+    def _base(self, overrides: tuple[str, ...], without: tuple[str, ...]) -> _Base:
         """Return the config of ``overrides`` without the groups ``without``."""
         if (overrides, without) not in self._bases:
             config = compose("config", [*overrides, *(f"~{name}" for name in without)])
             whole = not any(name in config for name in without)
-            self._bases[overrides, without] = config if whole else None
+            self._bases[overrides, without] = _Base.of(config) if whole else None
         base = self._bases[overrides, without]
         if base is None:
             raise _Inseparable("another file sets something in a section, before or after it")
@@ -101,6 +107,23 @@ class CellComposer:
                 raise _Inseparable(f"{path} sets more than {name}")
             self._sections[choices] = config[name]
         return self._sections[choices]
+
+
+class _Base(NamedTuple):
+    """A config without sections, and the same resolved; None where it refers to a section."""
+
+    config: DictConfig
+    plain: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> _Base:
+        texts = json.dumps(OmegaConf.to_container(config))
+        independent = not REFERENCE.search(texts)
+        return cls(config, _resolve(config) if independent else None)
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 class _Inseparable(Exception):

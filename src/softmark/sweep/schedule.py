@@ -16,7 +16,7 @@ from typing import Any
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
-from softmark.experiment.plan import decode_data, plan
+from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record
 from softmark.store.address import Stage
 from softmark.store.store import Store
@@ -51,12 +51,12 @@ class Sweep:
         self.unplanned: list[Job] = []
         self.num_done = 0
         self.store: Store | None = None
-        self.composer = CellComposer()
+        self.composer, planner = CellComposer(), Planner()
         for job in cells:
             try:
                 config = self.composer.compose(job)
-                decode_data(config)
-                self._add(job, plan(config))
+                planner.decode(config)
+                self._add(job, planner.plan(config))
             except InputError:
                 # The cell itself will say what is wrong.
                 self.unplanned.append(job)
