@@ -12,11 +12,13 @@ from softmark.report.columns import field_interval, heading
 from softmark.report.heatmaps import comparison, heatmap, median
 from softmark.report.innocent_kinds import by_kind, kind_names
 from softmark.report.rows import Row
-from softmark.report.style import COLOURS, DASHES, legend, plt, style_of
+from softmark.report.style import COLOURS, DASHES, legend, limit_percent, plt, style_of
 from softmark.report.tradeoff import mean_cost, references, tradeoff
 
 MAX_LINES = 30  # more can't be told apart in one plot
-MAX_HEATMAP_METHODS = 3  # if there are more, each is a line of ``comparison``
+FEW_METHODS = 3  # if there are more, they are compared as lines of one heatmap
+MAX_PANELS = 8  # a panel for each method
+MAX_COLUMNS = 4  # panels side by side
 
 
 def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
@@ -37,14 +39,15 @@ def plots(rows: Sequence[Row], varied: Sequence[str]) -> dict[str, plt.Figure]:
         return {"p_and_cost": p_and_cost(shown, varied, place), **kinds}
     figures = {}
     legible = len({row.name[1:] for row in shown}) <= MAX_LINES
-    if legible and any(_points(row) for row in shown):
-        figures["probes"] = p_over_probes(methods)
+    few = len(methods) <= FEW_METHODS
+    if legible and len(methods) <= MAX_PANELS and any(_points(row) for row in shown):
+        figures["probes"] = p_over_probes(methods, varied)
     # An innocent model in the suspect's place is no attack.
     attacked = [row for row in shown if not any(r["innocent_suspect"] for r in row.finished)]
-    if legible and len({row.name[1:] for row in attacked}) > 1:
+    if legible and few and len({row.name[1:] for row in attacked}) > 1:
         figures["tradeoff"] = tradeoff(attacked, varied)
     if len({row.name[1] for row in shown}) > 1 and len(varied) == 2:
-        figures["heatmap"] = (comparison if len(methods) > MAX_HEATMAP_METHODS else heatmap)(shown)
+        figures["heatmap"] = (heatmap if few else comparison)(shown)
     return figures | kinds
 
 
@@ -78,7 +81,7 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
     """
     figure, panels = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
     panels[0].set_ylabel("watermark accuracy in %")
-    panels[1].set_ylabel("accuracy in %")
+    panels[1].set_ylabel("suspect's accuracy in %")
     for line, (name, points) in enumerate(_lines(rows, place).items()):
         x = [float(row.name[place]) for row in points]
         style = style_of(line)
@@ -88,6 +91,8 @@ def curve(rows: Sequence[Row], varied: Sequence[str], place: int) -> plt.Figure:
             panel.plot(x, means, label=" ".join(name), ms=4, lw=1.2, **style)
             low, high = ([ends[i] for ends in intervals] for i in (1, 2))
             panel.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+    for panel in panels:
+        limit_percent(panel)
     _set_steps(panels[1], rows, varied, place)
     legend(figure, panels[0])
     return figure
@@ -148,13 +153,17 @@ def _points(row: Row) -> list[tuple[int, float]]:
     return [(count, p) for count, p in medians if p is not None]
 
 
-def p_over_probes(methods: dict[str, list[Row]]) -> plt.Figure:
+def p_over_probes(methods: dict[str, list[Row]], varied: Sequence[str]) -> plt.Figure:
     """Plot the median p-value over the seeds against the number of probes, a panel a method."""
-    figure, panels = plt.subplots(
-        1, len(methods), figsize=(4.2 * len(methods) + 1.4, 3.8), squeeze=False, sharey=True
-    )
+    columns = min(len(methods), MAX_COLUMNS)
+    lines = math.ceil(len(methods) / columns)
+    size = (4.2 * columns + 1.4, 0.4 + 3.4 * lines)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    panels = list(grid.flat)
+    for panel in panels[len(methods) :]:
+        panel.set_visible(False)
     names = list(dict.fromkeys(row.name[1:] for of_method in methods.values() for row in of_method))
-    for panel, (method, of_method) in zip(panels[0], methods.items(), strict=True):
+    for panel, (method, of_method) in zip(panels, methods.items(), strict=False):
         for row in filter(_points, of_method):
             points = _points(row)
             x, y = ([point[i] for point in points] for i in (0, 1))
@@ -163,8 +172,11 @@ def p_over_probes(methods: dict[str, list[Row]]) -> plt.Figure:
         _mark_level(panel, _level(of_method))
         panel.set(xscale="log", xlabel="probes", title=method)
         panel.xaxis.set_major_formatter("{x:g}")
-    _p_axis(panels[0][0])
-    legend(figure, *panels[0])
+    _p_axis(panels[0])
+    for panel in grid[1:, 0]:
+        panel.set_ylabel(panels[0].get_ylabel())
+    title = ", ".join(map(heading, varied[1:])) if len(varied) > 2 else ""
+    legend(figure, *panels[: len(methods)], title=title)
     return figure
 
 
@@ -191,11 +203,11 @@ def _mark_level(panel: plt.Axes, level: float | None) -> None:
     panel.axhline(level, color="0.3", lw=0.8)
     panel.annotate(
         f"claim ≤ {level:.0e}",
-        (0.98, level),
+        (0.02, level),
         xycoords=panel.get_yaxis_transform(),
         textcoords="offset points",
         xytext=(0, -3),
-        ha="right",
+        ha="left",
         va="top",
         color="0.3",
         fontsize=8,

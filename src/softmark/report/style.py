@@ -37,14 +37,25 @@ def style_of(place: int) -> dict:
     }
 
 
-def legend(figure: plt.Figure, *panels: plt.Axes) -> None:
+def limit_percent(panel: plt.Axes) -> None:
+    """End a vertical axis of percent at 100, however far an interval reaches."""
+    low, high = panel.get_ylim()
+    panel.set_ylim(max(low, -2.0), min(high, 102.0))
+
+
+def legend(figure: plt.Figure, *panels: plt.Axes, title: str = "") -> None:
     """Add one legend for all panels, each name once."""
     by_name = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         by_name |= dict(zip(labels, handles, strict=True))
-    options = {"loc": "outside right center", "frameon": False, "fontsize": 8}
-    figure.legend(by_name.values(), by_name.keys(), **options)
+    options = {
+        "loc": "outside right center",
+        "frameon": False,
+        "fontsize": 8,
+        "title": title or None,
+    }
+    figure.legend(by_name.values(), by_name.keys(), loc="outside right center", **options)
 
 
 def save(figure: plt.Figure, stem: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from softmark.report.columns import cost_variance, costs, field_interval, heading
 from softmark.report.numbers import mean_interval
 from softmark.report.rows import Row
-from softmark.report.style import legend, plt, style_of
+from softmark.report.style import legend, limit_percent, plt, style_of
 
 PAPER = (0.59, 98.68)  # its abstract's cost in points and watermark accuracy in %
 FILLS = ("full", "none", "left")  # of the markers of up to three methods
@@ -61,6 +61,7 @@ def tradeoff(rows: Sequence[Row], varied: Sequence[str]) -> plt.Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.set_xlabel(f"cost in points, against the {model}")
         panel.margins(0.15, 0.12)
+        limit_percent(panel)
     if few:
         _name_settings(panels[0][0], settings, varied, against[0])
     panels[0][0].set_ylabel("watermark accuracy in %")
