@@ -1,5 +1,7 @@
 """The page: what its text says and hides, and how a browser shows it. Nothing is trained here."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -27,8 +29,17 @@ def store(output: Path, record: dict, curve: str = CURVE) -> None:
 
 
 def data_of(text: str) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    return json.loads(found[1])
+    """The details on the page."""
+    return scripts_of(text)["details"]
+
+
+def scripts_of(text: str) -> dict:
+    """All data on the page, by the ids of their elements."""
+    elements = re.findall(r'<script type="application/(\w+)" id="(\w+)">(.*?)</script>', text, re.S)
+    return {
+        name: json.loads(gzip.decompress(base64.b64decode(data)) if kind == "gzip" else data)
+        for kind, name, data in elements
+    }
 
 
 def lines_of(text: str) -> list[list[str]]:

@@ -8,8 +8,10 @@ each other; ``colluders``, the messages of customers whose models the attackers 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import source_of
@@ -45,6 +47,7 @@ def plan(
     config: Config,
     content: str | None = None,
     innocents: tuple[InnocentStage, ...] | None = None,
+    stages: dict[Any, Stage] | None = None,
 ) -> Plan:
     """Return the stages of the cell ``config`` (plain containers, interpolations resolved).
 
@@ -52,12 +55,13 @@ def plan(
         config: the cell's.
         content: as of ``content_of``, if it is known.
         innocents: as of ``plan_innocents``, if they are known from a cell that shares them.
+        stages: those of other cells, to share: what is planned here is added.
 
     Raises:
         InputError: no stage can be made of these settings.
     """
     content = content or content_of(config)
-    draft = _Draft(config, content)
+    draft = _Draft(config, content, stages)
     if innocents is None:
         innocents = plan_innocents(config, content)
     victim = draft.classifier("victim", config["seed"], {"party": "owner"})
@@ -104,8 +108,9 @@ def plan_innocents(config: Config, content: str | None) -> tuple[InnocentStage, 
 class _Draft:
     """Makes the stages of one config."""
 
-    def __init__(self, config: Config, content: str | None):
+    def __init__(self, config: Config, content: str | None, stages: dict[Any, Stage] | None = None):
         self.config = config
+        self.stages = {} if stages is None else stages
         if content is None:
             folder = Path(config["output_dir"]) / "data"
             raise InputError(f"{folder} has no decoded data of this source yet: a run decodes them")
@@ -125,7 +130,9 @@ class _Draft:
     ) -> Stage:
         """Return a stage that the function ``maker`` of ``experiment.stages`` makes."""
         code = (f"softmark.experiment.stages:{maker}", *(JUDGING if judges else CODE))
-        return Stage(role, config, code, parents, judges)
+        # A stage that cells share has its address computed once.
+        identity = (role, maker, json.dumps(config), tuple(map(id, parents)))
+        return self.stages.setdefault(identity, Stage(role, config, code, parents, judges))
 
     def classifier(self, role: str, seed: int, settings: Config) -> Stage:
         base = {"model": self.config["model"], "recipe": self.config["recipe"], "seed": seed}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from softmark.experiment.cell import Config, InnocentStage, Plan
 from softmark.experiment.plan import SHARED, content_of, decode_data, plan, plan_innocents
+from softmark.store.address import Stage
 
 
 class Planner:
-    """Plans cells as ``plan`` does, and keeps the innocents and the data that cells share.
+    """Plans cells as ``plan`` does, and keeps the stages and the data that cells share.
 
     It sees data that are decoded later, but none that change: use another for another moment.
     """
@@ -17,6 +19,7 @@ class Planner:
     def __init__(self) -> None:
         self._contents: dict[str, str] = {}
         self._innocents: dict[str, tuple[InnocentStage, ...]] = {}
+        self._stages: dict[Any, Stage] = {}
 
     def decode(self, config: Config) -> None:
         """Decode the cell's data, unless that is done.
@@ -47,4 +50,4 @@ class Planner:
         shared = json.dumps([content, {name: config[name] for name in SHARED}])
         if shared not in self._innocents:
             self._innocents[shared] = plan_innocents(config, content)
-        return plan(config, content, self._innocents[shared])
+        return plan(config, content, self._innocents[shared], self._stages)

@@ -6,6 +6,7 @@ All text is made here; the template's script shows, sorts and filters it, and lo
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from softmark.report.summary import SUMMARY_CAPTION, summary_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MAX_PLOTTED_ROWS = 40  # more make no legible legend; a named sweep is plotted anyway
+PAGE_ROWS = 100  # of a table that are shown at once
+MAX_PLAIN = 1_000_000  # characters of JSON; more are compressed
 CAPTIONS = {
     "probes": "p-value over the number of probes",
     "tradeoff": "what the mark costs against what attacks leave of it",
@@ -119,23 +122,37 @@ def render(title: str, sections: Sequence[Section], broken: Sequence[str], outpu
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    # "<" occurs in JSON inside of texts only, where it may be written as an escape.
-    data = json.dumps(details.data(), allow_nan=False, separators=(",", ":"))
+    tables = {place: section["lines"] for place, section in enumerate(shown, 1) if section["lines"]}
     return template.render(
         title=hide(title),
         sections=shown,
         broken=[hide(line) for line in broken],
         count=len(records),
-        data=Markup(data.replace("<", "\\u003c")),
+        page_rows=PAGE_ROWS,
+        tables=_script("tables", tables) if tables else "",
+        details=_script("details", details.data()),
     )
+
+
+def _script(name: str, data: Any) -> Markup:
+    """Return a script element that holds ``data``: as JSON, compressed where that is long."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    kind = "application/json"
+    if len(text) > MAX_PLAIN:
+        # Of no date, so that the same records make the same page.
+        packed = gzip.compress(text.encode(), 6, mtime=0)
+        kind, text = "application/gzip", base64.b64encode(packed).decode()
+    # "<" occurs in JSON inside of texts only, where it may be written as an escape.
+    text = text.replace("<", "\\u003c")
+    return Markup(f'<script type="{kind}" id="{name}">{text}</script>')
 
 
 def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
     """Return what the template shows of a section."""
     rows = section.rows
-    columns = table.columns(rows, brief=False)
+    names = table.columns(rows, brief=False)
     reasons: list[str] = []
-    body = [_row(row, section.varied, columns, reasons, details, hide) for row in rows]
+    body = [_row(row, section.varied, names, reasons, details, hide) for row in rows]
     last = [table.heading(key) for key in section.varied]
     legend = ["Accuracies and costs in %", *seed_notes(rows), *footnotes(rows)]
     drawn = not section.stale and (section.command or len(rows) <= MAX_PLOTTED_ROWS)
@@ -148,13 +165,17 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
             key if last.count(end) > 1 else end
             for key, end in zip(section.varied, last, strict=True)
         ],
-        "columns": columns,
+        "columns": names,
         "several": max(len(row.records) for row in rows) > 1,
-        "rows": body,
+        "count": len(body),
+        "rows": body[:PAGE_ROWS],
+        # The script shows the other rows of a long table, and sorts and filters all of them.
+        "lines": [list(row.values()) for row in body] if len(body) > PAGE_ROWS else [],
+        "share": names.index("mark acc.") if "mark acc." in names else -1,
         "notes": reasons,
         "problems": [hide(line).replace(" output_dir=DIR", "") for line in section.problems],
         "legend": hide(" ".join(f"{line}." for line in legend)),
-        "reported": reported(section.reported, columns),
+        "reported": reported(section.reported, names),
         "more": [
             (title, caption.replace("*", ""), lines)
             for title, caption, lines in (
@@ -191,7 +212,7 @@ def _row(
         "name": name,
         "seeds": str(num_seeds) if num_finished == num_seeds else f"{num_finished} of {num_seeds}",
         "figures": table.cells(row, columns),
-        "notes": range(first, len(reasons) + 1),
+        "notes": list(range(first, len(reasons) + 1)),
         "place": details.add(name, row),
     }
 

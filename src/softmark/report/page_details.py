@@ -6,6 +6,8 @@ All of it becomes plain text and numbers here, without any folder of this machin
 from __future__ import annotations
 
 import csv
+import functools
+import json
 import math
 import re
 import shlex
@@ -16,13 +18,14 @@ from typing import Any
 from softmark.experiment.plan import UNHASHED
 from softmark.report.footnotes import made_with
 from softmark.report.numbers import MISSING, format_p
-from softmark.report.rows import Record, Row, flat
+from softmark.report.rows import Record, Row, leaves
 from softmark.report.verdict import claim, facts
 
 MAX_POINTS = 200  # of one curve: more than a small plot can show
 PATH_CHARACTER = r"[^\s'\",;:()\[\]<>]"
 # A path of this machine; neither a/b nor https:// nor </b>.
 PATH = re.compile(rf"(?<![\w./<])~?/(?!/){PATH_CHARACTER}+")
+SHARED = ("pairs", "nodes", "configs", "pools")  # lists that cells refer to by number
 Hide = Callable[[str], str]
 
 
@@ -45,12 +48,18 @@ def hider(records: Iterable[Record], output: Path) -> Hide:
     """
     private = {str(output), str(output.resolve())}
     for record in records:
-        lines = [line.partition("=")[::2] for line in record["overrides"]]
-        pairs = [*lines, *flat(record["config"])]
+        pairs = [line.partition("=")[::2] for line in record["overrides"]]
+        if "data" in record["config"]:
+            pairs += leaves("data", json.dumps(record["config"]["data"])).items()
         private |= {value.strip("'\"") for key, value in pairs if is_private(key, value)}
     folders = sorted((folder for folder in private if "/" in folder), key=len, reverse=True)
     known = re.compile(f"(?:{'|'.join(map(re.escape, folders))}){PATH_CHARACTER}*")
-    return lambda text: PATH.sub("DIR", known.sub("DIR", str(text)))
+
+    @functools.cache
+    def hide(text: str) -> str:
+        return PATH.sub("DIR", known.sub("DIR", text)) if "/" in text else text
+
+    return lambda text: hide(str(text))
 
 
 class _Numbered:
@@ -69,7 +78,9 @@ class Details:
     def __init__(self, store: Path, hide: Hide):
         self.store, self.hide = store, hide
         self.rows: list[dict[str, Any]] = []
-        self.pairs, self.configs, self.pools = _Numbered(), _Numbered(), _Numbered()
+        self.pairs, self.nodes, self.configs = _Numbered(), _Numbered(), _Numbered()
+        self.pools = _Numbered()
+        self._nodes: dict[tuple[str, str], int] = {}  # numbers by name and JSON
         self.curves: dict[str, Any] = {}
 
     def add(self, name: Sequence[str], row: Row) -> int:
@@ -80,7 +91,7 @@ class Details:
 
     def data(self) -> dict[str, Any]:
         """Return all that was added, for JSON."""
-        shared = {name: list(getattr(self, name).places) for name in ("pairs", "configs", "pools")}
+        shared = {name: list(getattr(self, name).places) for name in SHARED}
         return {"rows": self.rows, "curves": self.curves, **shared}
 
     def _cell(self, record: Record) -> dict[str, Any]:
@@ -91,11 +102,6 @@ class Details:
                 folder = "suspect" if role.startswith("attack") else role
                 self.curves[address] = _curves(self.store / folder / address)
         lines = [line for line in record["overrides"] if not is_unhashed(line)]
-        config = [
-            self.pairs((key, "DIR" if is_private(key, value) else self.hide(value)))
-            for key, value in flat(record["config"])
-            if key != "seed"  # the only leaf in which the cells of a row differ
-        ]
         return {
             "seed": record["seed"],
             "address": record["address"],
@@ -108,8 +114,23 @@ class Details:
                 if stages.get(pool)
             ],
             "command": self.hide(shlex.join(["python", "run.py", *map(public, lines)])),
-            "config": self.configs(tuple(config)),
+            "config": self.configs(self._config(record["config"])),
         }
+
+    def _config(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """Return the numbers of the nodes of a config."""
+        # The seed is all in which the cells of a row differ.
+        nodes = [(name, json.dumps(value)) for name, value in config.items() if name != "seed"]
+        for name, text in nodes:
+            if (name, text) not in self._nodes:
+                pairs = leaves(name, text).items()
+                self._nodes[name, text] = self.nodes(
+                    tuple(
+                        self.pairs((key, "DIR" if is_private(key, value) else self.hide(value)))
+                        for key, value in pairs
+                    )
+                )
+        return tuple(self._nodes[node] for node in nodes)
 
 
 def _models(stages: dict[str, Any]) -> dict[str, str]:

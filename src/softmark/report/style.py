@@ -54,8 +54,9 @@ def legend(figure: plt.Figure, *panels: plt.Axes, title: str = "") -> None:
         "frameon": False,
         "fontsize": 8,
         "title": title or None,
+        "title_fontsize": 8,
     }
-    figure.legend(by_name.values(), by_name.keys(), loc="outside right center", **options)
+    figure.legend(by_name.values(), by_name.keys(), **options)
 
 
 def save(figure: plt.Figure, stem: Path) -> list[Path]:
