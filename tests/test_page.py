@@ -221,6 +221,37 @@ def test_curves_are_read_once_a_stage_with_gaps_where_training_diverged(archived
     assert len(data["curves"]) == 5
 
 
+def many(archived, output: Path, rows: int) -> list[dict]:
+    """As many rows of one record each, with p-values from 1e-7 on."""
+    start = archived("method=csp", "attack=distill")
+    (output / "records" / f"{start['address']}.json").unlink()
+    records = []
+    for number in range(rows):
+        name = f"attack_{number:03d}"
+        config = {**start["config"], "attack": {"name": name, "recipe": {}}}
+        change = {"attack": name, "config": config, "address": f"{number:016d}"}
+        records.append({**start, **judged(number), **change, "seed": 0})
+        write(output, records[-1])
+    return records
+
+
+def test_a_long_table_shows_a_hundred_rows_and_holds_all(archived, tmp_path, monkeypatch):
+    many(archived, tmp_path, 230)
+    plain, _ = page.all_records_page(tmp_path)
+    monkeypatch.setattr(page, "MAX_PLAIN", 1000)
+    packed, _ = page.all_records_page(tmp_path)
+    assert scripts_of(packed) == scripts_of(plain)
+    assert packed.count("application/gzip") == 2
+    assert len(packed) < len(plain) / 2
+    shown, lines = lines_of(plain), scripts_of(plain)["tables"]["1"]
+    assert (len(shown), len(lines)) == (100, 230)
+    assert [[*name, *figures] for name, _, figures, _, _ in lines[:100]] == shown
+    assert [place for *_, place in lines] == list(range(230))
+    assert len(data_of(plain)["rows"]) == 230
+    # The same records make the same page.
+    assert packed == page.all_records_page(tmp_path)[0]
+
+
 def test_five_hundred_records_are_a_small_page_soon(archived, tmp_path):
     start = archived("method=csp", "attack=distill")
     (tmp_path / "records" / f"{start['address']}.json").unlink()
@@ -380,6 +411,56 @@ def test_a_row_opens_with_verdict_and_curves_and_escape_closes_it(shown):
     dialog.get_by_text("<b>no</b> disk").first.wait_for()
     dialog.get_by_role("button", name="Close").click()
     assert not dialog.is_visible()
+
+
+@pytest.mark.parametrize("longest", [1000, 10**9], ids=["compressed", "plain"])
+def test_a_long_table_is_paged_sorted_filtered_and_opens(
+    browser, archived, tmp_path, monkeypatch, longest
+):
+    many(archived, tmp_path, 230)
+    monkeypatch.setattr(page, "MAX_PLAIN", longest)
+    page.write_page(page.all_records_page(tmp_path)[0], tmp_path / "all.html")
+    opened = browser.new_page(viewport={"width": 390, "height": 800})
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(f"file://{tmp_path}/all.html")
+    attacks = "rows => rows.map(row => row.cells[1].innerText)"
+
+    def rows(first: int, last: int, count: int) -> list[str]:
+        expected = f"rows {first} to {last} of {count}"
+        opened.wait_for_function(f"document.querySelector('.range').textContent === '{expected}'")
+        return opened.eval_on_selector_all("tr[data-place]", attacks)
+
+    names = [f"attack_{number:03d}" for number in range(230)]
+    assert rows(1, 100, 230) == names[:100]
+    before = opened.locator("tr[data-place]").first.evaluate("row => row.outerHTML")
+    assert opened.locator(".back").is_disabled()
+    for first in (101, 201):
+        opened.locator(".next").click()
+        last = min(first + 99, 230)
+        assert rows(first, last, 230) == names[first - 1 : last]
+    assert opened.locator(".next").is_disabled()
+    heading = opened.locator("thead button", has_text="attack").first
+    heading.click()
+    assert rows(1, 100, 230) == names[:100]
+    # The script writes a row as the template does.
+    text = "row => row.outerHTML"
+    after = opened.locator("tr[data-place]").first.evaluate(text)
+    assert re.sub(r"\s+", "", after) == re.sub(r"\s+", "", before)
+    heading.click()
+    opened.locator("tr", has_text="attack_229").first.wait_for()
+    assert rows(1, 100, 230) == names[:129:-1]
+    opened.locator(".pages input").fill("22 CSP")
+    expected = [name for name in reversed(names) if "22" in name]
+    assert rows(1, len(expected), len(expected)) == expected
+    opened.locator(".open").first.click()
+    opened.wait_for_selector("dialog[open] dl")
+    assert "csp · attack_229" in opened.locator("dialog").inner_text()
+    opened.keyboard.press("Escape")
+    opened.locator(".pages input").fill("nothing like it")
+    opened.wait_for_function("document.querySelector('.range').textContent === 'no row'")
+    assert errors == []
+    opened.close()
 
 
 def test_an_address_opens_its_cell(shown):
