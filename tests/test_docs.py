@@ -115,6 +115,7 @@ def test_python(page, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     inputs, labels = digits()
     names = {"model": trained(), "data": (inputs[:800], labels[:800]), "probes": inputs[1000:1500]}
+    names["probe_labels"] = labels[1000:1500]
     for block in blocks(page):
         if block.language == "python" and not block.marker and not file_of(block):
             exec(compile(block.code, name_of(page), "exec"), names)
@@ -124,6 +125,8 @@ def test_python(page, tmp_path, monkeypatch):
         assert names["marked"].verdict.claimed
         assert names["verdict"].claimed
         assert not softmark.verify(trained(), names["marked"].key, names["marked"].probes).claimed
+    if "evidence" in names:
+        assert min(test.p_value() for test in names["evidence"].tests.values()) < 1e-6
     if "loss" in names:
         logits = trained()(inputs[:8]).detach().requires_grad_()
         names["loss"](logits, labels[:8]).backward()
