@@ -104,10 +104,10 @@ def _processors(records: Sequence[Record]) -> list[str]:
     # "2 cores of AMD EPYC, NVIDIA H100": the number of cores is no kind of processor.
     machines = [record["machine"] for record in records if record["machine"]]
     kinds = Counter(machine.partition(" cores of ")[2] or machine for machine in machines)
-    here = processor()
-    if len(kinds) < 2 and all(kind.startswith(here) for kind in kinds):
+    this_processor = processor()
+    if len(kinds) < 2 and all(kind.startswith(this_processor) for kind in kinds):
         return []
     listed = ", ".join(f"{kind} ({n} of {len(machines)} cells)" for kind, n in kinds.items())
-    known = any(kind.startswith(here) for kind in kinds)
-    other = "" if known else f"; the table was written on {here}"
+    known = any(kind.startswith(this_processor) for kind in kinds)
+    other = "" if known else f"; the table was written on {this_processor}"
     return [f"Last digits may differ between processors: made on {listed}{other}"]

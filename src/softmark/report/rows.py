@@ -18,6 +18,7 @@ from softmark.experiment.plan import UNHASHED
 from softmark.report.numbers import MISSING
 
 Record = dict[str, Any]
+FIELDS = dataclasses.fields(schema.Record)
 # Overrides that a section's title, a row's first columns and its seeds show anyway.
 SHOWN_ELSEWHERE = {"data", "scale", "method", "attack", "seed"}
 
@@ -28,7 +29,11 @@ def filled(record: Record) -> Record:
     Such a record may have an address of today: the schema is no part of that.
     """
     known = {name: value for name, value in record.items() if value is not None}
-    return {**dataclasses.asdict(schema.Record()), **known}
+    defaults = {
+        field.name: field.default_factory() if callable(field.default_factory) else field.default
+        for field in FIELDS
+    }
+    return {**defaults, **known}
 
 
 @dataclass(frozen=True)

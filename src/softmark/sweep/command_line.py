@@ -36,13 +36,13 @@ def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, A
     Raises:
         InputError: An override can't work; one to three lines say why.
     """
-    given = get_args_parser().parse_known_args(arguments)[0]
-    if given.help or given.hydra_help or given.shell_completion:
+    options = get_args_parser().parse_known_args(arguments)[0]
+    if options.help or options.hydra_help or options.shell_completion:
         return {}
-    table, lines = expand_table(given.overrides)
+    table, lines = expand_table(options.overrides)
     parsed = [parse_override(line) for line in lines]
     for override in parsed:
-        if override.is_sweep_override() and not (given.multirun or table):
+        if override.is_sweep_override() and not (options.multirun or table):
             raise InputError(f"{override.input_line} is a sweep of several values: add -m")
     values = [_sweep_values(override) for override in parsed]
     first = [texts[0] for texts in values]
@@ -50,41 +50,41 @@ def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, A
         config = _check_cell(first)
         if writes:
             check_writable("output_dir", config["output_dir"])
-        num_of_table = len(lines) - len(given.overrides)
+        num_of_table = len(lines) - len(options.overrides)
         for place, texts in enumerate(values[num_of_table:], num_of_table):
             for text in texts[1:]:
                 _check_cell([*first[:place], text, *first[place + 1 :]])
     return config
 
 
-def expand_table(given: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the chosen table, and its sweep before ``given``, but for what ``given`` narrows.
+def expand_table(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the chosen table, and ``overrides`` after the table's own, which they narrow.
 
-    Without a table, return an empty one and ``given``.
+    Without a table, return an empty one and ``overrides``.
 
     Raises:
         InputError: There is no such table.
     """
-    chosen = [parse_override(line) for line in given if line.startswith("table=")]
+    chosen = [parse_override(line) for line in overrides if line.startswith("table=")]
     if not chosen:
-        return {}, given
+        return {}, overrides
     check_choice(chosen[-1])
     table = OmegaConf.load(CONF / "table" / f"{chosen[-1].value()}.yaml")
-    narrowed = {line.split("=", 1)[0].lstrip("+~") for line in given}
+    narrowed = {line.split("=", 1)[0].lstrip("+~") for line in overrides}
     params = OmegaConf.to_container(table.hydra.sweeper.params)
     swept = [f"{key}={value}" for key, value in params.items() if key not in narrowed]
-    return OmegaConf.to_container(table.table), [*swept, *given]
+    return OmegaConf.to_container(table.table), [*swept, *overrides]
 
 
-def expand_sweep(given: list[str]) -> list[list[str]]:
-    """Return the overrides of each cell that Hydra's basic sweeper makes of ``given``, in order.
+def expand_sweep(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of each cell that Hydra's basic sweeper makes of them, in order.
 
     A cell that is named twice, as by ``seed=0,0``, is returned once.
 
     Raises:
         InputError: An override can't be read, or there is no such table.
     """
-    _, lines = expand_table(given)
+    _, lines = expand_table(overrides)
     batches = BasicSweeper.split_arguments([parse_override(line) for line in lines], None)
     cells = [tuple(cell) for batch in batches for cell in batch]
     return [list(cell) for cell in dict.fromkeys(cells)]
@@ -97,10 +97,10 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     attack.samples=30 the number alone, for the default attack, which has no samples. So a value
     or a group inside of a group that is swept over becomes a sweep of one.
     """
-    given = get_args_parser().parse_known_args(arguments)[0].overrides
-    _, lines = expand_table(given)
-    of_table = lines[: len(lines) - len(given)]
-    parsed = [parse_override(line) for line in given]
+    overrides = get_args_parser().parse_known_args(arguments)[0].overrides
+    _, lines = expand_table(overrides)
+    of_table = lines[: len(lines) - len(overrides)]
+    parsed = [parse_override(line) for line in overrides]
     swept = [override for override in parsed if override.is_sweep_override()]
     groups = [line.partition("=")[0] for line in of_table] + [o.key_or_group for o in swept]
     prefixes = tuple(f"{group.replace('/', '.')}." for group in groups)

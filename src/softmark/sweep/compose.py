@@ -31,7 +31,7 @@ class CellComposer:
     Hydra takes a quarter of a second for each config, however little changes. Here Hydra composes
     the config without method and attack once, and each choice of a method or an attack once by
     itself. A cell's config is their union, with the cell's values set and its interpolations
-    resolved. A cell that can't be taken apart like this is composed whole.
+    resolved. What can't be taken apart like this, Hydra composes as a whole.
 
     Use it while Hydra is initialised, as inside of ``settings.configs()``.
     """
@@ -68,8 +68,8 @@ class CellComposer:
         choices = {name: _choices(name, lines) for name, lines in inside.items()}
         chosen = [name for name in SECTIONS if choices[name]]
         values = [o for name in chosen for o in inside[name] if o not in choices[name]]
-        rest = [o for o in parsed if _section_name(o) not in chosen]
-        base = self._base(_lines(rest), tuple(chosen))
+        others = [o for o in parsed if _section_name(o) not in chosen]
+        base = self._base(_lines(others), tuple(chosen))
         config = base.config
         if values:
             # One may be set through an interpolation, and change what that refers to.
@@ -87,8 +87,8 @@ class CellComposer:
         """Return the config of ``overrides`` without the groups ``without``."""
         if (overrides, without) not in self._bases:
             config = compose("config", [*overrides, *(f"~{name}" for name in without)])
-            whole = not any(name in config for name in without)
-            self._bases[overrides, without] = _Base.of(config) if whole else None
+            separable = not any(name in config for name in without)
+            self._bases[overrides, without] = _Base.of(config) if separable else None
         base = self._bases[overrides, without]
         if base is None:
             raise _Inseparable("another file sets something in a section, before or after it")
@@ -127,7 +127,7 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
 
 
 class _Inseparable(Exception):
-    """The config isn't the union of its sections and of the rest."""
+    """The config isn't the union of its sections and of all else."""
 
 
 def _without_seed(cell: Sequence[str]) -> tuple[tuple[str, ...], int | None]:

@@ -113,10 +113,12 @@ def matching_choices(group: str, pattern: Glob) -> list[str]:
     with none.
     """
     names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    found = [name for one in pattern.include for name in Glob([one], pattern.exclude).filter(names)]
-    if not found:
+    matches = [
+        name for one in pattern.include for name in Glob([one], pattern.exclude).filter(names)
+    ]
+    if not matches:
         raise InputError(f"{group}: no choice of it matches {', '.join(pattern.include)}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(matches))
 
 
 @functools.lru_cache(maxsize=32)

@@ -84,9 +84,9 @@ def _wandb_logger(run: Any, trainings: list[str], name: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _wandb_run(settings: Config, stage: Stage, making: Path) -> Iterator[Any]:
+def _wandb_run(settings: Config, stage: Stage, unfinished: Path) -> Iterator[Any]:
     """Yield the run of one stage; link its parents' models and its own to it."""
-    folder, config = making.with_suffix(""), stage.config
+    folder, config = unfinished.with_suffix(""), stage.config
     kind = stage.role.split("/")[0]
     # A victim, a control and an innocent belong to cells of any method.
     tags = [settings["method"]["name"]] if kind in JOB_TYPES else []
@@ -104,7 +104,7 @@ def _wandb_run(settings: Config, stage: Stage, making: Path) -> Iterator[Any]:
             link_inputs(run, settings, stage.parents)
         yield run
         with wandb_errors_reported("the model"):
-            run.log_artifact(artifact(settings, metadata, making, folder))
+            run.log_artifact(artifact(settings, metadata, unfinished, folder))
 
 
 def log_verdict(config: Config, record: Config, stages: Sequence[Stage], *, cached: bool) -> None:
@@ -159,9 +159,9 @@ def _agent_ids() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def open_run(around: Any, **options: Any) -> Iterator[Any]:
+def open_run(settings: Any, **options: Any) -> Iterator[Any]:
     """Open a run of W&B, and finish it in the end; ``options`` are for ``wandb.init``."""
-    run = _start_run(around["logger"], Path(around["output_dir"]).resolve(), options)
+    run = _start_run(settings["logger"], Path(settings["output_dir"]).resolve(), options)
     failed = True
     try:
         yield run
@@ -179,7 +179,7 @@ def _start_run(logger: Any, folder: Path, options: dict[str, Any]) -> Any:
     import wandb
 
     settings = wandb.Settings(
-        # The server gets more time than this before it is options up.
+        # The server gets more time than this before it is given up.
         init_timeout=5,
         finish_timeout=FINISH_TIMEOUT[bool(logger["weights"])],
         x_graphql_timeout_seconds=10,

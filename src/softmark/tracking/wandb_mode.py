@@ -64,8 +64,8 @@ def decide_mode(configured: str | None) -> tuple[str, str]:
         InputError: There is no such mode.
     """
     sources = (("logger.mode", configured), ("WANDB_MODE", os.environ.get("WANDB_MODE")))
-    given = [(source, mode) for source, mode in sources if mode]
-    source, mode = given[0] if given else ("credentials", "online")
+    configured_modes = [(source, mode) for source, mode in sources if mode]
+    source, mode = configured_modes[0] if configured_modes else ("credentials", "online")
     if mode not in MODES:
         raise InputError(f"W&B mode {mode} ({source}): {', '.join(MODES[:2])} or {MODES[2]}")
     if mode != "online":
