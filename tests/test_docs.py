@@ -25,6 +25,7 @@ from torch import nn
 
 import softmark
 from conftest import ROOT
+from softmark import renamed
 from softmark.experiment.run import run_cell
 from softmark.sweep.command_line import check_arguments
 
@@ -537,6 +538,17 @@ def test_the_api_has_every_public_name():
     text = (ROOT / "docs" / "api" / "owners.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, flags=re.MULTILINE))
     assert listed == set(softmark.__all__)
+
+
+def test_old_and_new_names_are_those_of_the_code():
+    page = ROOT / "docs" / "configuration.md"
+    (attacks,) = [t for t in tables_of(page) if t[0][:2] == ["old", "new"]]
+    rows = [[cell.strip("`") for cell in row] for row in attacks[2:]]
+    pairs = {old: new for row in rows for old, new in (row[:2], row[2:]) if old}
+    assert pairs == renamed.ATTACKS
+    text = page.read_text(encoding="utf-8")
+    for _, old, new in renamed.KEYS:
+        assert re.search(rf"^\| `[\w.]+\.{old}`.*\.{new}`", text, flags=re.MULTILINE), old
 
 
 def test_the_glossary_has_the_words():
