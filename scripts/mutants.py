@@ -142,8 +142,8 @@ MUTANTS = (
            "hashed.update(len(about).to_bytes(8, \"big\") + about.encode())", "pass"),
     # The judge.
     Mutant("calibration and evaluation are one pool", "experiment/judge.py",
-           "verifier.judge(shown, pools[\"calibration\"], pools[\"evaluation\"])",
-           "verifier.judge(shown, pools[\"calibration\"], pools[\"calibration\"])"),
+           "verifier.judge(evidence, pools[\"calibration\"], pools[\"evaluation\"])",
+           "verifier.judge(evidence, pools[\"calibration\"], pools[\"calibration\"])"),
     Mutant("the pools share their data", "experiment/context.py",
            "pools, strict=True", "pools[:1] * 2, strict=True"),
     Mutant("thresholds know the kind of innocent", "verification/judge.py",

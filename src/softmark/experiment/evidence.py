@@ -1,4 +1,4 @@
-"""What the innocents show of a key: made once for all attacks on one watermarked model."""
+"""Gather what the innocents show of a key: once for all attacks on one watermarked model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gather_evidence(context: StageContext) -> dict[str, Any]:
     probes = labelled(context, method, context.pool(verifier))
     key_verifier = KeyVerifier(method, verifier, key, probes)
     suspects = [context.suspect(innocent) for innocent in context.parents("innocent")]
-    shown = [key_verifier.evidence(suspect) for suspect in suspects]
+    collected = [key_verifier.evidence(suspect) for suspect in suspects]
     messages = [
         {name: test.p_value() for name, test in key_verifier.messages(suspect).items()}
         for suspect in suspects
@@ -39,8 +39,11 @@ def gather_evidence(context: StageContext) -> dict[str, Any]:
         {"pool": pool, "kind": kind, "messages": p_values}
         for (pool, kind), p_values in zip(context.config["innocents"], messages, strict=True)
     ]
-    save_evidence(context.folder, shown, notes)
-    return {"innocents": len(shown), "skipped": sum(not evidence.tests for evidence in shown)}
+    save_evidence(context.folder, collected, notes)
+    return {
+        "innocents": len(collected),
+        "skipped": sum(not evidence.tests for evidence in collected),
+    }
 
 
 def labelled(context: StageContext, method: Watermark, probes: Samples) -> Samples:
@@ -54,9 +57,12 @@ def labelled(context: StageContext, method: Watermark, probes: Samples) -> Sampl
     return Samples(probes.inputs, answers.argmax(1))
 
 
-def save_evidence(folder: Path, shown: list[Evidence], notes: list[dict[str, Any]]) -> None:
+def save_evidence(folder: Path, collected: list[Evidence], notes: list[dict[str, Any]]) -> None:
     """Write the evidence of each innocent, with what ``notes`` says of it."""
-    tensors = {f"scores.{number}": each.scores.contiguous() for number, each in enumerate(shown)}
+    tensors = {
+        f"scores.{number}": evidence.scores.contiguous()
+        for number, evidence in enumerate(collected)
+    }
     about = [
         {
             **note,
@@ -66,12 +72,13 @@ def save_evidence(folder: Path, shown: list[Evidence], notes: list[dict[str, Any
                 for name, test in evidence.tests.items()
             },
         }
-        for evidence, note in zip(shown, notes, strict=True)
+        for evidence, note in zip(collected, notes, strict=True)
     ]
     save_file(tensors, folder / EVIDENCE, {"innocents": json.dumps(about)})
 
 
 def _p_value(test: Null) -> float:
+    """Return the p-value of ``test``; 1 where the judge has yet to compute it."""
     # What rests on innocents is computed by the judge, from the scores.
     return 1.0 if test.kind == "innocents" else test.p_value()
 

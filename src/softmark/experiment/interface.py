@@ -59,7 +59,7 @@ class ServingChain:
 
     @property
     def keeps_log(self) -> bool:
-        """Whether the owner keeps what the model was asked."""
+        """Return whether the owner keeps what the model was asked."""
         return self.key is not None and self.method.uses_query_log
 
     def answer(self, network: nn.Module) -> Answer:
@@ -93,6 +93,7 @@ def save_transforms(transform: nn.Module | None, before: Path, folder: Path, num
 
 
 def _transforms(folder: Path) -> dict[str, Tensor]:
+    """Return what ``save_transforms`` wrote into ``folder``; nothing where it wrote nothing."""
     path = folder / TRANSFORMS
     return read_tensors(path)[0] if path.exists() else {}
 

@@ -138,8 +138,8 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
     if key_verifier is None:
         return {**figures, "reason": "no mark to judge", "probes": verifier.probes}
     pools, suspect = loaded.pools, loaded.models["suspect"]
-    shown = key_verifier.evidence(suspect)
-    judged = asdict(verifier.judge(shown, pools["calibration"], pools["evaluation"]))
+    evidence = key_verifier.evidence(suspect)
+    judged = asdict(verifier.judge(evidence, pools["calibration"], pools["evaluation"]))
     judged["reason"] = judged.pop("why") or None
     # The judge draws the key: what an owner says of it is no part of a record.
     del judged["grounds"]
@@ -205,9 +205,9 @@ def _curve(
     curve: dict[str, float | None] = {}
     for count in CURVE:
         if count < probes:
-            shown = key_verifier.evidence(suspect, count)
-            alone = all(test.kind != "innocents" for test in shown.tests.values())
-            p_values = key_verifier.verifier.p_values(shown, ()) if alone else {}
+            evidence = key_verifier.evidence(suspect, count)
+            alone = all(test.kind != "innocents" for test in evidence.tests.values())
+            p_values = key_verifier.verifier.p_values(evidence, ()) if alone else {}
             curve[str(count)] = max(p_values.values(), default=None)
     return {**curve, str(probes): p_value}
 
@@ -235,12 +235,12 @@ def _forgery(loaded: Loaded) -> dict[str, Any]:
     """Return what an attacker's own key, left by the attack, proves of the suspect."""
     if (forger := loaded.forger) is None:
         return {}
-    shown = forger.evidence(loaded.models["suspect"])
+    evidence = forger.evidence(loaded.models["suspect"])
     # Most nulls stand without innocents.
-    needed = any(test.kind == "innocents" for test in shown.tests.values())
+    needed = any(test.kind == "innocents" for test in evidence.tests.values())
     calibration = [
         Innocent(kind, forger.evidence(model))
         for kind, model in (loaded.calibration if needed else ())
     ]
-    claim = loaded.verifier.judge(shown, calibration, ())
+    claim = loaded.verifier.judge(evidence, calibration, ())
     return {"forged_p_value": claim.p_value, "forged_claimed": claim.claimed}

@@ -59,6 +59,13 @@ def plan(
 
     Raises:
         InputError: no stage can be made of these settings.
+
+    Example:
+        >>> from softmark.settings import composed
+        >>> config = composed("config", ["method=csp", "attack=prune", f"output_dir={folder}"])
+        >>> decode_data(config)
+        >>> [parent.role for parent in plan(config).suspect.parents]
+        ['watermarked']
     """
     content = content or content_of(config)
     draft = _Draft(config, content, stages)
@@ -283,10 +290,10 @@ def without(node: Config, *names: str) -> Config:
     return {name: value for name, value in node.items() if name not in names}
 
 
-def precision(wanted: str) -> str:
-    """Return ``wanted``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
-    if wanted != "auto":
-        return wanted
+def precision(setting: str) -> str:
+    """Return ``setting``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
+    if setting != "auto":
+        return setting
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
         if "avx512_bf16" in flags or "amx_bf16" in flags:

@@ -14,7 +14,7 @@ from softmark.experiment.cell import Config, Plan
 
 
 def _figure(default: Any = None) -> Any:
-    """A field that the CSV of a table shows as well."""
+    """Return a field that the CSV of a table shows as well."""
     return field(default=default, metadata={"csv": True})
 
 

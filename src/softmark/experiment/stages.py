@@ -1,4 +1,4 @@
-"""How each stage is made.
+"""Make each stage.
 
 ``plan`` says which stages there are. Each function here writes ``model.safetensors``,
 ``key.safetensors`` or evidence into its folder and returns what its manifest notes.
