@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from softmark.devices import choose_device, compute_on
 from softmark.experiment.context import roles_of
-from softmark.experiment.plan import precision
+from softmark.experiment.provenance import precision
 from softmark.models.networks import build
 from softmark.nodes import make
 from softmark.recipe import one_cycle

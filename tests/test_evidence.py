@@ -238,9 +238,9 @@ def test_a_tampered_key_is_refused_by_the_cell(change, words, real):
 def test_the_control_is_trained_as_long_as_the_mark(real):
     config, _, cell, store = real("csp")
     control = make(cell.control.config["control"])
-    assert control.recipe == make(config["method"]).recipe
-    assert control.recipe.epochs == 20
-    assert isinstance(control.recipe, Recipe)
+    assert control.training_recipe == make(config["method"], "method").marking_recipe
+    assert control.training_recipe.epochs == 20
+    assert isinstance(control.training_recipe, Recipe)
     models = [meet(stage, store).network for stage in (cell.victim, cell.control)]
     first, second = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
     assert not torch.equal(first, second)

@@ -13,6 +13,9 @@ class Recipe:
 
     The defaults are those of ``conf/scale/small.yaml``.
 
+    Raises:
+        InputError: a number can't be used.
+
     Example:
         >>> Recipe(epochs=10).scaled(epochs=0.5).epochs
         5
@@ -51,9 +54,21 @@ class Recipe:
                 raise InputError(f"recipe.{name}={getattr(self, name)}: it can't be negative")
 
     def scaled(self, *, epochs: float = 1.0, batch_size: float = 1.0, lr: float = 1.0) -> Recipe:
-        """Return the recipe with numbers times these factors, each above 0.
+        """Return the recipe with epochs, batch size and learning rate times these factors.
 
         Epochs and samples are rounded; at least one epoch and two samples are left.
+
+        Args:
+            epochs: above 0.
+            batch_size: above 0.
+            lr: above 0.
+
+        Raises:
+            InputError: the learning rate would be 0 or below.
+
+        Example:
+            >>> Recipe(batch_size=128).scaled(batch_size=0.5).batch_size
+            64
         """
         return replace(
             self,

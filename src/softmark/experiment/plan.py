@@ -7,7 +7,6 @@ each other; ``colluders``, the messages of customers whose models the attackers 
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import source_of
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, InnocentStage, Plan
+from softmark.experiment.provenance import precision
 from softmark.store.address import Stage
 
 # Where a cell runs and how it is watched: never part of what it is.
@@ -62,9 +62,8 @@ def plan(
 
     Example:
         >>> from softmark.settings import composed
-        >>> config = composed("config", ["method=csp", "attack=prune", f"output_dir={folder}"])
-        >>> decode_data(config)
-        >>> [parent.role for parent in plan(config).suspect.parents]
+        >>> cell = plan(composed("config", ["method=csp", "attack=prune"]), "0" * 64)
+        >>> [parent.role for parent in cell.suspect.parents]
         ['watermarked']
     """
     content = content or content_of(config)
@@ -142,10 +141,12 @@ class _Draft:
         return self.stages.setdefault(identity, Stage(role, config, code, parents, judges))
 
     def classifier(self, role: str, seed: int, settings: Config) -> Stage:
+        """Return a plain classifier; ``settings``: its party, and what differs from the cell's."""
         base = {"model": self.config["model"], "recipe": self.config["recipe"], "seed": seed}
         return self.stage(role, "train_classifier", {**self.common, **base, **settings}, ())
 
     def watermarked(self, method: Config, victim: Stage) -> Stage:
+        """Return ``victim`` with the mark of ``method``."""
         config = {
             **self.common,
             "method": without(method, "control"),
@@ -156,6 +157,7 @@ class _Draft:
         return self.stage("watermarked", "embed", config, (victim,))
 
     def control(self, victim: Stage) -> Stage | None:
+        """Return ``victim`` trained on without a mark; None where the method names no control."""
         node = self.config["method"].get("control")
         if not node:
             return None
@@ -288,14 +290,3 @@ def steps_of(attack: Config) -> Iterator[Config]:
 def without(node: Config, *names: str) -> Config:
     """Return ``node`` without what it has under ``names``."""
     return {name: value for name, value in node.items() if name not in names}
-
-
-def precision(setting: str) -> str:
-    """Return ``setting``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
-    if setting != "auto":
-        return setting
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text()
-        if "avx512_bf16" in flags or "amx_bf16" in flags:
-            return "bf16-mixed"
-    return "bf16-mixed" if Path("/proc/driver/nvidia/version").exists() else "32-true"

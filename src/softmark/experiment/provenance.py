@@ -48,3 +48,14 @@ def versions() -> dict[str, str]:
     names = ("softmark", "torch", "pytorch-lightning", "hydra-core")
     packages = {name: importlib.metadata.version(name) for name in names}
     return packages | {"python": platform.python_version()}
+
+
+def precision(setting: str) -> str:
+    """Return ``setting``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
+    if setting != "auto":
+        return setting
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text()
+        if "avx512_bf16" in flags or "amx_bf16" in flags:
+            return "bf16-mixed"
+    return "bf16-mixed" if Path("/proc/driver/nvidia/version").exists() else "32-true"

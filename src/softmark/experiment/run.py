@@ -16,7 +16,7 @@ from hydra.utils import get_class
 from softmark.errors import InputError
 from softmark.experiment import provenance
 from softmark.experiment.cell import Config, Plan
-from softmark.experiment.plan import UNHASHED, decode_data, plan, precision, steps_of
+from softmark.experiment.plan import UNHASHED, decode_data, plan, steps_of
 from softmark.experiment.record import Record, names_of, record_of
 from softmark.store.address import Stage
 from softmark.store.store import Store, write_json
@@ -219,7 +219,7 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
         },
         overrides=overrides,
         config={name: value for name, value in config.items() if name not in UNHASHED},
-        precision=precision(config["precision"]),
+        precision=provenance.precision(config["precision"]),
         threads=config["trainer"]["threads"],
         secrets=config["secrets"],
         versions=provenance.versions(),
