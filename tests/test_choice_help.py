@@ -49,10 +49,11 @@ def test_every_key_of_every_change_has_a_sentence(name):
     assert describe(node["_target_"]).summary.endswith(".")
 
 
-@pytest.mark.xfail(reason="methods get their sentences below their fields one after another")
 @pytest.mark.parametrize("name", METHODS)
-def test_every_key_of_every_method_has_a_sentence(name):
+def test_every_key_of_every_method_has_a_sentence(name, request):
     node = node_of("method", name)
+    if "detector" in str(node):
+        request.applymarker(pytest.mark.xfail(reason="the detector's numbers have none yet"))
     assert silent_keys(node) == []
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from softmark.attacks.shadow import renewed
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import answers_of, classes_of, expose
-from softmark.nodes import make
 from softmark.recipe import Recipe
-from softmark.settings import composed
 from softmark.tails import log_of
 from softmark.training import Fit, as_pixels
 
@@ -37,8 +35,7 @@ def run(
     # An attack may change what it gets, and needs all gradients.
     held = [copy.deepcopy(one).cpu().eval().requires_grad_(True) for one in models]
     targets = [expose(one, attack.access, classes_of(one, samples)) for one in held]
-    fit = Fit("auto", "32-true", _unlogged)
-    result = attack.apply(targets if attack.merges else targets[0], samples, fit)
+    result = attack.apply(targets if attack.merges else targets[0], samples, Fit())
     network = result.network
     if type(attack).serve is not Attack.serve:
         network = Served(network, attack)
@@ -95,18 +92,11 @@ def _changes(given: dict[str, Any], model: nn.Module, recipe: Recipe) -> dict[st
         elif name == "recipe" and value == RECIPE:
             changes[name] = recipe
         elif name == "method" and value is None:
-            changes[name] = _csp(recipe)
+            # By name: methods know attacks, and no attack knows a method by itself.
+            changes[name] = resolve_name("softmark.methods.csp:CSP")(recipe=recipe)
         elif name != "method" and (new := fitted(value, model, recipe)) is not value:
             changes[name] = new
     return changes
-
-
-def _csp(recipe: Recipe) -> Any:
-    """Return csp as conf/method/csp.yaml has it, trained by ``recipe``."""
-    node = composed("config", ["method=csp", "~protocol"])["method"]
-    numbers = {"_target_": "softmark.recipe.Recipe", **asdict(recipe)}
-    node["recipe"] = node["control"]["recipe"] = numbers
-    return make(node, "method")
 
 
 def recipe_for(inputs: Tensor) -> Recipe:
@@ -140,8 +130,3 @@ def _pictures(inputs: Tensor) -> Tensor:
         f"inputs of shape {tuple(inputs.shape)}: this attack changes pictures, (N, C, H, W) of one "
         "channel or three, uint8 or floats from 0 to 1"
     )
-
-
-@contextlib.contextmanager
-def _unlogged(name: str) -> Iterator[None]:
-    yield None
