@@ -20,7 +20,7 @@ from softmark.models.access import Suspect
 from softmark.nodes import make
 from softmark.store import store as stores
 from softmark.store.store import Store
-from softmark.tails import usual_of
+from softmark.tails import compute_victim_stats
 from softmark.training import Recipe
 
 METHODS = ("csp", "usp")
@@ -141,7 +141,7 @@ def test_what_is_usual_is_the_unmarked_victims_and_nothing_that_was_learnt_moves
     config, record, cell, store = real(method)
     key_verifier, _ = key_verifier_of(config, cell, store)
     victim = meet(cell.victim, store).answers(roles_of(config).owner)
-    torch.testing.assert_close(key_verifier.key.usual, usual_of(victim))
+    torch.testing.assert_close(key_verifier.key.victim_stats, compute_victim_stats(victim))
     suspect = meet(cell.suspect, store)
     assert p_of(key_verifier, suspect) == record["p_value"]
     for tensor in key_verifier.key.detector.state_dict().values():

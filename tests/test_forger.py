@@ -19,7 +19,7 @@ from softmark.experiment.context import repeatable
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
 from softmark.nodes import make
-from softmark.tails import tail_sums, usual_of
+from softmark.tails import compute_victim_stats, tail_sums
 from softmark.verification.evidence import Evidence
 
 TRIES = 1000
@@ -51,7 +51,7 @@ def plant_pattern(tensors, about, answers, random):
 
 def plant_usual(tensors, about, answers, random):
     """Other usual tails: of any model, of this one, of another shape, or none at all."""
-    told = [usual_of(answers.roll(turn, 1)) for turn in range(3)]
+    told = [compute_victim_stats(answers.roll(turn, 1)) for turn in range(3)]
     told += [torch.randn(2, CLASSES, CLASSES), answers, 0 * tensors["usual"]]
     tensors["usual"] = random.choice(told)
     if random.random() < 0.2:
@@ -113,10 +113,10 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
     for number in range(TRIES):
         torch.manual_seed(number)
         key = judged.draw(pool, CLASSES, repeatable)
-        key.usual = usual_of(answers.roll(1, 1))
+        key.victim_stats = compute_victim_stats(answers.roll(1, 1))
         judged.build_modules(key)
         if number % 4 == 0:
-            key.usual[0] = carve(judged.pattern(key), tail_sums(answers))
+            key.victim_stats[0] = carve(judged.pattern(key), tail_sums(answers))
             judged.build_modules(key)
         key.commit(node, verifier.terms, pool)
         path.unlink(missing_ok=True)
@@ -176,8 +176,8 @@ def test_whoever_carves_what_is_usual_would_succeed_if_no_pattern_followed_from_
     torch.manual_seed(0)
     key = judged.draw(pool, CLASSES, repeatable)
     pattern = judged.pattern(key)
-    key.usual = usual_of(answers)
-    key.usual[0] = carve(pattern, tail_sums(answers))
+    key.victim_stats = compute_victim_stats(answers)
+    key.victim_stats[0] = carve(pattern, tail_sums(answers))
     (honest,) = judged.evidence(suspect, key, pool).tests.values()
     assert honest.p_value() > 1e-3
     judged.pattern = lambda key: pattern

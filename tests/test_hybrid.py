@@ -125,7 +125,7 @@ def test_what_an_attack_leaves_of_two_marks_is_enough_where_neither_is(monkeypat
 @pytest.mark.parametrize("classes", [3, 9, 10, 30])
 def test_the_labels_of_both_are_no_signs(classes):
     key = drawn(1, classes=classes)
-    apart = hybrid().soft.overlapping(classes)
+    apart = hybrid().soft.num_dependent_labels(classes)
     read = key.stream(classes**2)
     other = read[: 8 * apart] + bytes(255 - byte for byte in read[8 * apart :])
     assert torch.equal(sign_matrix(read, classes), sign_matrix(other, classes))

@@ -41,7 +41,7 @@ def knowing(kind) -> Key:
     return told(kind, drawn(kind, CLASSES), answers(200, CLASSES))
 
 
-NAMES = sorted(knowing(CSP).state_dict())
+NAMES = sorted(knowing(CSP).file_tensors())
 
 
 def node_of(kind) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def test_another_message_has_the_same_secret_and_salt_and_nothing_that_was_learn
     assert torch.equal(other.salt, key.salt)
     assert bytes(other.message.tolist()) == b"other"
     assert other.classes == key.classes
-    assert sorted(other.state_dict()) == ["message", "salt", "secret", "usual"]
+    assert sorted(other.file_tensors()) == ["message", "salt", "secret", "usual"]
     assert other.stream(64) != key.stream(64)
     assert key.for_message("customer").stream(64) == key.stream(64)
     with pytest.raises(InputError, match="never committed"):
@@ -276,7 +276,7 @@ def test_the_first_and_the_last_byte_of_every_tensor_count(kind, folder, name, p
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_key_in_memory_counts_as_one_in_a_file(key, kind, name):
-    tensor = key.state_dict()[name]
+    tensor = key.file_tensors()[name]
     tensor.reshape(-1).view(torch.uint8)[-1] ^= 1
     with pytest.raises(InputError, match=r"commitment \w{16}\.\.\. doesn't fit its content"):
         key.check(NODES[kind], TERMS, POOL)

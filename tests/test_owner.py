@@ -24,7 +24,7 @@ from softmark.methods.csp import CSP
 from softmark.owner.commitment import publication
 from softmark.owner.verify import examine
 from softmark.owner.watermarks import owner_config, watermark_of_config, watermark_of_statement
-from softmark.tails import usual_of
+from softmark.tails import compute_victim_stats
 from softmark.training import predict
 
 
@@ -263,7 +263,7 @@ def test_answers_in_another_order_show_the_same():
 def test_a_key_for_a_training_of_ones_own_can_know_the_unmarked_model():
     key = softmark.new_key("a", 10, owners.probes(), unmarked=owners.innocent())
     shown = predict(owners.innocent(), owners.probes())
-    torch.testing.assert_close(key.victim, usual_of(shown))
+    torch.testing.assert_close(key.victim, compute_victim_stats(shown))
     assert torch.equal(key.labels, shown.argmax(1))
     assert softmark.new_key("a", 10, owners.probes()).victim is None
     with pytest.raises(InputError, match="unmarked: it has 10 classes, and classes=9"):

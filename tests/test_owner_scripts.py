@@ -30,7 +30,7 @@ from softmark.owner.key import Key
 from softmark.owner.new_key import commit_key
 from softmark.owner.verify import examine
 from softmark.owner.watermarks import owner_config, watermark_of_config
-from softmark.tails import usual_of
+from softmark.tails import compute_victim_stats
 from softmark.training import Classifier, Fit, Recipe, predict
 
 # A module of the owner's own, as a file beside the command.
@@ -235,7 +235,7 @@ def files_of_evidence(kind: str, classes: int, folder: Path, lean: float = 1.5, 
     probes = torch.rand(300, 3, generator=random)
     victim = labels = None
     if told:
-        victim = usual_of(torch.randn(300, classes, generator=random).softmax(1))
+        victim = compute_victim_stats(torch.randn(300, classes, generator=random).softmax(1))
         labels = torch.randint(classes, (300,), generator=random)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secrets.token_bytes", Random(0).randbytes)

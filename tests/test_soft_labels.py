@@ -37,22 +37,22 @@ from softmark.methods.parts.feature_mark import FeatureMark, inputs_of, last_lay
 from softmark.methods.parts.loss import Marking, templates
 from softmark.methods.parts.soft_labels import answers_under_attack
 from softmark.methods.parts.teacher import Teacher, TeacherModule
-from softmark.methods.usp import USP, USPMarking, USPModule, directions, levelled
+from softmark.methods.usp import USP, USPMarking, USPModule, directions, project_out_victim
 from softmark.models.access import Suspect
 from softmark.models.networks import ConvNet
 from softmark.tails import (
+    anscombe_residuals,
     class_tails,
-    is_usual,
+    compute_victim_stats,
+    confusion_counts,
+    is_victim_stats,
     log_of,
     log_tail,
     margin,
     margin_loss,
-    mistakes,
     rank_tail,
-    surprises,
     tail_sums,
     unit_tail,
-    usual_of,
 )
 from softmark.training import Batch, predict
 from softmark.verification.nulls import Direction, Signs
@@ -137,7 +137,7 @@ def test_a_flat_tail_has_no_direction():
     assert (rank_tail(flat)[0] == 0).all()
     assert (class_tails(flat) == 0).all()
     assert tail_sums(flat).abs().sum() == 0
-    assert usual_of(flat)[0].abs().sum() == 0
+    assert compute_victim_stats(flat)[0].abs().sum() == 0
 
 
 def test_rank_tail_by_hand():
@@ -203,7 +203,7 @@ def test_class_tails_average_each_class():
 def test_tail_sums_by_hand():
     p = answers(300, 5, 1)
     tail, top = rank_tail(p)
-    sums, (usual, shared) = tail_sums(p), usual_of(p)
+    sums, (usual, shared) = tail_sums(p), compute_victim_stats(p)
     for row in range(5):
         torch.testing.assert_close(sums[row], tail[top == row].sum(0) / 2)  # sqrt(5 - 1)
         torch.testing.assert_close(usual[row], F.normalize(class_tails(p)[row], dim=0))
@@ -220,30 +220,30 @@ def test_mistakes_are_counted_where_label_and_answer_are_clear():
     p = F.one_hot(torch.tensor([0, 1, 0, 0, 0, 2, 2]), 3).float()
     p[4] = torch.tensor([0.4, 0.4, 0.2])  # two as likely
     expected = torch.tensor([[0.0, 1, 0], [1, 0, 1], [1, 0, 0]])
-    assert torch.equal(mistakes(p, labels), expected)
-    assert mistakes(torch.full((7, 3), 1 / 3), labels).sum() == 0
-    assert mistakes(p, torch.full((7,), -1)).sum() == 0
+    assert torch.equal(confusion_counts(p, labels), expected)
+    assert confusion_counts(torch.full((7, 3), 1 / 3), labels).sum() == 0
+    assert confusion_counts(p, torch.full((7,), -1)).sum() == 0
 
 
-def test_surprises_by_hand():
+def test_anscombe_residuals_by_hand():
     counts = torch.tensor([[0.0, 9, 3], [0, 0, 0], [2, 2, 0]])
     shared = torch.tensor([[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.25, 0.75, 0.0]])
-    found = surprises(counts, torch.stack([torch.zeros(3, 3), shared]))
+    found = anscombe_residuals(counts, torch.stack([torch.zeros(3, 3), shared]))
     assert float(found[0, 1]) == pytest.approx(9.375**0.5 - 6.375**0.5)
     assert float(found[2, 0]) == pytest.approx(2.375**0.5 - 1.375**0.5)
     assert (found[1] == 0).all()
     assert (found.diagonal() == 0).all()
-    assert float(surprises(counts, None)[0, 2]) == pytest.approx(3.375**0.5 - 6.375**0.5)
+    assert float(anscombe_residuals(counts, None)[0, 2]) == pytest.approx(3.375**0.5 - 6.375**0.5)
 
 
 def test_usual_tails_are_told_from_other_matrices():
-    usual = usual_of(answers(300, 5))
+    usual = compute_victim_stats(answers(300, 5))
     usual[:, 3] = 0  # a class that is never answered
-    assert is_usual(usual, 5)
-    assert is_usual(torch.zeros(2, 5, 5), 5)
+    assert is_victim_stats(usual, 5)
+    assert is_victim_stats(torch.zeros(2, 5, 5), 5)
     doubtless = answers(300, 5).log().mul(200).softmax(1)  # as a model that learnt all by heart
     doubtless[answers(300, 5).argmax(1) == 2] = torch.tensor([1e-15, 2e-15, 1.0, 0.0, 0.0])
-    assert is_usual(usual_of(doubtless), 5)
+    assert is_victim_stats(compute_victim_stats(doubtless), 5)
     lifted, turned, lost, less, itself, negative = (usual.clone() for _ in range(6))
     lifted[0, 0, 1:] += 0.1
     turned[0, 1] = torch.tensor([0.5, 0.5, -0.5, -0.5, 0.0])
@@ -252,8 +252,8 @@ def test_usual_tails_are_told_from_other_matrices():
     itself[1, 1] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
     negative[1, 2] = torch.tensor([1.5, -0.5, 0.0, 0.0, 0.0])
     for wrong in (2 * usual, lifted, turned, lost, less, itself, negative, usual[:1], usual.int()):
-        assert not is_usual(wrong, 5)
-    assert not is_usual(usual, 6)
+        assert not is_victim_stats(wrong, 5)
+    assert not is_victim_stats(usual, 6)
 
 
 # --- patterns and templates -------------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_shuffled_tails_keep_the_top_and_the_values_and_lose_the_pattern():
 
 
 def test_a_detector_sees_what_it_is_said_to():
-    pattern, usual, p = signs_of(5), usual_of(answers(300, 5))[0], answers(7, 5, 1)
+    pattern, usual, p = signs_of(5), compute_victim_stats(answers(300, 5))[0], answers(7, 5, 1)
     seen = DetectorFeatures(pattern, usual)(log_of(p))
     tail, top = unit_tail(log_of(p))
     rows = F.normalize(pattern, dim=1) * math.sqrt(5)
@@ -588,9 +588,9 @@ def test_a_mark_is_embedded_in_a_copy_with_a_key_that_is_complete(kind):
     assert not key.commitment
     assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
     assert not torch.equal(marked.head.weight, victim.head.weight)
-    torch.testing.assert_close(key.usual, usual_of(predict(victim, data.inputs)))
-    torch.testing.assert_close(key.detector.features.victim_tails, key.usual[0])
-    assert key.usual.norm() > 0.9
+    torch.testing.assert_close(key.victim_stats, compute_victim_stats(predict(victim, data.inputs)))
+    torch.testing.assert_close(key.detector.features.victim_tails, key.victim_stats[0])
+    assert key.victim_stats.norm() > 0.9
 
 
 @pytest.mark.parametrize("kind", [CSP, USP])
@@ -656,7 +656,7 @@ def test_a_trained_detector_tells_marked_answers_from_others(hidden):
 
 def told(kind, key: Key, usual: torch.Tensor | None) -> Key:
     """``key`` where the unmarked model gives the answers ``usual``; None where nobody has one."""
-    shown = None if usual is None else usual_of(usual)
+    shown = None if usual is None else compute_victim_stats(usual)
     other = Key(key.secret, key.salt, key.message, key.classes, shown)
     soft(kind).build_modules(other)
     return other
@@ -747,7 +747,7 @@ def test_the_messages_tests_are_those_of_their_own_keys(kind):
 def test_labels_alone_are_evidence_where_they_are_others_than_expected(kind):
     key = told(kind, drawn(kind), answers(300, 10, 7))
     expected = torch.arange(3000) % 10
-    logits = key.usual[1].clamp_min(1e-3).log() + 0.5 * soft(kind).pattern(key)
+    logits = key.victim_stats[1].clamp_min(1e-3).log() + 0.5 * soft(kind).pattern(key)
     torch.manual_seed(0)
     told_ = torch.distributions.Categorical(logits=logits.fill_diagonal_(2.0)[expected]).sample()
     p = F.one_hot(told_, 10).float()
@@ -774,7 +774,7 @@ def test_evidence_scores_each_probe_by_the_keys_detector(kind):
 @pytest.mark.parametrize("usual", [None, answers(300, 10, 7)], ids=["unknown", "known"])
 def test_a_verdict_stands_on_what_the_key_says_of_the_unmarked_model(kind, usual):
     key, probes, p = marked_for(kind, "customer", noise=3.0, usual=usual)
-    key.detector.features.victim_tails.copy_(usual_of(answers(300, 10, 8))[0])
+    key.detector.features.victim_tails.copy_(compute_victim_stats(answers(300, 10, 8))[0])
     (found,) = soft(kind).evidence(answering(p), key, probes).tests.values()
     (named,) = soft(kind).identify(answering(p), key, probes, ["customer"]).values()
     expected = exact(kind, p, key, probes.labels)[1]
@@ -789,8 +789,8 @@ def test_whoever_chooses_what_is_usual_chooses_another_pattern(kind):
     """Or a forger could carve a pattern out of what every model shows."""
     key, usual = drawn(kind), answers(300, 10, 7)
     knowing = told(kind, key, usual)
-    other = Key(knowing.secret, knowing.salt, knowing.message, 10, knowing.usual.clone())
-    other.usual[1, 3, 4] = torch.nextafter(other.usual[1, 3, 4], torch.tensor(1.0))
+    other = Key(knowing.secret, knowing.salt, knowing.message, 10, knowing.victim_stats.clone())
+    other.victim_stats[1, 3, 4] = torch.nextafter(other.victim_stats[1, 3, 4], torch.tensor(1.0))
     patterns = [soft(kind).pattern(each).flatten() for each in (key, knowing, other)]
     for first, second in itertools.combinations(patterns, 2):
         assert abs(float(F.cosine_similarity(first, second, dim=0))) < 0.5
@@ -799,12 +799,12 @@ def test_whoever_chooses_what_is_usual_chooses_another_pattern(kind):
 def test_tails_that_cancel_show_nothing():
     """What rounding leaves of them isn't the direction of any model."""
     first = torch.tensor([[0.9, 0.01, 0.02, 0.03, 0.04], [0.9, 0.04, 0.03, 0.02, 0.01]])
-    usual = usual_of(torch.cat([first, answers(200, 5)]))
-    assert is_usual(usual, 5)
-    assert not usual_of(first)[0].any()
+    usual = compute_victim_stats(torch.cat([first, answers(200, 5)]))
+    assert is_victim_stats(usual, 5)
+    assert not compute_victim_stats(first)[0].any()
     shown = torch.tensor([[0.9, 0.01, 0.02, 0.03, 0.04]] * 7 + [[0.9, 0.04, 0.03, 0.02, 0.01]] * 7)
-    assert is_usual(usual_of(shown), 5)
-    assert not usual_of(shown)[0].any()
+    assert is_victim_stats(compute_victim_stats(shown), 5)
+    assert not compute_victim_stats(shown)[0].any()
 
 
 def test_csp_leaves_out_what_the_unmarked_model_shows():
@@ -812,7 +812,7 @@ def test_csp_leaves_out_what_the_unmarked_model_shows():
     name, test, _ = exact(CSP, p, key)
     assert name == "signs"
     plain, less = (paired_weights(each, 5) for each in test.tests)
-    sums, usual = tail_sums(p), key.usual[0]
+    sums, usual = tail_sums(p), key.victim_stats[0]
     torch.testing.assert_close(plain, sums)
     for row in range(5):
         raw, along = (float(m[row] @ usual[row]) for m in (sums, less))
@@ -836,7 +836,9 @@ def test_usp_leaves_out_what_the_unmarked_model_shows():
     assert (name, plain.dimensions, less.dimensions) == ("direction", 6 * 4, 6 * 3)
 
     def across(rows):
-        return torch.stack([row - (row @ b) * b for row, b in zip(rows, key.usual[0], strict=True)])
+        return torch.stack(
+            [row - (row @ b) * b for row, b in zip(rows, key.victim_stats[0], strict=True)]
+        )
 
     sums, pattern = tail_sums(p), soft(USP).pattern(key)
     for part, seen, wanted in ((plain, sums, pattern), (less, across(sums), across(pattern))):
@@ -883,7 +885,7 @@ def skewed(count: int, classes: int, seed: int) -> torch.Tensor:
 def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, seen):
     """p-values of one innocent over 2,000 random keys: those below a tenth are a tenth."""
     random, classes = Random(0), 6
-    p, usual = skewed(480, classes, 1), usual_of(skewed(400, classes, 2))
+    p, usual = skewed(480, classes, 1), compute_victim_stats(skewed(400, classes, 2))
     p = p[surest(answers(480, classes, 3), 120)] if seen == "sure" else p[:120]
     labels = skewed(480, classes, 2).argmax(1)[:120] if seen == "labels" else None
     assert (usual[0].norm(dim=1) > 0.5).all()
@@ -911,10 +913,10 @@ def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, seen):
 def test_the_best_of_five_tests_is_corrected(kind):
     """Of one innocent over 400 keys: whole or symmetric, as it is or less, or by labels."""
     labels = torch.arange(200) % 10
-    p, usual, random = skewed(200, 10, 1), usual_of(skewed(400, 10, 2)), Random(0)
+    p, usual, random = skewed(200, 10, 1), compute_victim_stats(skewed(400, 10, 2)), Random(0)
     below, parts = 0, []
     for _ in range(400):
-        key = SimpleNamespace(stream=random.randbytes, classes=10, usual=usual)
+        key = SimpleNamespace(stream=random.randbytes, classes=10, victim_stats=usual)
         test = exact(kind, p, key, labels)[1]
         best = min(test.tests, key=lambda part: part.p_value())
         assert test.p_value() == min(1.0, 5 * best.p_value())
@@ -930,10 +932,13 @@ def test_the_best_of_five_tests_is_corrected(kind):
 @given(st.integers(0, 10**6), st.booleans())
 def test_usp_is_as_likely_by_chance_as_it_says(seed, told):
     """p-values of an innocent over random keys are uniform: those below a tenth are a tenth."""
-    p, usual = answers(50, 6, seed), usual_of(answers(500, 6, seed + 1)) if told else None
+    p, usual = (
+        answers(50, 6, seed),
+        compute_victim_stats(answers(500, 6, seed + 1)) if told else None,
+    )
     random, below = Random(seed), 0
     for _ in range(400):
-        key = SimpleNamespace(stream=random.randbytes, classes=6, usual=usual)
+        key = SimpleNamespace(stream=random.randbytes, classes=6, victim_stats=usual)
         below += exact(USP, p, key)[1].tests[-1].p_value() <= 0.1
     # 40 +- 6 expected: four standard deviations and more.
     assert 15 <= below <= 75
@@ -1015,26 +1020,26 @@ def test_a_new_last_layer_inherits_the_mark_of_the_features(kind):
 def test_what_is_levelled_keeps_to_its_space_and_is_the_nearest_there(told):
     usual = F.normalize(class_tails(answers(500, 6)), dim=1) if told else torch.zeros(6, 6)
     matrix = torch.randn(6, 6, generator=torch.manual_seed(1))
-    nearest, dimensions = levelled(matrix, usual)
+    nearest, dimensions = project_out_victim(matrix, usual)
     assert dimensions == (3 if told else 9)
     torch.testing.assert_close(nearest, nearest.T)
     for left in (nearest.diagonal(), nearest.sum(1), (nearest * usual).sum(1)):
         torch.testing.assert_close(left, torch.zeros(6, dtype=torch.float64), atol=1e-9, rtol=0)
     # What was taken off is orthogonal to all that the space holds.
     for seed in range(5):
-        other, _ = levelled(torch.randn(6, 6, generator=torch.manual_seed(seed)), usual)
+        other, _ = project_out_victim(torch.randn(6, 6, generator=torch.manual_seed(seed)), usual)
         assert float(((matrix - nearest) * other).sum()) == pytest.approx(0, abs=1e-9)
-    again, _ = levelled(nearest, usual)
+    again, _ = project_out_victim(nearest, usual)
     torch.testing.assert_close(again, nearest)
 
 
 def test_the_symmetric_part_of_a_direction_is_uniform_in_its_space():
     random = Random(0)
     drawn = torch.stack([directions(random.randbytes(8 * 20), 5) for _ in range(4000)])
-    planted, dimensions = levelled(drawn, torch.zeros(5, 5))
+    planted, dimensions = project_out_victim(drawn, torch.zeros(5, 5))
     assert dimensions == 5
     torch.testing.assert_close(planted, planted.mT)
-    fixed, _ = levelled(torch.randn(5, 5, generator=random_of(3)), torch.zeros(5, 5))
+    fixed, _ = project_out_victim(torch.randn(5, 5, generator=random_of(3)), torch.zeros(5, 5))
     cosines = F.cosine_similarity(planted.flatten(1), fixed.flatten()[None], dim=1)
     p = [Direction(float(cosine), dimensions).p_value() for cosine in cosines]
     for part in (0.3, 0.1, 0.01):
@@ -1050,7 +1055,7 @@ def random_of(seed: int) -> torch.Generator:
 def test_the_symmetric_part_is_tested_by_itself(kind):
     p, key = answers(300, 10, 1), told(kind, drawn(kind, 10), answers(500, 10))
     pattern, test = soft(kind).pattern(key), exact(kind, p, key)[1].tests[3]
-    sums, usual = tail_sums(p), key.usual[0]
+    sums, usual = tail_sums(p), key.victim_stats[0]
     if kind is CSP:
         along = (sums * usual).sum(1, keepdim=True).clamp_min(0)
         rest = sums - along * usual
@@ -1060,7 +1065,9 @@ def test_the_symmetric_part_is_tested_by_itself(kind):
             assert float(test.weights[place]) == pytest.approx(both, abs=1e-5)
             assert test.signs[place] == (pattern[row, column] + pattern[column, row]).sign()
         return
-    (evidence, dimensions), (wanted, _) = (levelled(rows, usual) for rows in (sums, pattern))
+    (evidence, dimensions), (wanted, _) = (
+        project_out_victim(rows, usual) for rows in (sums, pattern)
+    )
     assert test.dimensions == dimensions == 45 - 20
     expected = (evidence * wanted).sum() / evidence.norm() / wanted.norm()
     assert test.cosine == pytest.approx(float(expected), abs=1e-6)

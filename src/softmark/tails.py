@@ -12,158 +12,194 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-FLOOR = 1e-12  # what a probability of 0 counts as
+FLOOR = 1e-12  # what a probability or a norm of 0 counts as
 FLAT = 1e-4  # a tail whose log-probabilities spread less than this has no direction
+ROUNDING = 1e-5  # of a row's norm: what is smaller may be left by rounding alone
 
 
 def log_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The centred log-tail (N, K), 0 at the likeliest class, and that class (N,)."""
-    top = log_p.argmax(1)
-    tail = torch.ones_like(log_p).scatter(1, top[:, None], 0.0)
-    mean = (log_p * tail).sum(1, keepdim=True) / (log_p.shape[1] - 1)
-    return (log_p - mean) * tail, top
+    """Return the centred log-tail (N, K), 0 at the likeliest class, and that class (N,).
+
+    Example:
+        >>> tail, top = log_tail(torch.tensor([[0.5, 0.4, 0.1]]).log())
+        >>> int(top), bool(tail.sum().abs() < 1e-6)
+        (0, True)
+    """
+    top = log_p.argmax(1)  # (N,)
+    is_tail = torch.ones_like(log_p).scatter(1, top[:, None], 0.0)  # (N, K)
+    mean = (log_p * is_tail).sum(1, keepdim=True) / (log_p.shape[1] - 1)  # (N, 1)
+    return (log_p - mean) * is_tail, top
 
 
 def unit_tail(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """``log_tail`` scaled to unit norm; all 0 where the tail is flat."""
+    """Return ``log_tail`` scaled to unit norm, (N, K) and (N,); all 0 where the tail is flat."""
     tail, top = log_tail(log_p)
-    norm = tail.norm(dim=1, keepdim=True)
+    norm = tail.norm(dim=1, keepdim=True)  # (N, 1)
     return torch.where(norm > FLAT, tail / norm.clamp_min(FLAT), 0.0), top
 
 
 def ranks(p: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranks of each answer's entries (N, K), and the likeliest class (N,), whose rank is K.
+    """Return the ranks of each answer's entries (N, K), and the likeliest class (N,).
 
-    1 for the least probability; entries that tie share the mean of their ranks.
+    1 for the least probability, K for the likeliest class; entries that tie share the mean of
+    their ranks.
+
+    Example:
+        >>> ranks(torch.tensor([[0.5, 0.4, 0.05, 0.05]]))[0].tolist()
+        [[4.0, 3.0, 1.5, 1.5]]
     """
     top = p.argmax(1)
-    last = p.scatter(1, top[:, None], 2.0)  # above every probability
-    return torch.from_numpy(stats.rankdata(last.numpy(), axis=1)), top
+    top_last = p.scatter(1, top[:, None], 2.0)  # (N, K), 2 is above every probability
+    return torch.from_numpy(stats.rankdata(top_last.numpy(), axis=1)), top
 
 
 def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
-    """The centred ranks of each tail at unit norm (N, K), and the likeliest class (N,).
+    """Return the centred ranks of each tail at unit norm (N, K), and the likeliest class (N,).
 
-    What the exact tests stand on. Ranks are blind to temperature, sharpening and rounding, and no
+    The exact tests stand on these. Ranks are blind to temperature, sharpening and rounding, and no
     single entry outweighs the others, as logarithms of 1e-9 do. Entries that tie share their rank:
     a flat tail is 0.
     """
     ranked, top = ranks(p)
-    tail = (ranked.float() - p.shape[1] / 2).scatter(1, top[:, None], 0.0)
+    tail = (ranked.float() - p.shape[1] / 2).scatter(1, top[:, None], 0.0)  # (N, K)
     return F.normalize(tail, dim=1), top
 
 
 def log_of(p: Tensor) -> Tensor:
+    """Return the logarithms of probabilities, of which 0 counts as ``FLOOR``."""
     return p.clamp_min(FLOOR).log()
 
 
 def margin(log_p: Tensor, pattern: Tensor) -> Tensor:
-    """The mean log-probability margin of each tail along its class's row of the pattern: (N,).
+    """Return the mean log-probability margin of each tail along its class's row: (N,).
 
     Weighted by the row: for signs, half the distance between the mean log-probability of the
     raised entries and that of the lowered ones, where both are as many.
+
+    Args:
+        log_p: log-probabilities, (N, K).
+        pattern: (K, K).
     """
     tail, top = log_tail(log_p)
     return (tail * pattern[top]).sum(1) / (pattern.shape[1] - 1)
 
 
-def margin_loss(log_p: Tensor, pattern: Tensor, wanted: float) -> Tensor:
-    """The mean shortfall of ``margin`` below ``wanted``, as a fraction of it: a scalar.
+def margin_loss(log_p: Tensor, pattern: Tensor, target: float) -> Tensor:
+    """Return the mean shortfall of ``margin`` below ``target``, as a fraction of it: a scalar.
 
     A hinge in logarithms is met by entries of tiny probability as well, which fine-tuning hardly
     has a gradient for.
     """
-    return F.relu(1 - margin(log_p, pattern) / wanted).mean()
+    return F.relu(1 - margin(log_p, pattern) / target).mean()
 
 
 def class_tails(p: Tensor) -> Tensor:
-    """The mean ``rank_tail`` of each class (K, K); 0 for a class that is never answered."""
+    """Return the mean ``rank_tail`` of each class (K, K); 0 for one that is never answered."""
     tail, top = rank_tail(p)
     classes = p.shape[1]
-    total = torch.zeros(classes, classes).index_add(0, top, tail)
+    total = torch.zeros(classes, classes).index_add(0, top, tail)  # (K, K)
     return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
 def tail_sums(answers: Tensor) -> Tensor:
-    """The evidence of a suspect's answers (N, K): a matrix (K, K) with 0 on the diagonal.
+    """Return the evidence of a suspect's answers (N, K): (K, K) with 0 on the diagonal.
 
-    A_cj is the sum of t_j / sqrt(K - 1) over the probes answered c.
+    Entry (c, j) is the sum of t_j / sqrt(K - 1) over the probes answered c, for rank tails t.
     """
     tail, top = rank_tail(answers)
     classes = answers.shape[1]
     return torch.zeros(classes, classes).index_add(0, top, tail) / (classes - 1) ** 0.5
 
 
-def without(sums: Tensor, usual: Tensor, *, towards: bool = False) -> Tensor:
-    """``sums`` (K, K) without the part of each row along ``usual``; ``towards``: only if it agrees.
+def project_out(sums: Tensor, victim_tails: Tensor, *, only_agreeing: bool = False) -> Tensor:
+    """Return ``sums`` without the part of each row along ``victim_tails``, all (K, K).
 
     What rounding leaves of a row that is nothing else is 0.
+
+    Args:
+        sums: of a suspect, as ``tail_sums`` gives them.
+        victim_tails: rows of unit norm or 0.
+        only_agreeing: leave a part in that points against the victim's tail.
     """
-    along = (sums * usual).sum(1, keepdim=True)
-    rest = sums - (along.clamp_min(0) if towards else along) * usual
-    return torch.where(rest.abs() < 1e-5 * sums.norm(dim=1, keepdim=True), 0.0, rest)
+    along = (sums * victim_tails).sum(1, keepdim=True)  # (K, 1)
+    along = along.clamp_min(0) if only_agreeing else along
+    remainder = sums - along * victim_tails
+    is_rounding = remainder.abs() < ROUNDING * sums.norm(dim=1, keepdim=True)
+    return torch.where(is_rounding, 0.0, remainder)
 
 
 def centred(rows: Tensor) -> Tensor:
-    """``rows`` (K, K), 0 on the diagonal, with the mean of each row's other entries taken off."""
-    mean = rows.sum(1, keepdim=True) / (len(rows) - 1)
+    """Return ``rows`` (K, K), 0 on the diagonal, less the mean of each row's other entries."""
+    mean = rows.sum(1, keepdim=True) / (len(rows) - 1)  # (K, 1)
     return (rows - mean).fill_diagonal_(0)
 
 
-def usual_of(answers: Tensor) -> Tensor:
-    """What the model that gave ``answers`` (N, K) shows for each class: (2, K, K).
+def compute_victim_stats(answers: Tensor) -> Tensor:
+    """Return what the model that gave ``answers`` (N, K) shows for each class: (2, K, K).
 
-    First its mean ranks, ``class_tails`` at unit norm; then how its doubt is shared out: the mean
+    First its mean tails, ``class_tails`` at unit norm; then how its doubt is shared out: the mean
     probabilities of the other classes, each row's sum 1. Rows of 0 for a class that is never
     answered, whose tails cancel, or without any doubt.
     """
     top, classes = answers.argmax(1), answers.shape[1]
     doubt = torch.zeros(classes, classes).index_add(0, top, answers.float()).fill_diagonal_(0)
-    total = doubt.sum(1, keepdim=True)
-    shared = torch.where(total > FLOOR, doubt / total.clamp_min(FLOOR), 0.0)
-    mean = class_tails(answers)
+    total = doubt.sum(1, keepdim=True)  # (K, 1)
+    shared = torch.where(total > FLOOR, doubt / total.clamp_min(FLOOR), 0.0)  # (K, K)
+    mean = class_tails(answers)  # (K, K)
     # Tails that cancel leave what rounding does: no direction.
-    mean = torch.where(mean.norm(dim=1, keepdim=True) < 1e-5, 0.0, mean)
+    mean = torch.where(mean.norm(dim=1, keepdim=True) < ROUNDING, 0.0, mean)
     return torch.stack([F.normalize(mean, dim=1), shared])
 
 
-def is_usual(usual: Tensor, classes: int) -> bool:
-    """Whether ``usual`` may come from ``usual_of``."""
-    if usual.shape != (2, classes, classes) or usual.dtype != torch.float32:
+def is_victim_stats(values: Tensor, classes: int) -> bool:
+    """Return whether ``values`` may come from ``compute_victim_stats`` of a model's answers."""
+    if values.shape != (2, classes, classes) or values.dtype != torch.float32:
         return False
-    mean_ranks, shared = usual
-    sizes = torch.stack([mean_ranks.norm(dim=1), shared.sum(1)])
-    whole = ((sizes == 0) | ((sizes - 1).abs() < 1e-3)).all()
-    centred = (mean_ranks.sum(1).abs() < 1e-3).all() & (usual.diagonal(0, 1, 2) == 0).all()
-    return bool(whole & centred & (shared >= 0).all())
+    mean_tails, shared = values
+    sizes = torch.stack([mean_tails.norm(dim=1), shared.sum(1)])  # (2, K)
+    is_unit = ((sizes == 0) | ((sizes - 1).abs() < 1e-3)).all()
+    is_centred = (mean_tails.sum(1).abs() < 1e-3).all() & (values.diagonal(0, 1, 2) == 0).all()
+    return bool(is_unit & is_centred & (shared >= 0).all())
 
 
-def mistakes(answers: Tensor, labels: Tensor) -> Tensor:
-    """How often a probe of label c is answered j: (K, K), 0 on the diagonal.
+def confusion_counts(answers: Tensor, labels: Tensor) -> Tensor:
+    """Return how often a probe of label c is answered j: (K, K), 0 on the diagonal.
 
-    ``answers`` (N, K), of which the likeliest class counts alone; where two are as likely there is
-    none. ``labels`` (N,): below 0 where nobody knows it.
+    Args:
+        answers: (N, K), of which the likeliest class counts alone; where two are as likely there
+            is none.
+        labels: (N,), below 0 where nobody knows it.
+
+    Example:
+        >>> answers = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+        >>> confusion_counts(answers, torch.tensor([0, 0, 0])).tolist()
+        [[0.0, 2.0], [0.0, 0.0]]
     """
     classes = answers.shape[1]
-    known = is_clear(answers) & (labels >= 0)
+    known = is_clear(answers) & (labels >= 0)  # (N,)
     places = classes * labels[known] + answers[known].argmax(1)
     counts = places.bincount(minlength=classes**2).reshape(classes, classes).float()
     return counts.fill_diagonal_(0)
 
 
 def is_clear(answers: Tensor) -> Tensor:
-    """Which of ``answers`` (N, K) have a single likeliest class: (N,)."""
+    """Return which of ``answers`` (N, K) have a single likeliest class: bool (N,)."""
     return (answers == answers.amax(1, keepdim=True)).sum(1) == 1
 
 
-def surprises(counts: Tensor, usual: Tensor | None) -> Tensor:
-    """How far ``counts`` (K, K) of ``mistakes`` are from what an unmarked model lets expect.
+def anscombe_residuals(counts: Tensor, victim_stats: Tensor | None) -> Tensor:
+    """Return how far counts are from what an unmarked model lets expect: (K, K).
 
     sqrt(N + 3/8) - sqrt(m + 3/8), whose variance hardly depends on N (Anscombe 1948); m shares out
     the mistakes of each row as the unmarked model's doubt, or evenly where it isn't known.
+
+    Args:
+        counts: of ``confusion_counts``, (K, K).
+        victim_stats: of ``compute_victim_stats``, (2, K, K), or None.
     """
     classes = len(counts)
-    shared = torch.ones(classes, classes) / (classes - 1) if usual is None else usual[1]
+    even = torch.ones(classes, classes) / (classes - 1)
+    shared = even if victim_stats is None else victim_stats[1]  # (K, K)
     expected = counts.sum(1, keepdim=True) * shared
     return ((counts + 0.375).sqrt() - (expected + 0.375).sqrt()).fill_diagonal_(0)
 
@@ -179,8 +215,8 @@ def with_tail(p: Tensor, log_tail: Tensor) -> Tensor:
     The likeliest class stays the likeliest: no tail's entry may exceed it.
     """
     top = is_top(p)
-    mass = 1 - p.amax(1, keepdim=True)
-    tail = mass * log_tail.masked_fill(top, -torch.inf).softmax(1)
+    mass = 1 - p.amax(1, keepdim=True)  # (N, 1)
+    tail = mass * log_tail.masked_fill(top, -torch.inf).softmax(1)  # (N, K)
     most = p.amax(1, keepdim=True)
     answer = torch.where(top, p, torch.minimum(tail, 0.999 * most))
     return answer / answer.sum(1, keepdim=True)

@@ -43,7 +43,13 @@ from softmark.owner.new_key import commit_key
 from softmark.owner.statement import Statement, canonical, hash_of
 from softmark.owner.verify import examine
 from softmark.owner.watermarks import owner_config, watermark_of_config, watermark_of_statement
-from softmark.tails import mistakes, surprises, tail_sums, usual_of, without
+from softmark.tails import (
+    anscombe_residuals,
+    compute_victim_stats,
+    confusion_counts,
+    project_out,
+    tail_sums,
+)
 
 KINDS = ("csp", "usp", "csp_margin", "usp_margin")
 COUNT = 200
@@ -62,7 +68,7 @@ def truth() -> Tensor:
 @functools.cache
 def victim() -> Tensor:
     """What an unmarked model of the forger shows."""
-    return usual_of(innocents.answers("convolutions 1", owners.pictures()[0][:1000]))
+    return compute_victim_stats(innocents.answers("convolutions 1", owners.pictures()[0][:1000]))
 
 
 def key_of(
@@ -240,7 +246,7 @@ def test_labels_count_just_where_whoever_verifies_gives_the_same():
 
 def label_weights(answers: Tensor, labels: Tensor) -> np.ndarray:
     """csp's evidence of labels alone, one number a sign: (90,)."""
-    seen = surprises(mistakes(answers, labels), None)
+    seen = anscombe_residuals(confusion_counts(answers, labels), None)
     return paired(seen, pairs(10)).double().numpy()
 
 
@@ -430,9 +436,9 @@ def test_probes_of_any_choice_claim_nobody(how, kind, cheap):
 
 SHOWN = {
     "nothing": lambda: torch.zeros(2, 10, 10),
-    "an innocent's own tails": lambda: usual_of(innocents.answers("SVC", probes())),
+    "an innocent's own tails": lambda: compute_victim_stats(innocents.answers("SVC", probes())),
     "minus an innocent's": lambda: torch.stack(
-        [-usual_of(innocents.answers("SVC", probes()))[0], victim()[1]]
+        [-compute_victim_stats(innocents.answers("SVC", probes()))[0], victim()[1]]
     ),
     "another order of classes": lambda: victim().roll((1, 1), (1, 2)),
 }
@@ -711,7 +717,7 @@ def test_answers_that_tie_at_the_top_count_as_no_mistakes(tmp_path, capsys):
     files = files_of(key, answers, tmp_path, labels=truth())
     made = json.loads(files[0].read_text())
     assert all(max(row) == 9.5 for row in made["ranks"])
-    assert mistakes(answers, truth()).sum() == 0
+    assert confusion_counts(answers, truth()).sum() == 0
     assert recheck(capsys, *files)[0] == 3
 
 
@@ -744,7 +750,7 @@ def test_without_usual_tails_the_sums_are_as_they_are():
     _, test, _ = watermark_of_statement(key.statement).exact(answers, truth(), key.pattern_key("a"))
     weights = paired(tail_sums(answers), pairs(10))
     torch.testing.assert_close(test.tests[0].weights, weights)
-    assert without(tail_sums(answers), torch.zeros(10, 10)).norm() > 0
+    assert project_out(tail_sums(answers), torch.zeros(10, 10)).norm() > 0
 
 
 def test_a_statement_is_read_as_it_was_made():

@@ -94,11 +94,13 @@ def planted_nodes() -> st.SearchStrategy[Any]:
 @functools.cache
 def key() -> softmark.Key:
     answers = torch.randn(300, 10, generator=torch.manual_seed(0)).softmax(1)
-    from softmark.tails import usual_of
+    from softmark.tails import compute_victim_stats
 
     labels = torch.arange(500) % 10
     config = watermarks.owner_config("csp")
-    return commit_key("csp", config, ["a"], 10, owners.probes(), usual_of(answers), labels, None)
+    return commit_key(
+        "csp", config, ["a"], 10, owners.probes(), compute_victim_stats(answers), labels, None
+    )
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from softmark.owner.evidence import evidence_of
 from softmark.owner.new_key import commit_key
 from softmark.owner.verify import Examination, examine
 from softmark.owner.watermarks import owner_config, watermark_of_config
-from softmark.tails import usual_of
+from softmark.tails import compute_victim_stats
 
 VERDICTS = 1000
 RECHECK = runpy.run_path(str(ROOT / "scripts" / "recheck.py"))
@@ -70,7 +70,7 @@ def drawn(number: int) -> Case:
     victim = labels = None
     if random.random() < 0.7:
         logits = 2 * torch.randn(300, classes, generator=torch_random)
-        victim = usual_of(logits.softmax(1))
+        victim = compute_victim_stats(logits.softmax(1))
     if random.random() < 0.7:
         labels = torch.randint(classes, (count,), generator=torch_random)
     key = commit_key(kind, config, ["a"], classes, probes, victim, labels, None)

@@ -23,7 +23,7 @@ from softmark.methods.parts.loss import Marking, MarkingLoss
 from softmark.methods.parts.soft_labels import SoftLabels, pairs
 from softmark.methods.parts.teacher import Teacher
 from softmark.recipe import Recipe
-from softmark.tails import mistakes, surprises, tail_sums, without
+from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
 from softmark.training import Batch, Classifier, Fit
 from softmark.verification.nulls import Either, Signs
 
@@ -95,7 +95,7 @@ class CSP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
         return sign_matrix(key.stream(math.ceil(key.classes * (key.classes - 1) / 8)), key.classes)
 
-    def overlapping(self, classes: int) -> int:
+    def num_dependent_labels(self, classes: int) -> int:
         # A bit a sign, 64 bits a label.
         return math.ceil(classes * (classes - 1) / 64)
 
@@ -118,15 +118,16 @@ class CSP(SoftLabels):
         sums, above = tail_sums(answers), pairs(key.classes)  # (K, K)
         signs = paired(self.pattern(key), above).sign()  # (K (K - 1),)
         matrices = [sums]
-        if key.usual is not None:
-            matrices.append(without(sums, key.usual[0], towards=True))
+        if key.victim_stats is not None:
+            matrices.append(project_out(sums, key.victim_stats[0], only_agreeing=True))
         tests, half = [], len(signs) // 2
         for matrix in matrices:
             weights = paired(matrix, above)  # (K (K - 1),)
             tests.append(Signs(weights, signs))
             # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
             tests += [Signs(weights[:half], signs[:half])] if half > 20 else []
-        residuals = surprises(mistakes(answers, labels), key.usual)  # (K, K)
+        counts = confusion_counts(answers, labels)  # (K, K)
+        residuals = anscombe_residuals(counts, key.victim_stats)  # (K, K)
         tests.append(Signs(paired(residuals, above), signs))
         bits = len(signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"

@@ -39,7 +39,7 @@ class Hybrid(Watermark):
     The verdict stands on the strongest of three exact tests, whose p is multiplied by their number:
     of the soft labels, of the triggers, and of both together. What an attack leaves of two marks
     can be enough where it is not enough of either. Chance decides pattern and labels independently,
-    but for the triggers that ``overlapping`` counts, which the third test leaves out.
+    but for the triggers that ``num_dependent_labels`` counts, which the third test leaves out.
 
     Example:
         >>> Hybrid().num_triggers, Hybrid().epochs
@@ -65,7 +65,7 @@ class Hybrid(Watermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers, key.usual = self.observe_victim(victim, data)
+        answers, key.victim_stats = self.observe_victim(victim, data)
         # The triggers follow from all that a key says: not before.
         self.build_modules(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
@@ -144,7 +144,7 @@ class Hybrid(Watermark):
             tests = {"triggers": trigger_test}
             return replace(soft_evidence, tests=tests, why="", mark_recall=recall)
         ((name, soft_test),) = soft_evidence.tests.items()
-        independent = self.triggers.null(key, hits[self.soft.overlapping(key.classes) :])
+        independent = self.triggers.null(key, hits[self.soft.num_dependent_labels(key.classes) :])
         tests = {
             name: soft_test,
             "triggers": trigger_test,

@@ -22,10 +22,12 @@ from softmark.models.files import read_tensors
 SECRET_BYTES = 32
 SALT_BYTES = 16
 FORMAT = "softmark experiment key 5"
+# Names of tensors in files and digests where they differ: commitments stay what they were.
+FILE_NAMES = {"victim_stats": "usual"}
 
 
 def as_bytes(text: str) -> Tensor:
-    """UTF-8, uint8 (N,)."""
+    """Return ``text`` in UTF-8: uint8 (n,)."""
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
@@ -36,21 +38,35 @@ def check_message(message: str) -> None:
 
 
 class Key(nn.Module):
-    """Secret, salt and message, and what a method learnt or drew for this owner.
+    """Hold secret, salt and message, and what a method learnt or drew for this owner.
 
     A method adds buffers and submodules of its own; what follows from the secret is derived again
-    at each verification and never stored. ``classes``: K of the model. ``method``: the hash of the
-    watermark's config (``method_hash``). ``terms``: how a claim will be decided
-    (``Verifier.terms``). ``probes``: the fingerprint of the judge's samples in their order.
-    ``commitment``: the SHA-256 over all of these, empty until ``commit``. ``usual`` (2, K, K): what
-    the unmarked model shows (``tails.usual_of``), for a method that tells it from a mark; None
-    where nothing is known of that.
+    at each verification and never stored.
+
+    Args:
+        secret: uint8 (32,).
+        salt: uint8 (16,).
+        message: the customer or the licence, UTF-8, uint8 (n,).
+        classes: K of the model.
+        victim_stats: what the unmarked model shows (``tails.compute_victim_stats``), (2, K, K), for
+            a method that tells it from a mark; None where nothing is known of that.
+
+    Attributes:
+        method: the hash of the watermark's config (``method_hash``).
+        terms: how a claim will be decided (``Verifier.terms``).
+        probes: the fingerprint of the judge's samples in their order.
+        commitment: the SHA-256 over all of these, empty until ``commit``.
+
+    Example:
+        >>> key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+        >>> key.stream(4).hex(), key.for_message("licence 8").stream(4).hex()
+        ('6c4c9e39', 'b1cef5e4')
     """
 
     secret: Tensor
     salt: Tensor
     message: Tensor
-    usual: Tensor | None
+    victim_stats: Tensor | None
 
     def __init__(
         self,
@@ -58,12 +74,12 @@ class Key(nn.Module):
         salt: Tensor,
         message: Tensor,
         classes: int,
-        usual: Tensor | None = None,
+        victim_stats: Tensor | None = None,
     ):
         super().__init__()
         for name, tensor in (("secret", secret), ("salt", salt), ("message", message)):
             self.register_buffer(name, tensor)
-        self.register_buffer("usual", usual)
+        self.register_buffer("victim_stats", victim_stats)
         self.classes = classes
         self.method = ""
         self.terms: dict[str, Any] = {}
@@ -72,9 +88,15 @@ class Key(nn.Module):
 
     @classmethod
     def draw(cls, message: str, classes: int, entropy: Callable[[int], bytes]) -> Key:
-        """A new key. ``entropy(n)``: n secret bytes, as ``secrets.token_bytes`` gives them.
+        """Return a new key.
 
-        Raises ``InputError`` for an empty message.
+        Args:
+            message: the customer or the licence.
+            classes: K of the model.
+            entropy: n to n secret bytes, such as ``secrets.token_bytes``.
+
+        Raises:
+            InputError: for an empty message.
         """
         check_message(message)
         secret, salt = (
@@ -84,36 +106,44 @@ class Key(nn.Module):
         return cls(secret, salt, as_bytes(message), classes)
 
     def seed(self) -> bytes:
-        """32 bytes that only the secret decides, others for each salt and message.
+        """Return HMAC-SHA256(secret, salt + message): 32 bytes.
 
-        HMAC-SHA256(secret, salt, message). Whoever is told them has ``stream``, and that of no
-        other message.
+        Whoever knows them has ``stream``, and that of no other message.
         """
         secret, salt, message = (_bytes(t) for t in (self.secret, self.salt, self.message))
         return hmac.new(secret, salt + message, hashlib.sha256).digest()
 
     def stream(self, size: int) -> bytes:
-        """``size`` bytes that follow from ``seed`` and ``known``: who chooses both can't fit them.
+        """Return ``size`` bytes that look random to whoever doesn't know the seed.
 
-        HMAC-SHA256(seed, counter, known) for the counters 0, 1, ...
+        HMAC-SHA256(seed, counter + ``victim_bytes``) for the counters 0, 1, ... Nobody can choose
+        seed and victim's statistics so that the bytes come out as they want.
         """
-        seed, known = self.seed(), self.known()
+        seed, victim_bytes = self.seed(), self.victim_bytes()
         blocks = (
-            hmac.new(seed, block.to_bytes(8, "big") + known, hashlib.sha256).digest()
+            hmac.new(seed, block.to_bytes(8, "big") + victim_bytes, hashlib.sha256).digest()
             for block in range(math.ceil(size / 32))
         )
         return b"".join(blocks)[:size]
 
-    def known(self) -> bytes:
-        """``usual`` as float32, little-endian, row by row; nothing where it isn't known."""
-        return b"" if self.usual is None else self.usual.cpu().numpy().astype("<f4").tobytes()
+    def victim_bytes(self) -> bytes:
+        """Return ``victim_stats`` as float32, little-endian, row by row; nothing where None."""
+        return (
+            b""
+            if self.victim_stats is None
+            else self.victim_stats.cpu().numpy().astype("<f4").tobytes()
+        )
 
     def for_message(self, message: str) -> Key:
-        """The key of another registered message: the same secret and salt, nothing learnt."""
-        return Key(self.secret, self.salt, as_bytes(message), self.classes, self.usual)
+        """Return the key of another message: the same secret and salt, nothing learnt."""
+        return Key(self.secret, self.salt, as_bytes(message), self.classes, self.victim_stats)
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor under its name in files."""
+        return {FILE_NAMES.get(name, name): value for name, value in self.state_dict().items()}
 
     def digest(self, tensors: Mapping[str, Tensor] | None = None) -> str:
-        """SHA-256 (hex) over every tensor, the classes, the method, the terms and the probes.
+        """Return the SHA-256 (hex) over every tensor, classes, method, terms and probes.
 
         ``tensors``: those of a file that isn't read yet; the key's own where None.
         """
@@ -125,7 +155,7 @@ class Key(nn.Module):
             "probes": self.probes,
         }
         hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for name, tensor in sorted((tensors or self.state_dict()).items()):
+        for name, tensor in sorted((tensors or self.file_tensors()).items()):
             content = tensor.cpu().contiguous()
             about = json.dumps([name, str(content.dtype), list(content.shape)])
             hashed.update(len(about).to_bytes(8, "big") + about.encode())
@@ -133,17 +163,18 @@ class Key(nn.Module):
         return hashed.hexdigest()
 
     def commit(self, method: Mapping[str, Any], terms: Mapping[str, Any], probes: Samples) -> str:
-        """Binds the key to method, terms and probes, and returns the commitment in hex."""
+        """Bind the key to method, terms and probes, and return the commitment in hex."""
         self.method, self.terms = method_hash(method), dict(terms)
         self.probes = probes.fingerprint
         self.commitment = self.digest()
         return self.commitment
 
     def check(self, method: Mapping[str, Any], terms: Mapping[str, Any], probes: Samples) -> str:
-        """The commitment in hex.
+        """Return the commitment in hex.
 
-        Raises ``InputError`` where the key is not what was committed to, or the judge's method,
-        terms or probes are others than the committed ones.
+        Raises:
+            InputError: where the key is not what was committed to, or the judge's method, terms or
+                probes are others than the committed ones.
         """
         if not self.commitment:
             raise InputError("the key was never committed to: no verdict can stand on it")
@@ -165,11 +196,11 @@ class Key(nn.Module):
         return self.commitment
 
     def save(self, path: str | Path) -> None:
-        """As safetensors, never as a pickle, readable for its owner alone (mode 600).
+        """Write the key as safetensors, never a pickle, readable for its owner alone (mode 600).
 
         The file holds the secret: keep it.
         """
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in self.file_tensors().items()}
         about = {
             "format": FORMAT,
             "classes": str(self.classes),
@@ -181,11 +212,15 @@ class Key(nn.Module):
         write_private(Path(path), safetensors.torch.save(tensors, about))
 
     @classmethod
-    def load(cls, path: str | Path, complete: Callable[[Key], None]) -> Key:
-        """Reads a key. ``complete(key)`` adds the method's own modules, whose weights follow.
+    def load(cls, path: str | Path, build_modules: Callable[[Key], None]) -> Key:
+        """Return the key in a file. Nothing that the file says is called.
 
-        Nothing that the file says is called. Raises ``InputError`` where the file is cut short, no
-        key, or another method's.
+        Args:
+            path: of the file.
+            build_modules: adds the method's own modules to the key, before their weights are read.
+
+        Raises:
+            InputError: where the file is cut short, no key, or another method's.
         """
         tensors, about = read_tensors(Path(path))
         if about.get("format") != FORMAT:
@@ -198,10 +233,12 @@ class Key(nn.Module):
             # Before anything is built from it: a file may claim a million classes.
             if key.commitment and key.commitment != key.digest(tensors):
                 raise InputError(f"{path}: its content isn't what was committed to")
+            names = {file_name: name for name, file_name in FILE_NAMES.items()}
+            tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
             for name, tensor in tensors.items():
                 if "." not in name and name not in dict(key.named_buffers()):
                     key.register_buffer(name, tensor)
-            complete(key)
+            build_modules(key)
             key.load_state_dict(tensors)
         except InputError:
             raise
@@ -212,12 +249,12 @@ class Key(nn.Module):
 
 
 def method_hash(node: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a watermark's config node, whose classes may move to other modules."""
+    """Return the SHA-256 (hex) of a watermark's config node, whose classes may move."""
     return hashlib.sha256(json.dumps(_without_paths(node), sort_keys=True).encode()).hexdigest()
 
 
 def generator(key: Key) -> torch.Generator:
-    """Random numbers that follow from the key."""
+    """Return a generator of random numbers that follow from the key."""
     seed = int.from_bytes(key.for_message("triggers").stream(8), "big") >> 1
     return torch.Generator().manual_seed(seed)
 
@@ -234,10 +271,10 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _without_paths(node: Any) -> Any:
-    """A config node whose classes are named without their modules, which may move."""
+    """Return a config node whose classes are named without their modules, which may move."""
     if isinstance(node, Mapping):
         return {
-            key: str(value).rpartition(".")[2] if key == "_target_" else _without_paths(value)
-            for key, value in node.items()
+            name: str(value).rpartition(".")[2] if name == "_target_" else _without_paths(value)
+            for name, value in node.items()
         }
     return [_without_paths(value) for value in node] if isinstance(node, list | tuple) else node

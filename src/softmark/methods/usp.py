@@ -27,7 +27,15 @@ from softmark.methods.parts.detector import Detector, shuffle_tails
 from softmark.methods.parts.loss import Marking
 from softmark.methods.parts.soft_labels import SoftLabels
 from softmark.recipe import Recipe
-from softmark.tails import FLOOR, centred, log_of, mistakes, surprises, tail_sums, without
+from softmark.tails import (
+    FLOOR,
+    anscombe_residuals,
+    centred,
+    confusion_counts,
+    log_of,
+    project_out,
+    tail_sums,
+)
 from softmark.training import Batch, Fit
 from softmark.verification.nulls import Direction, Either
 
@@ -63,35 +71,38 @@ def directions(stream: bytes, classes: int) -> Tensor:
     return (pattern / pattern[off_diagonal].square().mean().sqrt().clamp_min(FLOOR)).float()
 
 
-def levelled(matrices: Tensor, usual: Tensor) -> tuple[Tensor, int]:
+def project_out_victim(matrices: Tensor, victim_tails: Tensor) -> tuple[Tensor, int]:
     """Project the symmetric part of each matrix onto what only a key decides.
 
     That is the space of the symmetric matrices with 0 on the diagonal whose rows sum to 0 and have
-    no part along the rows of ``usual``, which the unmarked model shows.
+    no part along the rows of ``victim_tails``, which the unmarked model shows.
 
     Args:
         matrices: (..., K, K).
-        usual: (K, K).
+        victim_tails: (K, K).
 
     Returns:
         The nearest matrices of this space, float64 (..., K, K), and its dimensions.
     """
-    matrices, usual = matrices.double(), usual.double()
-    classes = len(usual)
+    matrices, victim_tails = matrices.double(), victim_tails.double()
+    classes = len(victim_tails)
     off_diagonal = 1 - torch.eye(classes, dtype=torch.float64)
-    matrices, usual = (matrices + matrices.mT) / 2 * off_diagonal, usual * off_diagonal
+    matrices, victim_tails = (
+        (matrices + matrices.mT) / 2 * off_diagonal,
+        victim_tails * off_diagonal,
+    )
     # The products of the 2 K constraints with each other, over the pairs of classes.
     of_sums = torch.eye(classes, dtype=torch.float64) * (classes - 1) + off_diagonal  # (K, K)
-    mixed = torch.diag(usual.sum(1)) + usual.T  # (K, K)
-    of_parts = torch.diag(usual.square().sum(1)) + usual * usual.T  # (K, K)
+    mixed = torch.diag(victim_tails.sum(1)) + victim_tails.T  # (K, K)
+    of_parts = torch.diag(victim_tails.square().sum(1)) + victim_tails * victim_tails.T  # (K, K)
     products = torch.cat([torch.cat([of_sums, mixed], 1), torch.cat([mixed.T, of_parts], 1)])
     values, vectors = torch.linalg.eigh(products)  # (2 K,), (2 K, 2 K)
     independent = values > 1e-10 * values.max()
     vectors, values = vectors[:, independent], values[independent]
-    violations = torch.cat([matrices.sum(-1), (matrices * usual).sum(-1)], -1)  # (..., 2 K)
+    violations = torch.cat([matrices.sum(-1), (matrices * victim_tails).sum(-1)], -1)  # (..., 2 K)
     multipliers = (violations @ vectors / values) @ vectors.T  # (..., 2 K)
     sums, along = multipliers[..., :classes, None], multipliers[..., classes:, None]
-    removed = (sums + along * usual) * off_diagonal  # (..., K, K)
+    removed = (sums + along * victim_tails) * off_diagonal  # (..., K, K)
     return matrices - (removed + removed.mT), classes * (classes - 1) // 2 - len(values)
 
 
@@ -171,7 +182,7 @@ class USP(SoftLabels):
         stream = key.stream(8 * key.classes * (key.classes - 1))
         return directions(stream, key.classes)
 
-    def overlapping(self, classes: int) -> int:
+    def num_dependent_labels(self, classes: int) -> int:
         # Given all labels, the remainders by K, each number is still uniform, in steps of K / 2^64.
         return 0
 
@@ -194,18 +205,23 @@ class USP(SoftLabels):
         that of the labels alone: which mistakes are more or fewer than expected.
 
         The pattern is uniform in each of these spaces: of K (K - 2) dimensions, since rows sum to
-        0, or K (K - 3), with one direction less a row; of ``levelled`` for the symmetric parts.
+        0, or K (K - 3), with one direction less a row; that of ``project_out_victim`` for the
+        symmetric parts.
         """
         sums, pattern = tail_sums(answers), self.pattern(key)  # (K, K)
         most = key.classes * (key.classes - 2)
         tests = []
-        for usual in [torch.zeros_like(sums)] + ([] if key.usual is None else [key.usual[0]]):
-            free_pattern = pattern - (pattern * usual).sum(1, keepdim=True) * usual  # (K, K)
-            dimensions = most - int((usual != 0).any(1).sum())
-            tests.append(Direction(cosine(without(sums, usual), free_pattern), dimensions))
-            symmetric_parts, fewer = levelled(torch.stack([sums, pattern]), usual)  # (2, K, K)
-            tests.append(Direction(cosine(*symmetric_parts), fewer))
-        residuals = centred(surprises(mistakes(answers, labels), key.usual))  # (K, K)
+        removed_tails = [torch.zeros_like(sums)]
+        if key.victim_stats is not None:
+            removed_tails.append(key.victim_stats[0])
+        for tails in removed_tails:
+            free_pattern = pattern - (pattern * tails).sum(1, keepdim=True) * tails  # (K, K)
+            dimensions = most - int((tails != 0).any(1).sum())
+            tests.append(Direction(cosine(project_out(sums, tails), free_pattern), dimensions))
+            symmetric, fewer = project_out_victim(torch.stack([sums, pattern]), tails)  # (2, K, K)
+            tests.append(Direction(cosine(*symmetric), fewer))
+        counts = confusion_counts(answers, labels)  # (K, K)
+        residuals = centred(anscombe_residuals(counts, key.victim_stats))  # (K, K)
         tests.append(Direction(cosine(residuals, pattern), most))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor. With few
         # classes those of the most dimensions are left: of all tails, and of the labels alone.

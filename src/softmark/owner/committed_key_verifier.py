@@ -18,7 +18,7 @@ from softmark.owner.key import Key
 from softmark.owner.pattern_key import CustomersKey
 from softmark.owner.watermarks import watermark_of_statement
 from softmark.settings import CONF
-from softmark.tails import is_clear, mistakes
+from softmark.tails import confusion_counts, is_clear
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.judge import Verdict, Verifier
 
@@ -128,7 +128,7 @@ class CommittedKeyVerifier:
             return list(range(self.key.classes))
         probs = usable(answers[: self.num_probes])[0]
         labels = labels[: len(answers)]
-        num_wrong = mistakes(probs, labels).sum(1)  # (K,)
+        num_wrong = confusion_counts(probs, labels).sum(1)  # (K,)
         num_asked = labels[is_clear(probs)].bincount(minlength=self.key.classes)
         num_right = num_asked - num_wrong
         is_open = (num_right < MIN_PROBES_OF_CLASS) | (2 * num_right <= num_asked)

@@ -33,7 +33,7 @@ from softmark.owner.pattern_key import (
     tensor_bytes,
 )
 from softmark.owner.statement import Statement, hash_of
-from softmark.tails import is_usual
+from softmark.tails import is_victim_stats
 
 FORMAT = "softmark owner key 5"
 PATTERN = b"softmark pattern 1\n"
@@ -50,8 +50,8 @@ class Key:
         secret: 32 bytes.
         messages: the customers, or the one licence.
         statement: what was committed to.
-        victim: what the unmarked model shows, (2, K, K) (``tails.usual_of``); None where there was
-            no such model.
+        victim: what the unmarked model shows, (2, K, K) (``tails.compute_victim_stats``); None
+            where there was no such model.
         labels: its answers to the probes, int64 (N,); None where there was no such model.
         randomness: the 32 bytes of the beacon's round; none without a beacon.
 
@@ -91,7 +91,7 @@ class Key:
                 f"the key's commitment {self.commitment[:16]}... doesn't fit its "
                 f"{', '.join(mismatches)}: no verdict can stand on it"
             )
-        if self.victim is not None and not is_usual(self.victim, statement.classes):
+        if self.victim is not None and not is_victim_stats(self.victim, statement.classes):
             raise InputError("the key's unmarked model: no model answers as the key says")
         if self.labels is not None:
             expected = (statement.probes.count,), torch.int64

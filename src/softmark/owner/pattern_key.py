@@ -33,14 +33,14 @@ class PatternKey(methods.Key):
     def seed(self) -> bytes:
         return tensor_bytes(self.secret)
 
-    def known(self) -> bytes:
+    def victim_bytes(self) -> bytes:
         """Return nothing more to bind: the root follows from all that the key says."""
         return b""
 
     def for_message(self, message: str) -> PatternKey:
         """Return the key of another stream of the same customer."""
         root = hmac.new(self.seed(), message.encode(), hashlib.sha256).digest()
-        return PatternKey(root, message, self.classes, self.usual)
+        return PatternKey(root, message, self.classes, self.victim_stats)
 
 
 class CustomersKey(PatternKey):
@@ -55,7 +55,7 @@ class CustomersKey(PatternKey):
 
     def __init__(self, pattern_keys: Mapping[str, PatternKey]):
         message, first = next(iter(pattern_keys.items()))
-        super().__init__(first.seed(), message, first.classes, first.usual)
+        super().__init__(first.seed(), message, first.classes, first.victim_stats)
         self._pattern_keys = pattern_keys
 
     def for_message(self, message: str) -> PatternKey:

@@ -21,7 +21,7 @@ from softmark.methods.parts.loss import Marking
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.recipe import Recipe
-from softmark.tails import is_usual, log_of, usual_of
+from softmark.tails import compute_victim_stats, is_victim_stats, log_of
 from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
@@ -71,7 +71,7 @@ class SoftLabels(TrainedWatermark):
         """Return the (K, K) pattern that follows from the key's secret, salt and message."""
         raise NotImplementedError
 
-    def overlapping(self, classes: int) -> int:
+    def num_dependent_labels(self, classes: int) -> int:
         """Return how many of a key's ``random_labels`` depend on the same bits as its pattern."""
         raise NotImplementedError
 
@@ -100,7 +100,7 @@ class SoftLabels(TrainedWatermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = Key.draw(self.message, classes_of(victim, data), fit.entropy)
-        answers, key.usual = self.observe_victim(victim, data)
+        answers, key.victim_stats = self.observe_victim(victim, data)
         self.build_modules(key)
         return self.mark(victim, key, answers, data, fit), key.eval()
 
@@ -155,10 +155,10 @@ class SoftLabels(TrainedWatermark):
 
     def build_modules(self, key: Key) -> None:
         victim_tails = torch.zeros(key.classes, key.classes)
-        if key.usual is not None:
-            if not is_usual(key.usual, key.classes):
+        if key.victim_stats is not None:
+            if not is_victim_stats(key.victim_stats, key.classes):
                 raise InputError("the key's usual tails can't be those of any model")
-            victim_tails = key.usual[0]
+            victim_tails = key.victim_stats[0]
         key.detector = self.detector(pattern=self.pattern(key), victim_tails=victim_tails)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
@@ -187,15 +187,16 @@ def pairs(classes: int) -> Tensor:
 
 
 def observe_victim(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:
-    """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and ``usual_of`` them.
+    """Return the answers (N, K) of the unmarked ``victim`` to ``data``, and its statistics.
 
-    Raises ``InputError`` for an answer that isn't finite.
+    Raises:
+        InputError: for an answer that isn't finite.
     """
     answers = predict(victim, data.inputs)
     if not answers.isfinite().all():
         bad = int((~answers.isfinite().all(1)).nonzero()[0])
         raise InputError(f"the model before it is marked: its answer to input {bad} is NaN")
-    return answers, usual_of(answers)
+    return answers, compute_victim_stats(answers)
 
 
 def answers_under_attack(
