@@ -15,6 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT
+from softmark.errors import InputError
+from softmark.experiment.plan import plan
+from softmark.experiment.planner import Planner
 from softmark.report.sweep_table import Problem, by_reason
 from softmark.sweep.command_line import expand_sweep
 from softmark.sweep.compose import CellComposer
@@ -252,6 +255,28 @@ def test_a_cells_config_is_what_hydra_composes():
 
 def of_hydra(cell: list[str]) -> dict:
     return OmegaConf.to_container(compose("config", cell), resolve=True, throw_on_missing=True)
+
+
+def test_cells_that_are_planned_together_have_the_plans_of_each_alone(tmp_path):
+    lines = ["method=csp,adi", "attack=prune,collude_weights", "seed=0,1", "scale=smoke"]
+    cells = [*expand_sweep(lines), *expand_sweep([*lines, "recipe.lr=0.3", "verifier.probes=40"])]
+    composer, planner = CellComposer(), Planner()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        configs = [composer.compose([*cell, f"output_dir={tmp_path}"]) for cell in cells]
+    with pytest.raises(InputError, match="no decoded data"):
+        planner.plan(configs[0])
+    planner.decode(configs[0])
+    for config in configs:
+        together, alone = planner.plan(config), plan(config)
+        assert together.record == alone.record
+        assert addresses(together.verdict) == addresses(alone.verdict)
+    first, other = (planner.plan(config) for config in configs[:2])
+    assert first.innocents is other.innocents
+
+
+def addresses(stage) -> list:
+    """The address of a stage, and those of its ancestors."""
+    return [stage.address, [addresses(parent) for parent in stage.parents]]
 
 
 def test_what_another_file_sets_in_a_section_is_kept(tmp_path):
