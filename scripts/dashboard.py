@@ -93,6 +93,7 @@ def bars(metric: str, group: str) -> reports.BarPlot:
 
 
 def verdicts() -> list:
+    """Return the panels of p-values and watermark accuracies."""
     p_value = reports.SummaryMetric("p_value")
     return [
         # Bars have no logarithmic axis.
@@ -107,11 +108,13 @@ def verdicts() -> list:
 
 
 def accuracy() -> list:
+    """Return the panels of all models' accuracies."""
     names = [f"{name}_accuracy" for name in ("victim", "control", "watermarked", "suspect")]
     return [bars(name, group) for group in GROUPS for name in names]
 
 
 def sweep() -> list:
+    """Return the panels of whole sweeps: tables and plots."""
     return [
         *(reports.WeavePanelSummaryTable(table_name=name) for name in ("table", "verdicts")),
         reports.MediaBrowser(title="plots", media_keys=["plots/probes", "plots/tradeoff"]),
@@ -119,6 +122,7 @@ def sweep() -> list:
 
 
 def curves() -> list:
+    """Return the panels of training curves."""
     return [
         reports.LinePlot(title=name, x=f"{name}/epoch", y=[f"{name}/loss"], log_y=True)
         for name in TRAININGS

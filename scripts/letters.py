@@ -66,6 +66,7 @@ def main() -> None:
 
 
 def write(to: Path, classes: int, pictures: int) -> None:
+    """Write a folder for each class, with as many pictures in each, give or take one."""
     random = np.random.default_rng(0)
     for number in range(pictures):
         place = number % classes

@@ -1,4 +1,4 @@
-"""Tables and plots of a sweep, from its records alone: nothing is trained, torch isn't needed.
+"""Write tables and plots of a sweep, from its records alone: nothing is trained, without torch.
 
     python scripts/report.py table=robustness
     python scripts/report.py --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
@@ -46,6 +46,7 @@ def main() -> None:
 
 
 def name_of(options: argparse.Namespace) -> str:
+    """Return the name of the files: as given, else the table's."""
     name = options.name or expand_table(options.overrides)[0].get("name")
     if not name:
         raise InputError("--name NAME of the files is needed where no table=NAME is given")
@@ -53,13 +54,14 @@ def name_of(options: argparse.Namespace) -> str:
 
 
 def files(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Write the tables and plots of the sweep."""
     name = name_of(options)
     sheet, problems = read(options.overrides)
     return publish(sheet, options.to / name), by_reason(problems)
 
 
 def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
-    """One HTML page: of the sweep, or of all records where there is nothing but an output_dir."""
+    """Write one HTML page: of the sweep, or of all records if only an output_dir is given."""
     from softmark.report import page as pages
 
     folders = [line for line in options.overrides if line.startswith("output_dir=")]
@@ -74,7 +76,7 @@ def page(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 
 def read(overrides: list[str]) -> tuple[Sheet, list[Problem]]:
-    """The sweep that run.py makes of ``overrides``, and its cells without result."""
+    """Return the sweep that run.py makes of ``overrides``, and its cells without result."""
     check_arguments(["-m", *overrides], writes=False)
     with configs():
         table, _ = expand_table(overrides)
@@ -91,7 +93,7 @@ def read(overrides: list[str]) -> tuple[Sheet, list[Problem]]:
 
 
 def publish(sheet: Sheet, stem: Path) -> list[Path]:
-    """Writes every form of ``sheet`` beside ``stem``."""
+    """Write every form of ``sheet`` beside ``stem``, and return the paths."""
     from softmark.report.plots import plots
     from softmark.report.style import save
 

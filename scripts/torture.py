@@ -67,6 +67,7 @@ def main() -> int:
 
 
 def start(folder: Path, overrides: list[str]) -> subprocess.Popen:
+    """Start the sweep in a process group of its own, which can be killed whole."""
     command = [sys.executable, "run.py", "-m", *SWEEP, *overrides, f"output_dir={folder}"]
     return subprocess.Popen(
         command,

@@ -117,6 +117,7 @@ class _Base(NamedTuple):
 
     @classmethod
     def of(cls, config: DictConfig) -> _Base:
+        """Return ``config`` with its resolved form, where no section has a say in that."""
         texts = json.dumps(OmegaConf.to_container(config))
         independent = not REFERENCE.search(texts)
         return cls(config, _resolve(config) if independent else None)

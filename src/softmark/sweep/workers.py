@@ -56,10 +56,10 @@ def make_stages(
     Raises:
         InputError: ``trainer`` asks for what can't be had.
     """
-    if (wanted := trainer["workers"]) is not None and wanted < 1:
-        raise InputError(f"trainer.workers={wanted}: at least 1 (or null for one a core)")
+    if (most := trainer["workers"]) is not None and most < 1:
+        raise InputError(f"trainer.workers={most}: at least 1 (or null for one a core)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(wanted or cores or 1, len(stages))
+    workers = min(most or cores or 1, len(stages))
     if workers < 2:
         return
     # Here, and all that stages need: the workers are copies of this process.
