@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from softmark import training
+from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.experiment import run, stages
 from softmark.renamed import current
 from softmark.settings import configs
 from softmark.sweep.command_line import check_arguments, expand_sweep
 from softmark.sweep.compose import CellComposer
-from softmark.training import Classifier, Fit, as_input
+from softmark.training import Classifier, Fit
 
 NUM_SAMPLES = 8  # of a batch that are counted on
 PEAK = 989e12  # floating-point operations a second: an H100's (SXM) in bfloat16, dense

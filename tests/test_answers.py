@@ -41,12 +41,13 @@ from softmark.attacks.served import (
     ServeTogether,
     Smoothing,
 )
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Query
 from softmark.models.files import load_network, save_network
 from softmark.models.networks import ConvNet, build
-from softmark.training import Classifier, accuracy, as_input, predict
+from softmark.training import Classifier, accuracy, predict
 from test_training import fit, network, recipe, samples
 
 KEEPING = (

@@ -87,6 +87,7 @@ def _current(line: str, renamed: dict[str, str]) -> str:
     if key.lstrip("/") == "attack" and value:
 
         def of_today(name: re.Match[str]) -> str:
+            """Return what the attack ``name`` is called now."""
             new = ATTACKS.get(name[0], name[0])
             if new != name[0]:
                 renamed[f"attack={name[0]}"] = f"attack={new}"

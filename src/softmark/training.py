@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from softmark.data.augment import check_shifts, crop_and_flip
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.devices import choose_device, device_of_predictions
 from softmark.errors import InputError
@@ -66,27 +67,6 @@ class Batches:
             yield Batch(as_input(inputs), self.samples.labels[index], index)
 
 
-def as_input(inputs: Tensor) -> Tensor:
-    """Return what networks take: of uint8 pictures floats in [0, 1], channels last in memory.
-
-    Anything else (rows, token ids, normalised pictures) stays as it is.
-
-    Example:
-        >>> as_input(torch.tensor([0, 51, 255], dtype=torch.uint8))
-        tensor([0.0000, 0.2000, 1.0000])
-    """
-    if inputs.dtype != torch.uint8:
-        return inputs
-    if inputs.ndim == 4:
-        inputs = inputs.to(memory_format=torch.channels_last)
-    return inputs.float().div_(255)
-
-
-def as_pixels(values: Tensor) -> Tensor:
-    """Return floats from 0 (black) to 255 (white) as uint8; what lies outside is cut off."""
-    return values.round().clamp(0, 255).to(torch.uint8)
-
-
 class Classifier(lightning.LightningModule):
     """A network that is trained by cross-entropy; subclasses override ``loss``.
 
@@ -95,8 +75,10 @@ class Classifier(lightning.LightningModule):
         recipe: how long and how hard.
 
     Example:
+        >>> import copy
         >>> recipe = Recipe(epochs=2, batch_size=100, pad=0, flip=False)
-        >>> trained = Fit("cpu")(Classifier(model, recipe), Samples(inputs, labels), "example")
+        >>> module = Classifier(copy.deepcopy(model), recipe)
+        >>> trained = Fit("cpu")(module, Samples(inputs, labels), "example")
         >>> accuracy(predict(trained, inputs), labels) > 0.5
         True
     """
@@ -166,6 +148,11 @@ class Fit:
         logger: ``logger(name)`` opens the logger of one training, or None, as a context manager.
         entropy: ``entropy(n)`` returns n secret bytes; the system's, unless an experiment is to be
             repeatable.
+
+    Example:
+        >>> module = Classifier(nn.Linear(16, 10), Recipe(epochs=1, pad=0, flip=False))
+        >>> Fit("cpu")(module, Samples(inputs, labels), "example").training
+        False
     """
 
     def __init__(
@@ -214,6 +201,7 @@ class Fit:
         return module.network.eval()
 
     def _trainer(self, epochs: int, steps: int, logger, name: str) -> lightning.Trainer:
+        """Return the Trainer of one training, which reports ``steps`` steps an epoch."""
         on_terminal = sys.stderr.isatty()
         return lightning.Trainer(
             max_epochs=epochs,
@@ -288,6 +276,10 @@ def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         ``accuracy``, a fraction; ``nll``, the mean negative log-likelihood in nats;
         ``calibration_error``, the expected one of 15 bins.
+
+    Example:
+        >>> sorted(utility(predict(model, inputs), labels))
+        ['accuracy', 'calibration_error', 'nll']
     """
     classes = probabilities.shape[1]
     log = probabilities.clamp_min(1e-12).log()  # (N, K)

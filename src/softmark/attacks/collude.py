@@ -11,10 +11,11 @@ from torch.optim.swa_utils import update_bn
 
 from softmark.attacks.attack import Attack, AttackResult
 from softmark.attacks.distill import Distill
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.models.access import Query
 from softmark.models.networks import Ensemble
-from softmark.training import Fit, as_input
+from softmark.training import Fit
 
 
 @dataclass(kw_only=True, eq=False)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from softmark.attacks.attack import RECIPE, Attack, AttackResult
 from softmark.attacks.shadow import renewed
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import answers_of, classes_of, expose
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Fit, as_pixels
+from softmark.training import Fit
 
 
 def run(

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.data.pixels import as_input, as_pixels
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import as_input, as_pixels
 
 
 def check_perturbation(group: str, eps: float, iterations: int) -> None:

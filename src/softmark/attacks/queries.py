@@ -16,9 +16,10 @@ from softmark.attacks.attack import check_between
 from softmark.attacks.distill import Distill
 from softmark.attacks.perturb import check_perturbation, perturbed_pictures
 from softmark.attacks.shadow import train_shadow_model
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.models.access import Query
-from softmark.training import Fit, as_pixels, predict
+from softmark.training import Fit, predict
 
 
 @dataclass(kw_only=True, eq=False)

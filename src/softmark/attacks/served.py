@@ -27,11 +27,12 @@ from softmark.attacks.attack import (
 )
 from softmark.attacks.shadow import NetworkFactory, train_shadow_model
 from softmark.data.augment import crop_and_flip
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.models.access import Answer, answers_of, classes_of
 from softmark.models.networks import Ensemble, OtherTail
 from softmark.recipe import Recipe
-from softmark.training import Fit, as_pixels, predict
+from softmark.training import Fit, predict
 
 
 @dataclass(kw_only=True, eq=False)

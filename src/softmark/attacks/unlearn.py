@@ -25,10 +25,11 @@ from softmark.attacks.attack import (
     check_not_negative,
     check_positive,
 )
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit, as_input
+from softmark.training import Batch, Classifier, Fit
 
 
 def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

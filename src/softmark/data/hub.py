@@ -48,6 +48,7 @@ class Hub:
     size: int | None
 
     def read(self) -> Decoded:
+        """Decode everything."""
         splits = self._read_parquet() if self.path else self._download()
         from datasets import concatenate_datasets
 
@@ -68,6 +69,7 @@ class Hub:
         return Decoded(images, labels, classes, train)
 
     def signature(self) -> dict[str, Any]:
+        """Return what tells this source from others, without decoding it."""
         if not self.path:
             return {"source": "hub", **asdict(self)}
         files = listing(chain(*self._parquet().values()), folder_of(self.path))

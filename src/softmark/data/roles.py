@@ -177,6 +177,7 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
     train, judge = all_places[: decoded.train], all_places[decoded.train :]
 
     def shuffled(index: np.ndarray, salt: int) -> np.ndarray:
+        """Return ``index`` in an order that the split's seed and ``salt`` decide."""
         return index[_stratified(decoded.labels[index], shares.split_seed, salt)]
 
     if len(judge) == 0:

@@ -74,6 +74,7 @@ class Digits:
     """
 
     def read(self) -> Decoded:
+        """Decode everything."""
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
@@ -82,6 +83,7 @@ class Digits:
         return Decoded(images, labels.astype(np.int64), names, len(labels))
 
     def signature(self) -> dict[str, Any]:
+        """Return what tells this source from others, without decoding it."""
         return {"source": "digits", "scikit-learn": importlib.metadata.version("scikit-learn")}
 
 
@@ -101,6 +103,7 @@ class ImageFolder:
     size: int | None
 
     def read(self) -> Decoded:
+        """Decode everything."""
         folder = folder_of(self.path)
         has_train = (folder / "train").is_dir()
         train = _by_class(folder / "train" if has_train else folder)
@@ -118,6 +121,7 @@ class ImageFolder:
         return Decoded(images, labels, classes, sum(map(len, train.values())))
 
     def signature(self) -> dict[str, Any]:
+        """Return what tells this source from others, without decoding it."""
         folder = folder_of(self.path)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         return {"source": "imagefolder", "size": self.size, "files": listing(files, folder)}

@@ -44,6 +44,7 @@ class Synthetic:
                 raise InputError(f"data.{name}={getattr(self, name)}: at least {minimum} is needed")
 
     def read(self) -> Decoded:
+        """Decode everything."""
         random = np.random.Generator(np.random.PCG64(self.seed))
         alike = self._patterns(random, -(-self.classes // 5)).repeat(5, 0)[: self.classes]
         patterns = (alike + 0.7 * self._patterns(random, self.classes)) / 1.49**0.5
@@ -66,4 +67,5 @@ class Synthetic:
         return patterns / patterns.std((1, 2), keepdims=True)
 
     def signature(self) -> dict[str, Any]:
+        """Return what tells this source from others, without decoding it."""
         return {"source": "synthetic", **asdict(self)}

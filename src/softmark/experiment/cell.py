@@ -48,10 +48,10 @@ class Plan:
 
     @property
     def suspect(self) -> Stage:
-        """The stage of the model that is judged."""
+        """Return the stage of the model that is judged."""
         return self.links[-1]
 
     @property
     def record(self) -> Path:
-        """Where the record of this cell lies."""
+        """Return where the record of this cell lies."""
         return Path(self.config["output_dir"]) / "records" / f"{self.verdict.address}.json"

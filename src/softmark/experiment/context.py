@@ -54,7 +54,7 @@ class StageContext:
 
     @property
     def config(self) -> Config:
-        """The stage's config."""
+        """Return the stage's config."""
         return self.stage.config
 
     def make(self, name: str) -> Any:
@@ -178,6 +178,7 @@ def roles_of(config: Config) -> Roles:
 
 @functools.lru_cache(maxsize=2)
 def _roles(source: Any, shares: Shares, folder: Path) -> Roles:
+    """Return what ``open_data`` does; the last two are kept in memory."""
     return open_data(source, shares, folder)
 
 

@@ -201,6 +201,7 @@ class _Draft:
         return self.stage(role, "attack", config, targets)
 
     def _colluders(self, steps: list[Config], victim: Stage) -> Iterator[Stage]:
+        """Yield ``victim`` with the message of each customer that ``steps`` name."""
         method = self.config["method"]
         for message in dict.fromkeys(
             name for step in steps for name in step.get("colluders") or ()

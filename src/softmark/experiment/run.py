@@ -199,7 +199,7 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
     """Return what a record says before anything has run."""
     config = cell.config
     pools = {
-        pool: [one.stage.address for one in cell.innocents if one.pool == pool]
+        pool: [innocent.stage.address for innocent in cell.innocents if innocent.pool == pool]
         for pool in ("calibration", "evaluation")
     }
     record = Record(

@@ -25,12 +25,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from softmark.attacks.perturb import check_perturbation, perturbed_pictures
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key, generator
 from softmark.methods.parts.trigger_set import TriggerSet
 from softmark.models.access import Suspect, classes_of
-from softmark.training import Fit, as_pixels, predict
+from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import SMALLEST_P, Kind
 

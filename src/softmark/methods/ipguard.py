@@ -20,12 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
+from softmark.devices import choose_device
 from softmark.methods.key import Key, check_message, generator
 from softmark.methods.parts.checks import check_above_zero, check_at_least_one, check_not_negative
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
-from softmark.training import Fit, as_pixels, choose_device, predict
+from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Innocents
 

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.attacks.perturb import check_perturbation, perturbed
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.methods.adi import Adi
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit, as_input
+from softmark.training import Batch, Classifier, Fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract_pictures
 from softmark.methods.key import Key, generator
 from softmark.methods.parts.checks import check_at_least_one
 from softmark.methods.parts.trigger_set import TriggerSet, redrawn_null, with_redrawn_triggers
-from softmark.training import as_pixels
 from softmark.verification.nulls import Null
 
 

@@ -32,6 +32,7 @@ def labels_only(answer: Answer) -> Answer:
     """Return the same interface, giving the likeliest class alone: one-hot rows (N, K)."""
 
     def labels(inputs: Tensor) -> Tensor:
+        """Return one-hot rows (N, K) for ``inputs`` (N, ...)."""
         probabilities = answer(inputs)  # (N, K)
         return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).float()
 

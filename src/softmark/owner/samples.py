@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import as_input
 
 
 def as_samples(data: Any) -> Samples:

@@ -148,6 +148,7 @@ def _write_manifest(stage: Stage, folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _sha256(path: Path) -> str:
+    """Return the hex SHA-256 of the file ``path``."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

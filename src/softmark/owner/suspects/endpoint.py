@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.answer_log import AnswerLog
 from softmark.owner.suspects.http import HttpClient, checked_url
@@ -31,7 +32,6 @@ from softmark.owner.suspects.protocols import (
     tensors_by_name,
     value_at_path,
 )
-from softmark.training import as_input
 
 TOLERANCE = 1e-4  # answers to one input that differ by no more than this are the same
 FLOATS = ("FP16", "FP32", "FP64", "BF16")
