@@ -447,12 +447,12 @@ def test_triggers_need_pictures_and_one_customer():
 
 
 def test_a_weak_mark_with_triggers_is_trained_longer_in_both_parts():
-    way = watermark_of_config(owner_config("usp_margin", ["recipe.epochs=3"]))
-    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
-    longer = way.scale_epochs(2)
+    watermark = watermark_of_config(owner_config("usp_margin", ["recipe.epochs=3"]))
+    assert (watermark.triggers.epochs, watermark.soft.epochs) == (3, 3)
+    longer = watermark.scale_epochs(2)
     assert longer.epochs == 6
-    assert (longer.triggers.recipe.epochs, longer.soft.recipe.epochs) == (6, 6)
-    assert (way.triggers.recipe.epochs, way.soft.recipe.epochs) == (3, 3)
+    assert (longer.triggers.epochs, longer.soft.epochs) == (6, 6)
+    assert (watermark.triggers.epochs, watermark.soft.epochs) == (3, 3)
 
 
 # --- What can't be.
