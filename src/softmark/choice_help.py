@@ -175,14 +175,14 @@ def _opening_comment(path: Path) -> list[str]:
 def _comments(path: Path) -> dict[str, str]:
     """Return the comments beside the keys of a YAML, each by its whole key."""
     above: list[str] = []
-    found = {}
+    comments = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if parts := re.match(r"( *)([\w.]+):(?:[^#]*#\s*(.+))?", line):
             indent, name, comment = parts.groups()
             above[len(indent) // 2 :] = [name]
             if comment:
-                found[".".join(above)] = comment[0].upper() + comment[1:].rstrip(".") + "."
-    return found
+                comments[".".join(above)] = comment[0].upper() + comment[1:].rstrip(".") + "."
+    return comments
 
 
 @functools.cache
@@ -192,8 +192,8 @@ def describe(target: str) -> Description:
     A field's sentence is the string below it, there or in a base class.
     """
     top, *names = target.split(".")
-    place, rest = find(Place(top, tuple(names)), home_of(top))
-    if place is None or rest or not place.names:
+    place, attributes = find(Place(top, tuple(names)), home_of(top))
+    if place is None or attributes or not place.names:
         return Description("", {})
     definition = bindings(place.module)[place.names[0]][-1]
     if not isinstance(definition, ast.ClassDef | ast.FunctionDef):

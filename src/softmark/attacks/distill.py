@@ -104,10 +104,10 @@ class Distill(Attack):
         return data, target(data.inputs)
 
     def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
-        asked, answers = self.ask(target, data, fit)
+        samples, answers = self.ask(target, data, fit)
         network = new_network(self.network, data, target.classes)
         student = self.student(network=network, recipe=self.recipe, answers=answers)
-        return AttackResult(fit(student, asked, "student"), target.count)
+        return AttackResult(fit(student, samples, "student"), target.count)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -29,13 +29,13 @@ def run(
     """Attack ``model`` with ``data``, as ``Attack.__call__`` says."""
     models = [model] if isinstance(model, nn.Module) else list(model)
     if not models or attack.merges == isinstance(model, nn.Module):
-        wanted = "a list of models" if attack.merges else "one model"
-        raise InputError(f"{type(attack).__name__} takes {wanted}")
+        needed = "a list of models" if attack.merges else "one model"
+        raise InputError(f"{type(attack).__name__} takes {needed}")
     samples = _samples(data, attack.takes_pictures)
     attack = fitted(attack, models[0], recipe_for(samples.inputs))
     # An attack may change what it gets, and needs all gradients.
-    held = [copy.deepcopy(one).cpu().eval().requires_grad_(True) for one in models]
-    targets = [expose(one, attack.access, classes_of(one, samples)) for one in held]
+    copies = [copy.deepcopy(one).cpu().eval().requires_grad_(True) for one in models]
+    targets = [expose(one, attack.access, classes_of(one, samples)) for one in copies]
     result = attack.apply(targets if attack.merges else targets[0], samples, Fit())
     network = result.network
     if type(attack).serve is not Attack.serve:

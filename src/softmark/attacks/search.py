@@ -166,19 +166,22 @@ class Search(Attack):
 class StandIn:
     """A model of the attacker's own, marked with a key of their own, on which attacks are tried."""
 
-    def __init__(self, search: Search, like: nn.Module, data: Samples, held: Samples, fit: Fit):
+    def __init__(self, search: Search, like: nn.Module, data: Samples, held_out: Samples, fit: Fit):
         self.classes = classes_of(like, data)
         shadow = train_shadow_model(search.network, search.recipe, data, self.classes, fit)
         self.marked, self.key = search.method.embed(copy.deepcopy(shadow), data, fit)
-        self.method, self.data, self.held, self.fit = search.method, data, held, fit
-        self.probes = held if self.key is None else search.method.probes(self.key, held, None)
-        self.accuracy = accuracy(predict(self.marked, held.inputs), held.labels)
+        self.method, self.data, self.fit = search.method, data, fit
+        self.held_out = held_out
+        self.probes = (
+            held_out if self.key is None else search.method.probes(self.key, held_out, None)
+        )
+        self.accuracy = accuracy(predict(self.marked, held_out.inputs), held_out.labels)
 
     def tries(self, text: str, attack: Attack) -> Tried:
         """Attack the marked model; return what is left of its accuracy and of the mark."""
         target = expose(copy.deepcopy(self.marked), attack.access, self.classes)
         stolen = attack.apply(target, self.data, self.fit).network
-        lost = self.accuracy - accuracy(predict(stolen, self.held.inputs), self.held.labels)
+        lost = self.accuracy - accuracy(predict(stolen, self.held_out.inputs), self.held_out.labels)
         if self.key is None:
             return Tried(text, attack, lost, 1.0)
         suspect = Suspect.of(stolen).seen_by(self.method.needs)
