@@ -161,9 +161,9 @@ MUTANTS = (
     Mutant("p of a message isn't corrected for their number", "verification/judge.py",
            "tried = len(tests) * self.keys_tried", "tried = self.keys_tried"),
     # The nulls.
-    Mutant("Chernoff's bound is halved", "verification/nulls.py",
+    Mutant("Chernoff's bound is halved", "verification/signs.py",
            "return min(1.0, math.exp(log_bound(best.x)) * (1 + 1e-9))", "return 0.5 * min(1.0, math.exp(log_bound(best.x)))"),
-    Mutant("the grid's rounding favours the owner", "verification/nulls.py",
+    Mutant("the grid's rounding favours the owner", "verification/signs.py",
            "score / step - len(sizes) / 2 - 1e-9", "score / step + len(sizes) / 2 - 1e-9"),
     Mutant("a direction is two-sided", "verification/nulls.py", "0.5, outside) / 2)", "0.5, outside))"),
     Mutant("a binomial excludes its own count", "verification/nulls.py", "self.hits - 1, self.trials", "self.hits, self.trials"),

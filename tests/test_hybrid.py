@@ -23,7 +23,8 @@ from softmark.methods.usp import USP, USPMarking
 from softmark.models.access import Suspect
 from softmark.training import predict
 from softmark.verification.evidence import Evidence
-from softmark.verification.nulls import Binomial, Either, Signs
+from softmark.verification.nulls import Binomial, Either
+from softmark.verification.signs import Signs
 from test_soft_labels import soft
 from test_training import recipe
 from test_triggers import CLASSES, embedded, judge, method, victim

@@ -55,7 +55,8 @@ from softmark.tails import (
     unit_tail,
 )
 from softmark.training import Batch, predict
-from softmark.verification.nulls import Direction, Signs
+from softmark.verification.nulls import Direction
+from softmark.verification.signs import Signs
 from test_training import fit, network, recipe, samples
 
 PLANTED = {"feature_weight": 1.0, "feature_cosine": 0.9}

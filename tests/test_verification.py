@@ -24,7 +24,7 @@ from softmark.methods.parts.trigger_set import random_labels
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect
 from softmark.verification.evidence import Evidence
-from softmark.verification.judge import KINDS, Innocent, Verifier
+from softmark.verification.judge import KINDS, Verifier
 from softmark.verification.metrics import flag_rate, group_means, threshold
 from softmark.verification.nulls import (
     Binomial,
@@ -33,11 +33,10 @@ from softmark.verification.nulls import (
     Innocents,
     Measured,
     Sampled,
-    Signs,
-    chernoff,
-    convolve,
     upper_bound,
 )
+from softmark.verification.signs import Signs, chernoff, convolve
+from softmark.verification.verdict import Innocent
 
 
 def every_key(weights: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ _MODULES = {
     "InputError": "softmark.errors",
     "Key": "softmark.owner.key",
     "Marked": "softmark.owner.mark",
-    "Verdict": "softmark.verification.judge",
+    "Verdict": "softmark.verification.verdict",
     "load": "softmark.owner.folder",
     "mark": "softmark.owner.mark",
     "mark_each": "softmark.owner.mark",

@@ -267,7 +267,7 @@ def best_of(weights: np.ndarray) -> np.ndarray:
 
 def test_a_key_that_is_ground_for_wrong_labels_claims_nobody():
     """With labels wrong at random all models err alike, so that one key fits them all."""
-    from softmark.verification.nulls import Signs
+    from softmark.verification.signs import Signs
 
     labels = torch.randint(10, (COUNT,), generator=torch.manual_seed(0))
     told = [innocents.answers(name, probes()) for name in innocents.NAMES]
@@ -287,7 +287,7 @@ def test_a_key_that_is_ground_for_wrong_labels_claims_nobody():
 
 def test_a_key_that_is_ground_for_tails_claims_nobody():
     """The best of 200,000 keys for five innocents at once, and for each alone."""
-    from softmark.verification.nulls import Signs
+    from softmark.verification.signs import Signs
 
     told = [innocents.answers(name, probes()) for name in innocents.NAMES]
     seen = np.stack([paired(tail_sums(each), pairs(10)).double().numpy() for each in told])

@@ -14,8 +14,8 @@ from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.watermark import Watermark
 from softmark.models.files import read_tensors
 from softmark.verification.evidence import Evidence
-from softmark.verification.judge import Innocent
 from softmark.verification.nulls import Measured, Null
+from softmark.verification.verdict import Innocent
 
 EVIDENCE = "evidence.safetensors"
 

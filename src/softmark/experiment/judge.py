@@ -15,8 +15,9 @@ from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
 from softmark.training import utility
-from softmark.verification.judge import Innocent, Verifier
+from softmark.verification.judge import Verifier
 from softmark.verification.nulls import Measured
+from softmark.verification.verdict import Innocent
 
 CURVE = (1, 10, 100, 1000, 10_000)  # numbers of probes at which a record shows the p-value
 

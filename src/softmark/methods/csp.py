@@ -25,7 +25,8 @@ from softmark.methods.parts.teacher import Teacher
 from softmark.recipe import Recipe
 from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
 from softmark.training import Batch, Classifier, Fit
-from softmark.verification.nulls import Either, Signs
+from softmark.verification.nulls import Either
+from softmark.verification.signs import Signs
 
 
 def sign_matrix(stream: bytes, classes: int) -> Tensor:

@@ -20,7 +20,8 @@ from softmark.owner.watermarks import watermark_of_statement
 from softmark.settings import CONF
 from softmark.tails import confusion_counts, is_clear
 from softmark.verification.evidence import Evidence, usable
-from softmark.verification.judge import Verdict, Verifier
+from softmark.verification.judge import Verifier
+from softmark.verification.verdict import Verdict
 
 # The fraction of answers to the probes that must tell something: who may leave some out can
 # choose them.

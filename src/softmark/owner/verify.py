@@ -21,7 +21,7 @@ from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
 from softmark.owner.suspects.diagnose import remarks_on
 from softmark.owner.suspects.query import query_suspect
 from softmark.verification.evidence import Evidence
-from softmark.verification.judge import Verdict
+from softmark.verification.verdict import Verdict
 
 NO_BEACON = (
     "nobody but the owner drew the secret: each key that is tried costs scrypt's tenth of a "

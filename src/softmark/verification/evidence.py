@@ -1,4 +1,4 @@
-"""What a suspect's answers show of a key, and what becomes of answers that can't be used."""
+"""What a suspect shows of a key, and what becomes of answers that can't be used."""
 
 from __future__ import annotations
 
@@ -16,34 +16,50 @@ SUMS = (0.5, 1.5)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the probes show. ``scores`` (N,): one number a probe, larger for more evidence.
+    """Hold what the probes show of a key.
 
-    ``tests``: of the whole, by name; without any there is nothing to judge, and ``why`` says so.
-    ``mark_recall``: the part of a trigger set or
-    of a message that was found, for methods whose literature reports it. ``unusable``: answers that
-    were no probabilities.
+    Example:
+        >>> import torch
+        >>> from softmark.verification.nulls import Binomial
+        >>> evidence = Evidence(torch.empty(0), {"bits": Binomial(60, 64, 0.5)})
+        >>> evidence.tests["bits"].p_value() < 1e-6
+        True
+        >>> Evidence.none("the suspect has no weights").why
+        'the suspect has no weights'
     """
 
     scores: Tensor
+    """One number for each probe, larger for more evidence: (N,), or (0,) without any."""
     tests: Mapping[str, Null] = field(default_factory=dict)
+    """By name, each of all probes together; without any there is nothing to judge."""
     why: str = ""
+    """Why there is no test, or what limits those that there are."""
     mark_recall: float | None = None
+    """The part of a trigger set or of a message that was read, where the literature reports it."""
     unusable: int = 0
+    """How many answers were no probabilities."""
 
     @classmethod
     def none(cls, why: str, unusable: int = 0) -> Evidence:
+        """Return evidence without any test, and why."""
         return cls(torch.empty(0), {}, why, None, unusable)
 
 
 def usable(answers: Tensor) -> tuple[Tensor, int]:
-    """``answers`` (N, K) as probabilities, and how many rows were none.
+    """Return ``answers`` (N, K) as probabilities, and how many rows were none.
 
     A row of finite numbers, none negative, that sum to nearly 1 is divided by its sum: interfaces
     round, and tell the likeliest classes alone. Any other row becomes 1/K everywhere, which is no
     evidence for any key. Nothing here depends on a key.
+
+    Example:
+        >>> import torch
+        >>> usable(torch.tensor([[0.5, 0.3], [2.0, 3.0]]))
+        (tensor([[0.6250, 0.3750],
+                [0.5000, 0.5000]]), 1)
     """
     answers = answers.float()
-    sums = answers.double().sum(1)
+    sums = answers.double().sum(1)  # (N,)
     good = answers.isfinite().all(1) & (answers >= 0).all(1) & (sums >= SUMS[0]) & (sums <= SUMS[1])
     flat = torch.full_like(answers, 1 / answers.shape[1])
     clean = torch.where(good[:, None], answers / sums[:, None].to(answers.dtype), flat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from softmark.data.roles import Samples
@@ -13,79 +13,42 @@ from softmark.models.access import Suspect
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.metrics import flag_rate, threshold
 from softmark.verification.nulls import Null, upper_bound
+from softmark.verification.verdict import Identification, Innocent, Verdict
 
 KINDS = ("exact", "sampled", "innocents")
 
 
 @dataclass(frozen=True)
-class Innocent:
-    """The evidence of an independent model, and which ``kind`` of model it is."""
-
-    kind: str
-    evidence: Evidence
-
-
-@dataclass(frozen=True)
-class Identification:
-    """Which registered message a suspect carries: ``name``, or None where none is proven.
-
-    ``p_value``: of the likeliest message, and ``p_values`` of each, corrected for their number.
-    """
-
-    name: str | None
-    p_value: float
-    p_values: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``p_value`` is the weakest test's, since all must reach their level for a claim.
-
-    ``tests``: the p-value of each test, corrected for the number of keys that were tried, and
-    ``levels``: what it must reach. ``identified``: which registered customer the mark names.
-    ``by_kind``: of each kind of evaluation innocent their number, the part of their probes that is
-    flagged, and the claims. ``skipped``: innocents that this method can't ask. ``grounds``: what
-    keeps an owner from drawing keys until one fits, where the judge didn't draw them.
-    """
-
-    score: float | None
-    p_value: float | None
-    null: str | None
-    claimed: bool
-    tests: dict[str, float] = field(default_factory=dict)
-    watermark_accuracy: float | None = None
-    watermark_accuracy_of_10: float | None = None
-    mark_recall: float | None = None
-    unusable: int = 0
-    false_claims: int = 0
-    innocents: int = 0
-    skipped: int = 0
-    false_claims_upper: float | None = None
-    by_kind: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    levels: dict[str, float] = field(default_factory=dict)
-    identified: str | None = None
-    why: str = ""
-    grounds: str = ""
-
-
-@dataclass(frozen=True)
 class Verifier:
-    """``probes``: how many inputs are asked, of the kind ``inputs`` (``data.roles.Roles.probes``).
+    """Hold the terms of a claim, and judge by them.
 
-    ``messages``: those that the owner registered, of which the verdict may name one. ``levels``:
-    the p-value that a test must reach for a claim, by the kind of its null: exact, sampled,
-    innocents. ``usable``: the part of the answers that must be probabilities for any verdict.
-    ``false_flags``: of the single-probe threshold, on calibration innocents. ``keys_tried``: keys,
-    salts or customers tried on this suspect; p is multiplied by it.
+    Raises:
+        InputError: for numbers outside of their ranges, and messages that name nobody.
+
+    Example:
+        >>> from softmark.verification.nulls import Binomial
+        >>> import torch
+        >>> levels = {"exact": 1e-6, "sampled": 1e-3, "innocents": 0.05}
+        >>> verifier = Verifier(100, "samples", [], levels, 0.5, 0.01, keys_tried=1)
+        >>> evidence = Evidence(torch.empty(0), {"bits": Binomial(60, 64, 0.5)})
+        >>> verifier.judge(evidence, (), ()).claimed
+        True
     """
 
     probes: int
+    """How many inputs are asked. At least 1."""
     inputs: str
+    """Which (``data.roles.Roles.probes``): samples, sure, blends or noise."""
     messages: list[str]
+    """Those that the owner registered, of which the verdict may name one."""
     levels: dict[str, float]
+    """The p-value that a test must reach, by the kind of its null: exact, sampled, innocents."""
     usable: float
+    """The part of the answers that must be probabilities for any verdict. Between 0 and 1."""
     false_flags: float
+    """The rate at which the single-probe threshold flags calibration innocents' probes."""
     keys_tried: int
+    """Keys, salts or customers tried on this suspect, at least 1: p is multiplied by it."""
 
     def __post_init__(self) -> None:
         for message in self.messages:
@@ -106,7 +69,7 @@ class Verifier:
 
     @property
     def terms(self) -> dict[str, Any]:
-        """What the owner commits to together with the key: how a claim will be decided."""
+        """How a claim will be decided: what the owner commits to together with the key."""
         return {
             "probes": self.probes,
             "inputs": self.inputs,
@@ -117,28 +80,35 @@ class Verifier:
     def ask(
         self, method: Any, suspect: Suspect, key: Any, probes: Samples, pool: Samples
     ) -> Evidence:
-        """The evidence of ``method``, which sees of ``suspect`` no more than it needs.
+        """Return the evidence of ``method``, which sees of ``suspect`` no more than it needs.
 
-        ``pool``: the judge's probes. A null that needs probes which no key chose is refused where
-        others are asked. Answers that are no probabilities count as none and are counted.
+        A null that needs probes which no key chose is refused where others are asked. Answers that
+        are no probabilities count as no evidence, and are counted.
+
+        Args:
+            method: the watermark.
+            suspect: the model that stands accused.
+            key: the key whose mark is looked for.
+            probes: what the suspect is asked.
+            pool: the judge's probes, which no key has chosen.
         """
-        seen = self.admit(method, suspect, key, probes)
-        if isinstance(seen, Evidence):
-            return seen
-        found = method.evidence(seen, key, probes)
+        visible = self.admit(method, suspect, key, probes)
+        if isinstance(visible, Evidence):
+            return visible
+        evidence = method.evidence(visible, key, probes)
         keyed = probes.fingerprint != pool[: len(probes)].fingerprint
-        for name, test in found.tests.items():
+        for name, test in evidence.tests.items():
             if keyed and test.independent_probes:
                 return Evidence.none(f"{name} is exact only for probes that no key has chosen")
-        return replace(found, unusable=usable(suspect.answers(probes))[1])
+        return replace(evidence, unusable=usable(suspect.answers(probes))[1])
 
     def admit(
         self, method: Any, suspect: Suspect, key: Any, samples: Samples
     ) -> Suspect | Evidence:
-        """What ``method`` may see of ``suspect``, or why there can be no verdict."""
+        """Return what ``method`` may see of ``suspect``, or why there can be no verdict."""
         raw = suspect.answers(samples)
-        if raw.shape != (wanted := (len(samples), key.classes)):
-            return Evidence.none(f"the suspect answers {tuple(raw.shape)}, not {wanted}")
+        if raw.shape != (shape := (len(samples), key.classes)):
+            return Evidence.none(f"the suspect answers {tuple(raw.shape)}, not {shape}")
         answers, unusable = usable(raw)
         if len(raw) - unusable < self.usable * len(raw):
             return Evidence.none(f"{unusable} of {len(raw)} answers are no probabilities", unusable)
@@ -155,25 +125,30 @@ class Verifier:
     def judge(
         self, evidence: Evidence, calibration: Sequence[Innocent], evaluation: Sequence[Innocent]
     ) -> Verdict:
-        """The verdict on ``evidence``; the innocents' evidence is of the same key and probes.
+        """Return the verdict on ``evidence``.
 
-        An innocent without tests is skipped. What an evaluation innocent's probes are flagged by
-        was set without the calibration innocents of its own kind.
+        An innocent without tests is skipped. The threshold for the probes of an evaluation innocent
+        comes from calibration innocents of other kinds than its own.
+
+        Args:
+            evidence: of the suspect.
+            calibration: innocents from which thresholds and conformal p-values come.
+            evaluation: innocents on which false claims are counted.
         """
-        asked = [[i for i in pool if i.evidence.tests] for pool in (calibration, evaluation)]
-        skipped = len(calibration) + len(evaluation) - sum(map(len, asked))
+        tested = [[i for i in pool if i.evidence.tests] for pool in (calibration, evaluation)]
+        skipped = len(calibration) + len(evaluation) - sum(map(len, tested))
         if not evidence.tests:
             return Verdict(
                 None, None, None, False, why=evidence.why, skipped=skipped,
                 unusable=evidence.unusable,
             )  # fmt: skip
-        calibration, evaluation = asked
+        calibration, evaluation = tested
         tests = self.p_values(evidence, calibration)
         claims = [
             self._claims(other.evidence, self.p_values(other.evidence, calibration))
             for other in evaluation
         ]
-        single, tens = (self._accuracy(evidence, *asked, group) for group in (1, 10))
+        single, tens = (self._accuracy(evidence, *tested, group) for group in (1, 10))
         return Verdict(
             score=next(iter(evidence.tests.values())).score,
             p_value=max(tests.values()),
@@ -194,17 +169,17 @@ class Verifier:
         )
 
     def p_values(self, evidence: Evidence, calibration: Sequence[Innocent]) -> dict[str, float]:
-        """The p-value of each test by name, corrected for the number of keys that were tried."""
+        """Return the p-value of each test by name, corrected for the number of keys tried."""
         return {
             name: corrected(test.p_value(_scores_of(name, calibration)), self.keys_tried)
             for name, test in evidence.tests.items()
         }
 
     def identify(self, tests: Mapping[str, Null]) -> Identification | None:
-        """Names the message whose test is the strongest, if it reaches its level; None for no test.
+        """Name the message whose test is the strongest, if it reaches its level; None for no test.
 
-        ``tests``: the exact test of each registered message. p is multiplied by their number, so
-        that an innocent is named with no more than the level's probability.
+        p is multiplied by their number, so that an innocent is named with no more than the level's
+        probability. ``tests``: the exact test of each registered message.
         """
         if not tests:
             return None
@@ -215,7 +190,7 @@ class Verifier:
         return Identification(name if proven else None, p_values[name], p_values)
 
     def _claims(self, evidence: Evidence, p_values: Mapping[str, float]) -> bool:
-        """Whether every test reaches its level, and there is one."""
+        """Return whether every test reaches its level, and there is one."""
         reached = [p <= self.levels[evidence.tests[name].kind] for name, p in p_values.items()]
         return bool(reached) and all(reached)
 
@@ -226,7 +201,9 @@ class Verifier:
         evaluation: Sequence[Innocent],
         group: int,
     ) -> float | None:
-        """Balanced accuracy of decisions on ``group`` probes; each innocent weighs the same.
+        """Return the balanced accuracy of decisions on ``group`` probes.
+
+        Each innocent weighs the same.
 
         None without innocents, without a score a probe, or with too few probes.
         """
@@ -242,7 +219,7 @@ class Verifier:
         return (hit + 1 - false) / 2
 
     def _flagged(self, innocent: Innocent, calibration: Sequence[Innocent], group: int) -> float:
-        """How much of an evaluation innocent is flagged, as if nobody knew its kind."""
+        """Return how much of an evaluation innocent is flagged, as if nobody knew its kind."""
         others = [i.evidence.scores for i in calibration if i.kind != innocent.kind]
         others = others or [i.evidence.scores for i in calibration]
         return flag_rate(
@@ -255,25 +232,31 @@ class Verifier:
         evaluation: Sequence[Innocent],
         claims: Sequence[bool],
     ) -> dict[str, dict[str, float | None]]:
+        """Return number, flagged probes and claims of the evaluation innocents of each kind."""
         scored = [i for i in calibration if len(i.evidence.scores)]
-        found: dict[str, dict[str, float | None]] = {}
+        by_kind: dict[str, dict[str, float | None]] = {}
         for kind in dict.fromkeys(other.kind for other in evaluation):
-            own = [i for i, other in enumerate(evaluation) if other.kind == kind]
+            places = [i for i, other in enumerate(evaluation) if other.kind == kind]
             flags = [
                 self._flagged(evaluation[i], scored, 1)
-                for i in own
+                for i in places
                 if scored and len(evaluation[i].evidence.scores)
             ]
-            found[kind] = {
-                "innocents": len(own),
+            by_kind[kind] = {
+                "innocents": len(places),
                 "false_flags": statistics.fmean(flags) if flags else None,
-                "false_claims": sum(claims[i] for i in own),
+                "false_claims": sum(claims[i] for i in places),
             }
-        return found
+        return by_kind
 
 
 def corrected(p: float, tried: int) -> float:
-    """p for the best of ``tried`` keys: as many times as large, and at most 1."""
+    """Return p for the best of ``tried`` keys: as many times as large, and at most 1.
+
+    Example:
+        >>> corrected(0.01, 5), corrected(0.5, 5)
+        (0.05, 1.0)
+    """
     # A float can't count more keys, nor does any p-value stand so many.
     return min(1.0, min(tried, 10**300) * p)
 

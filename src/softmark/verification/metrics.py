@@ -10,19 +10,31 @@ from torch import Tensor
 
 
 def group_means(scores: Tensor, group: int) -> np.ndarray:
-    """The mean score of each run of ``group`` probes; what is left over is dropped."""
-    whole = len(scores) // group * group
-    return scores[:whole].double().reshape(-1, group).mean(1).numpy()
+    """Return the mean score of each run of ``group`` probes; what is left over is dropped.
+
+    Example:
+        >>> import torch
+        >>> group_means(torch.tensor([1.0, 3.0, 2.0, 4.0, 9.0]), 2).tolist()
+        [2.0, 3.0]
+    """
+    num_grouped = len(scores) // group * group
+    return scores[:num_grouped].double().reshape(-1, group).mean(1).numpy()
 
 
 def threshold(innocents: Sequence[Tensor], false_flags: float, group: int) -> float:
-    """The score that ``false_flags`` of the innocents' groups exceed; nan without innocents."""
+    """Return the score that a fraction of the innocents' groups exceeds; nan without innocents.
+
+    Args:
+        innocents: the scores (N,) of each.
+        false_flags: that fraction, between 0 and 1.
+        group: probes that are decided on together.
+    """
     if not innocents:
         return math.nan
-    scores = np.concatenate([group_means(each, group) for each in innocents])
+    scores = np.concatenate([group_means(scores, group) for scores in innocents])
     return float(np.quantile(scores, 1 - false_flags, method="higher"))
 
 
 def flag_rate(scores: Tensor, above: float, group: int) -> float:
-    """The part of the groups that score above ``above``."""
+    """Return the fraction of the groups of probes whose mean score lies above ``above``."""
     return float((group_means(scores, group) > above).mean())

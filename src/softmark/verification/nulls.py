@@ -8,14 +8,12 @@ stranger than they are). ``independent_probes``: it holds only where no key chos
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 from torch import Tensor
 
 # Below it float64 runs out and would say 0; the bound is still true.
@@ -24,104 +22,45 @@ Kind = Literal["exact", "sampled", "innocents"]
 
 
 class Null(Protocol):
-    """One test. ``score``: larger for more evidence."""
+    """One test of "this suspect knows nothing of the key".
+
+    Attributes:
+        kind: what its p-value rests on, see above.
+        independent_probes: whether it holds only where no key chose the probes.
+
+    Example:
+        >>> Binomial(hits=9, trials=10, rate=0.5).p_value()
+        0.0107421875
+    """
 
     kind: Kind
     independent_probes: bool
 
     @property
-    def score(self) -> float: ...
-
-    def p_value(self, innocents: Sequence[float] = ()) -> float:
-        """``innocents``: the same test's score of each calibration innocent."""
-
-
-@dataclass(frozen=True)
-class Signs:
-    """Key bits are coin flips: S = sum of ``weights * signs``, with ``weights`` fixed (CSP).
-
-    Exact for any weights that don't depend on the key. ``weights`` and ``signs``: (M,).
-    """
-
-    weights: Tensor
-    signs: Tensor
-    kind: ClassVar[Kind] = "exact"
-    independent_probes: ClassVar[bool] = True
-
-    # Above so many bits the grid's rounding costs more than Chernoff's bound does.
-    CONVOLVED: ClassVar[int] = 1000
-    GRID: ClassVar[int] = 20_000
-
-    @property
     def score(self) -> float:
-        """S over its largest possible value: between -1 and 1, 0 for no evidence."""
-        total = float(self.weights.double().abs().sum())
-        return float((self.weights.double() * self.signs).sum()) / total if total else 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Nothing was seen."""
-        return not self.weights.any()
+        """How much evidence there is: larger for more."""
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
-        return self._tail
+        """Return the probability of as much evidence under the null, from 0 to 1.
 
-    @functools.cached_property
-    def _tail(self) -> float:
-        size = self.weights.double().abs().numpy()
-        score = float((self.weights.double() * self.signs).sum())
-        size = size[size > 0]
-        # Not above 0, and also no number at all.
-        if not len(size) or not score > 0:
-            return 1.0
-        bounds = [chernoff(size, score)]
-        if len(size) <= self.CONVOLVED:
-            bounds.append(convolve(size, score, self.GRID))
-        return max(min(1.0, *bounds), SMALLEST_P)
-
-
-def convolve(sizes: np.ndarray, score: float, grid: int) -> float:
-    """P(sum of +-``sizes`` >= ``score``), never below the truth, by shift and add on a grid.
-
-    Only positive numbers are added, so that even 1e-25 keeps its digits. Each size moves by at most
-    half a step when it is put on the grid: ``score`` is lowered by as much.
-    """
-    step = sizes.sum() / grid
-    jumps = np.rint(sizes / step).astype(int)
-    reach = int(jumps.sum())
-    mass = np.zeros(2 * reach + 1)
-    mass[reach] = 1.0
-    for jump in jumps[jumps > 0]:
-        halved = mass / 2
-        mass = np.zeros_like(mass)
-        mass[jump:] += halved[: len(mass) - jump]
-        mass[: len(mass) - jump] += halved[jump:]
-    lowest = math.floor(score / step - len(sizes) / 2 - 1e-9)
-    # A part in a billion outweighs what the additions themselves can have lost.
-    return float(mass[max(0, lowest + reach) :].sum() * (1 + 1e-9))
-
-
-def chernoff(sizes: np.ndarray, score: float) -> float:
-    """min over l >= 0 of exp(-l ``score``) prod cosh(l ``sizes``): an upper bound of the tail.
-
-    Every l gives a bound, so that an inexact minimum is still one; 1 where ``score`` <= 0.
-    """
-    if score <= 0:
-        return 1.0
-    scale = float(np.sqrt((sizes**2).sum()))
-
-    def log_bound(rate: float) -> float:
-        x = rate * sizes / scale
-        # log cosh x without overflow
-        return float((x + np.log1p(np.exp(-2 * x)) - math.log(2)).sum() - rate * score / scale)
-
-    best = optimize.minimize_scalar(log_bound, bounds=(0, 200), method="bounded")
-    return min(1.0, math.exp(log_bound(best.x)) * (1 + 1e-9))
+        ``innocents``: the same test's score of each calibration innocent.
+        """
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A direction drawn uniformly on the sphere in ``dimensions``: its cosine to the evidence."""
+    """Test the cosine of a direction, drawn uniformly on the sphere, to the evidence (USP).
+
+    Args:
+        cosine: of pattern and evidence, from -1 to 1.
+        dimensions: of the sphere's space.
+
+    Example:
+        In two dimensions a direction is within 60 degrees of another with chance 1/3:
+
+        >>> round(Direction(cosine=0.5, dimensions=2).p_value(), 6)
+        0.333333
+    """
 
     cosine: float
     dimensions: int
@@ -134,7 +73,7 @@ class Direction:
 
     @property
     def idle(self) -> bool:
-        """Nothing was seen: a random direction is never at a right angle to anything else."""
+        """Whether nothing was seen: a random direction is never at a right angle to anything."""
         return self.cosine == 0
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
@@ -147,9 +86,14 @@ class Direction:
 
 @dataclass(frozen=True)
 class Either:
-    """The strongest of several exact tests, p multiplied by their number (Bonferroni).
+    """Take the strongest of several exact tests, its p times their number (Bonferroni).
 
-    ``tests``: of the same key; they may depend on each other.
+    Args:
+        tests: of the same key; they may depend on each other.
+
+    Example:
+        >>> round(Either((Direction(0.5, 2), Direction(0.0, 2))).p_value(), 6)
+        0.666667
     """
 
     tests: tuple[Null, ...]
@@ -157,15 +101,16 @@ class Either:
     independent_probes: ClassVar[bool] = True
 
     @classmethod
-    def of(cls, tests: Sequence[Signs | Direction]) -> Either:
-        """Of those for which there is evidence at all, whatever the key says of it; or the first.
+    def of(cls, tests: Sequence[Any]) -> Either:
+        """Combine those of ``tests`` that found any evidence, whatever the key says of it.
 
-        No factor is paid for the others.
+        No factor is paid for the others. Where none found any, the first is taken.
         """
         return cls(tuple(test for test in tests if not test.idle) or tuple(tests[:1]))
 
     @property
     def strongest(self) -> Null:
+        """The test of the smallest p."""
         return min(self.tests, key=lambda test: test.p_value())
 
     @property
@@ -178,10 +123,18 @@ class Either:
 
 @dataclass(frozen=True)
 class Both:
-    """Two exact tests together, where chance decides each independently of the other.
+    """Combine two exact tests, where chance decides each independently of the other.
 
     P(U V <= x) = x (1 - ln x) for two numbers that are uniform between 0 and 1, and x the product
     of both p-values (Fisher 1932, "Statistical Methods for Research Workers").
+
+    Args:
+        first, second: the tests.
+
+    Example:
+        >>> two = Both(Binomial(7, 10, 0.5), Binomial(7, 10, 0.5))
+        >>> round(two.first.p_value(), 3), round(two.p_value(), 3)
+        (0.172, 0.134)
     """
 
     first: Null
@@ -191,7 +144,7 @@ class Both:
 
     @property
     def score(self) -> float:
-        """The mean of both."""
+        """The mean of both scores."""
         return (self.first.score + self.second.score) / 2
 
     def p_value(self, innocents: Sequence[float] = ()) -> float:
@@ -201,9 +154,18 @@ class Both:
 
 @dataclass(frozen=True)
 class Binomial:
-    """``hits`` of ``trials``, each drawn with chance ``rate``, independently of the suspect.
+    """Test how often a suspect agrees with what was drawn independently of it.
 
     The draws may be the probes' own (trigger labels, bits), so that the key may choose the probes.
+
+    Args:
+        hits: how often the suspect agrees.
+        trials: of how many draws.
+        rate: the chance of each, between 0 and 1.
+
+    Example:
+        >>> round(Binomial(hits=20, trials=100, rate=0.1).p_value(), 4)
+        0.002
     """
 
     hits: int
@@ -224,9 +186,16 @@ class Binomial:
 
 @dataclass(frozen=True)
 class Sampled:
-    """``score`` among the scores of n keys drawn again: p = (1 + those as large) / (1 + n).
+    """Compare a score with those of n keys drawn again: p = (1 + those as large) / (1 + n).
 
-    ``drawn``: (n,), scores of the same suspect under keys of the same distribution.
+    Args:
+        score: of the suspect under the owner's key.
+        drawn: of the same suspect under keys of the same distribution, (n,).
+
+    Example:
+        >>> import torch
+        >>> Sampled(0.9, torch.zeros(99)).p_value()
+        0.01
     """
 
     score: float
@@ -241,10 +210,17 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Innocents:
-    """``score`` among the calibration innocents' (conformal): p = (1 + those as large) / (1 + n).
+    """Compare a score with the calibration innocents': p = (1 + those as large) / (1 + n).
 
-    With 24 innocents p can't fall below 1/25. It assumes that the accused, if innocent, is drawn
-    like them.
+    A conformal test. With 24 innocents p can't fall below 1/25. It assumes that the accused, if
+    innocent, is drawn like them.
+
+    Args:
+        score: of the suspect.
+
+    Example:
+        >>> Innocents(0.9).p_value([0.1] * 24)
+        0.04
     """
 
     score: float
@@ -257,7 +233,13 @@ class Innocents:
 
 @dataclass(frozen=True)
 class Measured:
-    """A test whose p-value was computed before: what is kept of an innocent's."""
+    """Hold a test whose p-value was computed before: what a file keeps of an innocent's.
+
+    Args:
+        kind: of the test.
+        score: of the innocent.
+        p: its p-value; not read where ``kind`` is innocents, whose pool may be another one now.
+    """
 
     kind: Kind
     score: float
@@ -269,7 +251,12 @@ class Measured:
 
 
 def upper_bound(hits: int, trials: int, confidence: float) -> float:
-    """Clopper and Pearson's upper bound of a rate, one-sided; 1 where there were no trials."""
+    """Return Clopper and Pearson's upper bound of a rate, one-sided; 1 for no trials.
+
+    Example:
+        >>> round(upper_bound(hits=0, trials=98, confidence=0.95), 4)
+        0.0301
+    """
     if hits >= trials:
         return 1.0
     return float(stats.beta.ppf(confidence, hits + 1, trials - hits))

@@ -1,0 +1,71 @@
+"""What a judge says of a suspect, and what is known of an innocent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from softmark.verification.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Innocent:
+    """Hold the evidence of an independent model."""
+
+    kind: str
+    """Which kind of model it is, such as plain or distilled."""
+    evidence: Evidence
+    """Of the same key and probes as the suspect's."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Say which registered message a suspect carries."""
+
+    name: str | None
+    """The message, or None where none is proven."""
+    p_value: float
+    """Of the likeliest message, corrected for the number of messages."""
+    p_values: dict[str, float]
+    """Of each message, corrected as well."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Say whether a suspect is claimed, and on which evidence."""
+
+    score: float | None
+    """Of the first test, larger for more evidence."""
+    p_value: float | None
+    """The weakest test's, since all must reach their level for a claim; None without any test."""
+    null: str | None
+    """The names of the tests, joined by a plus."""
+    claimed: bool
+    """Whether every test reaches its level."""
+    tests: dict[str, float] = field(default_factory=dict)
+    """The p-value of each test, corrected for the number of keys that were tried."""
+    watermark_accuracy: float | None = None
+    """How often a decision on one probe is right, between watermarked and innocent models."""
+    watermark_accuracy_of_10: float | None = None
+    """The same for decisions on ten probes."""
+    mark_recall: float | None = None
+    """The part of a trigger set or of a message that was read."""
+    unusable: int = 0
+    """How many answers were no probabilities."""
+    false_claims: int = 0
+    """Evaluation innocents that are claimed."""
+    innocents: int = 0
+    """Evaluation innocents that could be asked."""
+    skipped: int = 0
+    """Innocents of both pools that this method can't ask."""
+    false_claims_upper: float | None = None
+    """A bound of the rate of false claims, at 95 % confidence."""
+    by_kind: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Of each kind of evaluation innocent: number, part of probes that is flagged, and claims."""
+    levels: dict[str, float] = field(default_factory=dict)
+    """The p-value that each test must reach."""
+    identified: str | None = None
+    """The registered customer whom the mark names."""
+    why: str = ""
+    """Why there is no test, or what limits those that there are."""
+    grounds: str = ""
+    """What keeps an owner from drawing keys until one fits, where the judge didn't draw them."""
