@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional as F
 
+from softmark.batches import Batches
 from softmark.devices import choose_device, compute_on
 from softmark.experiment.context import roles_of
 from softmark.experiment.provenance import precision
@@ -26,7 +27,7 @@ from softmark.nodes import make
 from softmark.recipe import one_cycle
 from softmark.renamed import current
 from softmark.settings import composed
-from softmark.training import Batches, Classifier, Fit
+from softmark.training import Classifier, Fit
 
 ROUNDS = 5
 

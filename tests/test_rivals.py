@@ -12,6 +12,7 @@ from scipy import signal
 from torch import nn
 
 from softmark.attacks.collude import mean_of
+from softmark.batches import Batches
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.coswm import (
@@ -29,7 +30,7 @@ from softmark.methods.key import generator
 from softmark.methods.parts.feature_mark import class_means
 from softmark.models.access import Suspect, labels_only
 from softmark.models.networks import ConvNet, Ensemble
-from softmark.training import Batches, Classifier, predict
+from softmark.training import Classifier, predict
 from softmark.verification.nulls import Sampled
 from test_training import fit, network, recipe, samples
 

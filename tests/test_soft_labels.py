@@ -21,6 +21,7 @@ from conftest import nearly
 from softmark.attacks.distill import Distill, Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune, pruned
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.stages import surest
@@ -54,7 +55,7 @@ from softmark.tails import (
     tail_sums,
     unit_tail,
 )
-from softmark.training import Batch, predict
+from softmark.training import predict
 from softmark.verification.nulls import Direction
 from softmark.verification.signs import Signs
 from test_training import fit, network, recipe, samples

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import nearly
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
@@ -30,7 +31,7 @@ from softmark.methods.uchida import Uchida, convolution, mean_filter
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, answers_of
 from softmark.models.networks import ConvNet
-from softmark.training import Batch, Classifier, predict
+from softmark.training import Classifier, predict
 from softmark.verification.judge import Verifier
 from test_training import fit, recipe
 

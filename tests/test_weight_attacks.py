@@ -37,12 +37,13 @@ from softmark.attacks.weights import (
     Regularise,
     ShiftWeights,
 )
+from softmark.batches import Batch
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples, Shares, share
 from softmark.data.sources import Digits
 from softmark.errors import InputError
 from softmark.models.networks import VGG, ConvNet, ResNet, WideResNet, build
-from softmark.training import Batch, Classifier, accuracy, predict
+from softmark.training import Classifier, accuracy, predict
 from test_training import fit, network, recipe, samples
 
 # With 4 channels torch 2.13 corrupts memory (double free) when a ResNet's gradients are computed on

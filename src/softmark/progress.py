@@ -34,9 +34,10 @@ class Lines(Callback):
         self.training, self.last_line = name, time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, step: int) -> None:
-        """Report epoch and step, if the last line is a minute old."""
+        """Report the epoch and how much of it is done, if the last line is a minute old."""
         now = time.monotonic()
         if now - self.last_line >= self.EVERY:
             self.last_line = now
             epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-            report(f"{self.training}, {epoch}, step {step + 1} of {trainer.num_training_batches}")
+            done = 100 * (step + 1) // trainer.num_training_batches
+            report(f"{self.training}, {epoch}, {done} % of it")

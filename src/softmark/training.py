@@ -9,7 +9,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -17,54 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from softmark.data.augment import check_shifts, crop_and_flip
+from softmark.batches import Batch, Batches, Chunks
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.devices import choose_device, device_of_predictions
 from softmark.errors import InputError
 from softmark.progress import Lines, Progress
 from softmark.recipe import Recipe, one_cycle
-
-
-class Batch(NamedTuple):
-    """A step's samples.
-
-    Args:
-        inputs: (B, ...); pictures are float (B, C, H, W) in [0, 1], augmented.
-        labels: int64 (B,).
-        index: int64 (B,), which samples these are, for a module that has a target for each.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    index: Tensor
-
-
-class Batches:
-    """The samples in a new random order each time, cut into batches, from tensors in memory.
-
-    A DataLoader with workers takes 1.2 to 1.4 times as long on data of this size.
-
-    Raises:
-        InputError: the samples can't be augmented as the recipe says.
-    """
-
-    def __init__(self, samples: Samples, recipe: Recipe):
-        check_shifts(samples.inputs, recipe)
-        self.samples = samples
-        self.recipe = recipe
-
-    def __len__(self) -> int:
-        # The last, smaller batch is dropped (BatchNorm fails on one sample), unless it is the only.
-        return max(1, len(self.samples) // self.recipe.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.samples)).to(self.samples.labels.device)
-        size = self.recipe.batch_size
-        for step in range(len(self)):
-            index = order[step * size : (step + 1) * size]  # (B,)
-            inputs = crop_and_flip(self.samples.inputs[index], self.recipe.pad, self.recipe.flip)
-            yield Batch(as_input(inputs), self.samples.labels[index], index)
 
 
 class Classifier(lightning.LightningModule):
@@ -89,6 +48,8 @@ class Classifier(lightning.LightningModule):
         self.recipe = recipe
         self.epochs = recipe.epochs
         self.losses: list[Tensor] = []
+        self.steps_per_epoch = 0  # set by ``Fit``
+        self.automatic_optimization = False  # see ``Chunks``
 
     def batches(self, samples: Samples) -> Batches:
         """Return what the Trainer iterates over, on the module's device."""
@@ -99,11 +60,21 @@ class Classifier(lightning.LightningModule):
         logits = self.network(batch.inputs)  # (B, K)
         return F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
-    def training_step(self, batch: Batch, step: int) -> Tensor:
-        """Return the loss of ``batch``, and note it for the epoch's mean."""
-        loss = self.loss(batch)
-        self.losses.append(loss.detach())
-        return loss
+    def training_step(self, batches: Iterator[Batch], chunk: int) -> None:
+        """Take one step of the optimizer for each batch, and note the losses of the epoch."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        for batch in batches:
+            loss = self.loss(batch)
+            self.losses.append(loss.detach())
+            optimizer.zero_grad()
+            with torch.autocast(self.device.type, enabled=False):
+                self.manual_backward(loss)
+            optimizer.step()
+            schedule.step()
+            self.after_step()
+
+    def after_step(self) -> None:
+        """Do what a subclass needs after each step of the optimizer: nothing, unless overridden."""
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss. Raise ``InputError`` where it isn't finite."""
@@ -115,7 +86,10 @@ class Classifier(lightning.LightningModule):
                 f"{type(self).__name__}: the loss became {loss} in epoch {self.current_epoch + 1} "
                 f"(recipe.lr={self.recipe.lr}): try a smaller recipe.lr"
             )
-        self.log("loss", loss)
+        # Lightning counts chunks, and tells the epoch only where it counts the steps.
+        epoch = self.current_epoch
+        step = (epoch + 1) * self.steps_per_epoch
+        self.log_dict({"loss": loss, "epoch": float(epoch), "step": float(step)})
 
     def configure_optimizers(self):
         """Return the recipe's SGD, and its learning rate step by step."""
@@ -132,7 +106,7 @@ class Classifier(lightning.LightningModule):
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
         )
-        steps = max(2, int(self.trainer.estimated_stepping_batches))
+        steps = max(2, self.epochs * self.steps_per_epoch)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: one_cycle(step / steps, recipe.warmup)
         )
@@ -188,6 +162,9 @@ class Fit:
         if not any(weight.ndim == 5 for weight in module.parameters()):  # of 3-D convolutions
             module.to(memory_format=torch.channels_last)
         batches = module.batches(data)
+        if isinstance(module, Classifier):
+            module.steps_per_epoch = len(batches)
+            batches = Chunks(batches)
         with self.logger(name) as logger, warnings.catch_warnings():
             # Lightning advises DataLoader workers, which are slower here.
             warnings.simplefilter("ignore")

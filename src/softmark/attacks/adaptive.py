@@ -19,11 +19,12 @@ from softmark.attacks.attack import (
     tuning,
 )
 from softmark.attacks.shadow import NetworkFactory, train_shadow_model
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Batch, Classifier, Fit, predict
+from softmark.training import Classifier, Fit, predict
 
 
 @dataclass(kw_only=True, eq=False)

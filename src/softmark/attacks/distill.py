@@ -23,12 +23,13 @@ from softmark.attacks.attack import (
     check_positive,
 )
 from softmark.attacks.shadow import NetworkFactory, new_network
+from softmark.batches import Batch
 from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.models.access import Query
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 
 
 class Student(Classifier):

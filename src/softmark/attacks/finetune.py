@@ -12,10 +12,11 @@ from softmark.attacks.answers import Change, Temper
 from softmark.attacks.attack import AttackResult, TrainingAttack, check
 from softmark.attacks.distill import SOFT, StudentFactory, as_many_steps
 from softmark.attacks.perturb import check_perturbation, perturbed
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit, predict
+from softmark.training import Classifier, Fit, predict
 
 
 @dataclass(kw_only=True, eq=False)

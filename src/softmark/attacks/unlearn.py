@@ -25,11 +25,12 @@ from softmark.attacks.attack import (
     check_not_negative,
     check_positive,
 )
+from softmark.batches import Batch
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 
 
 def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -149,7 +150,7 @@ class NeuronMaskModule(Classifier):
         return self.alpha * self.masked(batch, still) + (1 - self.alpha) * hurt
 
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: object, batch: Batch, step: int) -> None:
+    def after_step(self) -> None:
         for mask in self.masks:
             mask.clamp_(0, 1)
 

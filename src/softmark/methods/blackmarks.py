@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import abstract_pictures
@@ -32,7 +33,7 @@ from softmark.methods.parts.trigger_set import TriggerSet, random_labels, with_t
 from softmark.models.access import Suspect
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Batch, Classifier, Fit, predict
+from softmark.training import Classifier, Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 

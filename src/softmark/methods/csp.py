@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.methods.parts.feature_mark import NetworkWithFeatures
@@ -24,7 +25,7 @@ from softmark.methods.parts.soft_labels import SoftLabels, pairs
 from softmark.methods.parts.teacher import Teacher
 from softmark.recipe import Recipe
 from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 from softmark.verification.nulls import Either
 from softmark.verification.signs import Signs
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
@@ -33,7 +34,7 @@ from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
 from softmark.models.networks import Network
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key
@@ -35,7 +36,7 @@ from softmark.methods.parts.trigger_set import with_triggers
 from softmark.methods.stamped import Stamped
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 
 
 @dataclass(frozen=True, kw_only=True)

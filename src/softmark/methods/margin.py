@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.attacks.perturb import check_perturbation, perturbed
+from softmark.batches import Batch
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.methods.adi import Adi
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 
 
 @dataclass(frozen=True, kw_only=True)

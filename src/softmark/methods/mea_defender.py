@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key, generator
@@ -37,7 +38,7 @@ from softmark.methods.parts.trigger_set import (
 from softmark.methods.stamped import pictures_of_class
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 from softmark.verification.nulls import Null
 
 

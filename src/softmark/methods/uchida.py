@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key, generator
@@ -22,7 +23,7 @@ from softmark.methods.parts.checks import check_above_zero, check_at_least_one
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
 from softmark.recipe import Recipe
-from softmark.training import Batch, Classifier, Fit
+from softmark.training import Classifier, Fit
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.methods.csp import CSPModule
 from softmark.methods.key import Key
@@ -36,7 +37,7 @@ from softmark.tails import (
     project_out,
     tail_sums,
 )
-from softmark.training import Batch, Fit
+from softmark.training import Fit
 from softmark.verification.nulls import Direction, Either
 
 ENOUGH = 18  # dimensions in which an attacked model can reach a claim

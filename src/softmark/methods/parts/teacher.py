@@ -9,9 +9,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.batches import Batch
 from softmark.recipe import Recipe
 from softmark.tails import log_of
-from softmark.training import Batch, Classifier
+from softmark.training import Classifier
 
 
 class Teacher(nn.Module):
