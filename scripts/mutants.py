@@ -83,7 +83,7 @@ MUTANTS = (
            "hmac.new(secret, salt + message, ", "hmac.new(salt, salt + message, "),
     Mutant("a pattern that doesn't follow from what is usual", "methods/key.py",
            "block.to_bytes(8, \"big\") + victim_bytes", "block.to_bytes(8, \"big\")"),
-    Mutant("usual tails that nobody looks at", "methods/parts/soft_labels.py",
+    Mutant("the unmarked model's statistics that nobody checks", "methods/parts/soft_labels.py",
            "if not is_victim_stats(key.victim_stats, key.classes):", "if False:"),
     Mutant("a pattern with another class's rows", "tails.py",
            "return (tail * pattern[top]).sum(1)", "return (tail * pattern[top - 1]).sum(1)"),

@@ -227,7 +227,7 @@ class Key(nn.Module):
             raise InputError(f"{path}: not a key of this version of softmark")
         try:
             named = (tensors[name] for name in ("secret", "salt", "message"))
-            key = cls(*named, _count(about), tensors.get("usual"))
+            key = cls(*named, _count(about), tensors.get(FILE_NAMES["victim_stats"]))
             key.method, key.terms = about["method"], json.loads(about["terms"])
             key.probes, key.commitment = about["probes"], about["commitment"]
             # Before anything is built from it: a file may claim a million classes.

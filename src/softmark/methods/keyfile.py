@@ -16,31 +16,47 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from softmark.errors import InputError
 
 MAGIC = b"softmark locked 1\n"
-SALT, NONCE = 16, 12
+SALT_BYTES, NONCE_BYTES = 16, 12
 # 64 MiB and about .1 s a guess.
-COST = {"n": 2**16, "r": 8, "p": 1}
+SCRYPT = {"n": 2**16, "r": 8, "p": 1}
 
 
 def lock(content: bytes, passphrase: str) -> bytes:
-    """``content`` locked. Raises ``InputError`` for an empty passphrase."""
+    """Return ``content``, locked by ``passphrase``.
+
+    Raises:
+        InputError: for an empty passphrase.
+
+    Example:
+        >>> locked = lock(b"secret", "correct horse")
+        >>> unlock(locked, "correct horse", "key.locked")
+        b'secret'
+    """
     if not passphrase:
         raise InputError("the passphrase is empty: it would lock nothing")
-    salt, nonce = os.urandom(SALT), os.urandom(NONCE)
-    locked = AESGCM(_stretched(passphrase, salt)).encrypt(nonce, content, MAGIC)
+    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
+    locked = AESGCM(_stretch(passphrase, salt)).encrypt(nonce, content, MAGIC)
     return MAGIC + salt + nonce + locked
 
 
 def unlock(content: bytes, passphrase: str | None, where: object) -> bytes:
-    """What ``lock`` was given; ``where`` names the file in errors.
+    """Return what ``lock`` was given.
 
-    Raises ``InputError`` where the passphrase is missing or another one, or bytes were changed.
+    Args:
+        content: what ``lock`` returned.
+        passphrase: the same; None where there is none.
+        where: names the file in errors.
+
+    Raises:
+        InputError: where the passphrase is missing or another one, or bytes were changed.
     """
     if not passphrase:
         raise InputError(f"{where}: it is locked: its passphrase is needed")
-    rest = content[len(MAGIC) :]
-    salt, nonce, locked = rest[:SALT], rest[SALT : SALT + NONCE], rest[SALT + NONCE :]
+    body = content[len(MAGIC) :]
+    salt, body = body[:SALT_BYTES], body[SALT_BYTES:]
+    nonce, locked = body[:NONCE_BYTES], body[NONCE_BYTES:]
     try:
-        return AESGCM(_stretched(passphrase, salt)).decrypt(nonce, locked, MAGIC)
+        return AESGCM(_stretch(passphrase, salt)).decrypt(nonce, locked, MAGIC)
     except (InvalidTag, ValueError) as error:
         raise InputError(
             f"{where}: another passphrase locked it, or the file is damaged; without the right one "
@@ -48,17 +64,17 @@ def unlock(content: bytes, passphrase: str | None, where: object) -> bytes:
         ) from error
 
 
-def _stretched(passphrase: str, salt: bytes) -> bytes:
-    return Scrypt(salt=salt, length=32, **COST).derive(passphrase.encode())
+def _stretch(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, **SCRYPT).derive(passphrase.encode())
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a passphrase locks the file, which may not be there."""
+    """Return whether a passphrase locks the file, which needn't exist."""
     return path.is_file() and path.read_bytes().startswith(MAGIC)
 
 
 def read_key_file(path: Path, passphrase: str | None) -> bytes:
-    """The content of ``path``, unlocked where it is locked. Raises ``InputError`` as ``unlock``."""
+    """Return the content of ``path``, unlocked where it is locked. Raise as ``unlock`` does."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -67,9 +83,11 @@ def read_key_file(path: Path, passphrase: str | None) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Writes ``content`` for the file's owner alone; ``path``, a new one, is whole or isn't there.
+    """Write ``content`` into a new file for its owner alone (mode 600), all of it or nothing.
 
-    Raises ``InputError`` where it is there: a key that is overwritten can't be had again.
+    Raises:
+        InputError: where the file exists, since an overwritten key can't be had again, and where it
+            can't be written.
     """
     if path.exists():
         raise InputError(f"{path}: it is there already, and would be lost; a new file is needed")

@@ -46,7 +46,7 @@ DETECTOR_LR = 0.1  # of the detector, which learns beside the model
 
 @dataclass(frozen=True, kw_only=True)
 class USPMarking(Marking):
-    """The numbers by which usp's pattern is planted."""
+    """Hold the numbers by which usp's pattern is planted."""
 
     eps: float = 0.15
     """Probability that the template moves to the tail. From 0 to below 1."""

@@ -200,8 +200,10 @@ class Watermark:
         """Raise ``InputError`` where ``inputs`` (N, ...) aren't of a kind that it can mark."""
 
     def observe_victim(self, victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor | None]:
-        """Return the unmarked ``victim``'s answers (N, K) to ``data``, and what the key is to
-        know of them: (2, K, K), or None for nothing."""
+        """Return the unmarked ``victim``'s answers (N, K) to ``data``, and its statistics.
+
+        These are what the key is to know of the victim: (2, K, K), or None for nothing.
+        """
         return predict(victim, data.inputs), None
 
     def trigger_probes(self, key: Key, like: Samples) -> Samples:
@@ -231,7 +233,7 @@ class Watermark:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedWatermark(Watermark):
-    """A watermark for which the victim is trained on.
+    """Train the victim on: what most methods share.
 
     Raises:
         InputError: for numbers outside of their ranges. So does every method.
@@ -264,7 +266,12 @@ class TrainedWatermark(Watermark):
 
 
 class Unmarked(Watermark):
-    """The accuracy baseline: no mark, no key, nothing to claim."""
+    """Leave the victim as it is: the baseline, with no mark, no key and nothing to claim.
+
+    Example:
+        >>> Unmarked().embed("a model", ("its", "data"), None)
+        ('a model', None)
+    """
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, None]:
         return victim, None

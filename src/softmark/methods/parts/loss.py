@@ -16,7 +16,7 @@ from softmark.tails import margin_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Marking:
-    """The numbers by which a pattern is planted. The defaults are those of csp.
+    """Hold the numbers by which a pattern is planted. The defaults are those of csp.
 
     Raises:
         InputError: for a number outside of its range.
@@ -52,9 +52,9 @@ class Marking:
             self._check(name, getattr(self, name) >= 0, "it can't be negative")
         self._check("feature_cosine", 0 < self.feature_cosine <= 1, "a cosine above 0, at most 1")
 
-    def _check(self, name: str, holds: bool, wanted: str) -> None:
+    def _check(self, name: str, holds: bool, requirement: str) -> None:
         if not holds:
-            raise InputError(f"method.marking.{name}={getattr(self, name)}: {wanted}")
+            raise InputError(f"method.marking.{name}={getattr(self, name)}: {requirement}")
 
 
 def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:

@@ -157,7 +157,7 @@ class SoftLabels(TrainedWatermark):
         victim_tails = torch.zeros(key.classes, key.classes)
         if key.victim_stats is not None:
             if not is_victim_stats(key.victim_stats, key.classes):
-                raise InputError("the key's usual tails can't be those of any model")
+                raise InputError("the key's unmarked model: no model shows that")
             victim_tails = key.victim_stats[0]
         key.detector = self.detector(pattern=self.pattern(key), victim_tails=victim_tails)
 
