@@ -106,16 +106,16 @@ def test_a_method_that_needs_labels_sees_one_hot_rows_whatever_was_asked_before(
     assert torch.equal(seen.answers(probes), hot)
     assert model.asked == [8]
     assert torch.equal(seen.answer(probes.inputs), hot)
-    assert not any(torch.equal(kept, first) for kept in seen._answers.values())
+    assert not any(torch.equal(answer, first) for answer in seen._answers.values())
     assert torch.equal(suspect.answers(probes), first)
 
 
 @given(st.integers(2, 30), st.integers(1, 20), st.integers(0, 99))
 def test_labels_are_the_likeliest_class_of_each_row(classes, count, seed):
     p = torch.randn(count, classes, generator=torch.manual_seed(seed)).softmax(1)
-    told = labels_only(lambda images: p)(torch.empty(count))
-    assert told.dtype == torch.float32
-    assert told.tolist() == [[float(j == row.argmax()) for j in range(classes)] for row in p]
+    labels = labels_only(lambda images: p)(torch.empty(count))
+    assert labels.dtype == torch.float32
+    assert labels.tolist() == [[float(j == row.argmax()) for j in range(classes)] for row in p]
 
 
 # --- an interface -----------------------------------------------------------------------------
@@ -146,12 +146,12 @@ def test_probabilities_are_the_networks_and_labels_their_likeliest():
 
 @pytest.mark.parametrize("access", ["probabilities", "labels"])
 def test_what_stands_before_the_network_answers_in_its_place(access):
-    told = torch.tensor([[0.2, 0.5, 0.3]])
-    query = expose(network(), access, 3, lambda images: told.expand(len(images), 3))
-    expected = told if access == "probabilities" else torch.tensor([[0.0, 1.0, 0.0]])
+    served = torch.tensor([[0.2, 0.5, 0.3]])
+    query = expose(network(), access, 3, lambda images: served.expand(len(images), 3))
+    expected = served if access == "probabilities" else torch.tensor([[0.0, 1.0, 0.0]])
     assert torch.equal(query(samples(4).inputs), expected.expand(4, 3))
     model = network()
-    assert expose(model, "weights", 3, lambda images: told) is model
+    assert expose(model, "weights", 3, lambda images: served) is model
 
 
 @pytest.mark.parametrize("access", ["probabilities", "labels"])
@@ -174,10 +174,10 @@ def test_an_access_that_does_not_exist_is_named(access):
 def test_a_log_keeps_what_was_asked_and_told_in_order():
     data = samples(10)
     query = expose(Counted(), "probabilities", 3, keep_log=True)
-    told = [query(part) for part in (data.inputs[5:], data.inputs[:3], data.inputs[2:4])]
+    answers = [query(part) for part in (data.inputs[5:], data.inputs[:3], data.inputs[2:4])]
     log = log_of_queries(query)
     assert torch.equal(log.inputs, data.inputs[[*range(5, 10), 0, 1, 2, 2, 3]])
-    assert torch.equal(log.labels, torch.cat(told).argmax(1))
+    assert torch.equal(log.labels, torch.cat(answers).argmax(1))
     assert log.labels.dtype == torch.int64
     assert len(log) == query.count
 

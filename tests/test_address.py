@@ -178,10 +178,10 @@ def test_a_library_under_one_of_our_names_is_the_librarys(code):
     ],
 )
 def test_what_is_not_there_is_named(target):
-    told = re.escape(f"_target_ names {target}: there is no such class")
-    with pytest.raises(InputError, match=told):
+    message = re.escape(f"_target_ names {target}: there is no such class")
+    with pytest.raises(InputError, match=message):
         code_hash((target,), judges=False)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         stage(inner=[{"_target_": target}]).address  # noqa: B018
 
 
@@ -233,12 +233,12 @@ CHANGES = {
 
 def reaches(name, program=PROGRAM):
     """``name`` and every definition that it leads to."""
-    found, todo = set(), [name]
+    reached, todo = set(), [name]
     while todo:
-        if (each := todo.pop()) not in found:
-            found.add(each)
-            todo += re.findall(r"{(\w+)}", program[each])
-    return found
+        if (module := todo.pop()) not in reached:
+            reached.add(module)
+            todo += re.findall(r"{(\w+)}", program[module])
+    return reached
 
 
 def changed(name):
@@ -650,15 +650,15 @@ def copied(tmp_path):
 
 
 def addresses(copied, *stages):
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PRINT, json.dumps(stages)],
         env={**os.environ, "PYTHONPATH": str(copied.parent)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def edit(path, old, new):
@@ -722,10 +722,10 @@ def test_a_number_in_a_network_decides(copied):
 
 def test_every_target_of_conf_is_there(copied):
     texts = [path.read_text() for path in (ROOT / "conf").rglob("*.yaml")]
-    targets = {found for text in texts for found in re.findall(r"_target_: (softmark\S+)", text)}
+    targets = {target for text in texts for target in re.findall(r"_target_: (softmark\S+)", text)}
     assert len(targets) > 10
-    found = addresses(copied, *([[], {"_target_": target}] for target in sorted(targets)))
-    assert len(set(found)) == len(targets)
+    changed = addresses(copied, *([[], {"_target_": target}] for target in sorted(targets)))
+    assert len(set(changed)) == len(targets)
 
 
 def test_an_address_takes_no_time():

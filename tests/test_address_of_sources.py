@@ -276,13 +276,13 @@ def counted_definitions(stages) -> list[tuple[str, str]]:
     """The modules and names of all definitions that count for some stage."""
     roots = {root for stage in stages(lambda name: name) for root in stage.code}
     roots |= {root for stage in stages(lambda name: name) for root in stage.targets}
-    found = set()
+    definitions = set()
     for root in roots:
         for text, _ in _trace(root, True).definitions:
             place = text.places[0]
             if place.module.startswith("softmark.") and place.names:
-                found.add((place.module, place.names[0]))
-    return sorted(found)
+                definitions.add((place.module, place.names[0]))
+    return sorted(definitions)
 
 
 @hypothesis.settings(SLOW, max_examples=6)

@@ -246,8 +246,8 @@ def test_no_step_of_a_training_waits_for_values_or_needs_the_cpu(method, attack,
     config = cell(f"method={method}", f"attack={attack}", "seed=1", "recipe.epochs=1")
     run_cell(config, [], silent)
     # one_hot reads them on a CPU alone, and so does the loss that an owner calls.
-    found = [line for line in seen.lines if "one_hot" not in line and "_check" not in line]
-    assert found == []
+    waiting = [line for line in seen.lines if "one_hot" not in line and "_check" not in line]
+    assert waiting == []
 
 
 def nodes(config: Any) -> Iterator[dict[str, Any]]:
@@ -330,10 +330,12 @@ def test_the_pools_are_trained_on_disjoint_halves(cell):
     assert parties["evaluation"] == {"evaluation", "owner", "attacker"}
     halves = [samples_of(roles, name, 1.0) for name in ("calibration", "evaluation")]
     both = torch.cat([half.inputs for half in halves])
-    whole = torch.cat([roles.owner.inputs, roles.attacker.inputs])
+    training = torch.cat([roles.owner.inputs, roles.attacker.inputs])
     # Each picture lies in one of them, and as often as there.
     for one, other in zip(
-        both.unique(dim=0, return_counts=True), whole.unique(dim=0, return_counts=True), strict=True
+        both.unique(dim=0, return_counts=True),
+        training.unique(dim=0, return_counts=True),
+        strict=True,
     ):
         assert torch.equal(one, other)
 
@@ -360,8 +362,8 @@ def test_the_judge_asks_what_the_attacker_serves(cell):
     draft, context = made_of(cell("method=csp", "attack=serve_temperature"))
     suspect, samples = context.suspect(draft.suspect), context.roles.judge[:20]
     plain = predict(suspect.network, samples.inputs)
-    wanted = (plain.clamp_min(1e-12).log() / 4).softmax(1)
-    torch.testing.assert_close(suspect.answers(samples), wanted)
+    expected = (plain.clamp_min(1e-12).log() / 4).softmax(1)
+    torch.testing.assert_close(suspect.answers(samples), expected)
 
 
 def test_an_attacker_asks_what_the_owner_serves(cell):
@@ -472,9 +474,9 @@ def test_every_step_of_a_chain_of_chains_is_made(cell):
 def test_a_chain_shares_its_links_and_counts_all_queries(cell):
     chained, first = cell("attack=distill_finetune"), cell("attack=distill")
     assert plan(chained).links[0].address == plan(first).suspect.address
-    asked = run_cell(first, [], silent)["queries"]
-    assert asked > 0
-    assert run_cell(chained, [], silent)["queries"] == asked
+    queries = run_cell(first, [], silent)["queries"]
+    assert queries > 0
+    assert run_cell(chained, [], silent)["queries"] == queries
 
 
 def test_a_chains_epochs_are_summed(cell):
@@ -524,8 +526,8 @@ def test_a_student_of_another_architecture_says_what_it_is(cell):
 
 def test_the_attackers_share_of_the_data_is_a_setting(cell):
     config = cell("attack=distill", "attacker.fraction=0.1")
-    whole = run_cell(cell("attack=distill"), [], silent)
-    assert run_cell(config, [], silent)["queries"] == round(whole["queries"] / 10)
+    record = run_cell(cell("attack=distill"), [], silent)
+    assert run_cell(config, [], silent)["queries"] == round(record["queries"] / 10)
     assert plan(config).watermarked.address == plan(cell("attack=distill")).watermarked.address
     with pytest.raises(InputError, match=r"attacker\.fraction=0"):
         plan(cell("attacker.fraction=0.0"))

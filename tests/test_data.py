@@ -283,10 +283,10 @@ def test_a_damaged_cache_is_named_and_decoded_again(tmp_path, capsys, damage):
     (cache,) = tmp_path.glob("*.safetensors")
     cache.write_bytes(damage(cache.read_bytes()))
     assert parts(caching.open_data(source, SHARES, tmp_path)) == parts(first)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert str(cache) in told[0]
-    assert "damaged" in told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert str(cache) in lines[0]
+    assert "damaged" in lines[0]
     caching.open_data(source, SHARES, tmp_path)
     assert source.reads == 2
     assert capsys.readouterr().err == ""
@@ -344,10 +344,10 @@ def test_two_processes_decode_once(tmp_path):
         )
         for number in range(2)
     ]
-    told = [process.communicate(timeout=60)[0] for process in both]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert told[0] == told[1]
-    assert len(told[0].strip()) == 64
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0].strip()) == 64
     assert (tmp_path / "reads").read_text() == "read "
 
 
@@ -358,9 +358,9 @@ def test_import_and_fingerprint_leave_torch_alone(tmp_path):
         "print(sorted(heavy & set(sys.modules)));"
         f"print(caching.decode(sources.Digits(), {str(tmp_path)!r}), 'torch' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    loaded, after = told.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    loaded, after = process.stdout.splitlines()
     assert loaded == "[]"
     assert after == f"{caching.fingerprint(Digits(), tmp_path)} False"
 

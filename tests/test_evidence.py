@@ -223,7 +223,7 @@ def recommitted(tensors, about):
 def test_a_tampered_key_is_refused_by_the_cell(change, words, real):
     config, _, cell, store = real("csp")
     folder = store.folder(cell.key)
-    kept = {path: path.read_bytes() for path in (*folder.iterdir(), cell.record)}
+    contents = {path: path.read_bytes() for path in (*folder.iterdir(), cell.record)}
     try:
         cell.record.unlink()
         spoil(folder, change)
@@ -231,7 +231,7 @@ def test_a_tampered_key_is_refused_by_the_cell(change, words, real):
             run_cell(config, [], silent)
         assert json.loads(cell.record.read_text())["claimed"] is False
     finally:
-        for path, content in kept.items():
+        for path, content in contents.items():
             path.write_bytes(content)
 
 

@@ -43,9 +43,9 @@ ANSWERS_OF_1 = [
 
 def written(path: Path, node=WHOLE.node, tensors=None, **about: str | None) -> Path:
     """A file as ``save_network`` writes it, but for what is told."""
-    told = {"format": "softmark network 2", "node": json.dumps(node), **about}
-    told = {name: value for name, value in told.items() if value is not None}
-    safetensors.torch.save_file(tensors or WHOLE.state_dict(), path, told)
+    metadata = {"format": "softmark network 2", "node": json.dumps(node), **about}
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    safetensors.torch.save_file(tensors or WHOLE.state_dict(), path, metadata)
     return path
 
 
@@ -76,12 +76,12 @@ def test_an_ensemble_of_several_architectures_is_rebuilt(tmp_path):
         node.pop("name")
     network = Ensemble.of([build(instantiate(node), samples(), 3) for node in nodes])
     inside = Ensemble.of([WHOLE, network])
-    for whole in (network, inside):
-        save_network(whole, tmp_path / "model")
+    for outer in (network, inside):
+        save_network(outer, tmp_path / "model")
         again = load_network(tmp_path / "model")
-        assert again.node == whole.node
+        assert again.node == outer.node
         images = samples(8).inputs
-        torch.testing.assert_close(predict(again, images), predict(whole, images))
+        torch.testing.assert_close(predict(again, images), predict(outer, images))
 
 
 def test_a_network_that_was_trained_and_read_again_can_be_trained_on(tmp_path):
@@ -128,8 +128,8 @@ def test_a_broken_file_is_named(tmp_path):
     for name in broken:
         for read in (load_network, read_tensors):
             absent = name in ("missing", "folder")
-            wanted = "it can't be read" if absent else "not a whole safetensors file"
-            with pytest.raises(InputError, match=rf"/{name}: {wanted}"):
+            words = "it can't be read" if absent else "not a whole safetensors file"
+            with pytest.raises(InputError, match=rf"/{name}: {words}"):
                 read(tmp_path / name)
     load_network(tmp_path / "whole")
 
@@ -301,11 +301,11 @@ def old(node):
 
 
 def test_an_ensemble_of_the_older_format_is_rebuilt(tmp_path):
-    whole = Ensemble.of([Ensemble.of([WHOLE, WHOLE]), WHOLE])
-    tensors = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    ensemble = Ensemble.of([Ensemble.of([WHOLE, WHOLE]), WHOLE])
+    tensors = {name: tensor.clone() for name, tensor in ensemble.state_dict().items()}
     about = {"format": "softmark network 1"}
-    path = written(tmp_path / "model", old(whole.node), tensors, **about)
-    assert load_network(path).node == whole.node
+    path = written(tmp_path / "model", old(ensemble.node), tensors, **about)
+    assert load_network(path).node == ensemble.node
     for name in ("softmark.models.networks.Network", "torch.nn.Linear", "", None, ["a"], 3):
         path = written(tmp_path / "model", {**old(WHOLE.node), "_target_": name}, **about)
         with pytest.raises(InputError, match=r"/model: "):
@@ -331,7 +331,7 @@ def function(**arguments):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own_file(tmp_path, monkeypatch):
     """A file of a network whose class lies in a module of one's own, which isn't imported yet."""
     (tmp_path / "own_networks.py").write_text(OWN)
     (tmp_path / "own_package.py").write_text("from own_networks import Net as Renamed")
@@ -342,28 +342,28 @@ def own(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_class_of_ones_own_is_imported_only_where_it_is_allowed(own):
+def test_a_class_of_ones_own_is_imported_only_where_it_is_allowed(own_file):
     for allowed in ((), ("gone.own_networks.Net",), ("softmark.models.networks.ConvNet",)):
         with pytest.raises(InputError, match=r"/model: it needs 'own_networks\.Net'.*MODULE:FUNC"):
-            load_network(own, allowed)
+            load_network(own_file, allowed)
         assert "own_networks" not in sys.modules
-    network = load_network(own, {"own_networks.Net"})
+    network = load_network(own_file, {"own_networks.Net"})
     assert type(network).__name__ == "Net"
     assert network.layout == {"rows": [1, "two"]}
     assert torch.equal(network.head.weight, WHOLE.head.weight)
-    again = own.with_name("again")
+    again = own_file.with_name("again")
     save_network(network, again)
     assert load_network(again, {"own_networks.Net"}).node == network.node
     with pytest.raises(InputError, match="own_networks"):
         load_network(again)
 
 
-def test_a_config_may_name_a_class_of_ones_own_by_another_name(own):
-    network = load_network(own, {"gone.Net", "own_networks.function", "own_package.Renamed"})
+def test_a_config_may_name_a_class_of_ones_own_by_another_name(own_file):
+    network = load_network(own_file, {"gone.Net", "own_networks.function", "own_package.Renamed"})
     assert type(network).__name__ == "Net"
 
 
-def test_a_stage_takes_the_classes_of_its_config_and_its_ancestors(own, tmp_path):
+def test_a_stage_takes_the_classes_of_its_config_and_its_ancestors(own_file, tmp_path):
     config = {
         "model": {"_target_": "own_networks.Net"},
         "layers": [{"_target_": "json.JSONDecoder"}],
@@ -375,7 +375,7 @@ def test_a_stage_takes_the_classes_of_its_config_and_its_ancestors(own, tmp_path
     for stage in (other, second):
         folder = store.folder(stage)
         folder.mkdir(parents=True)
-        shutil.copy(own, folder / MODEL)
+        shutil.copy(own_file, folder / MODEL)
     roles = types.SimpleNamespace(classes=("a", "b", "c"))
 
     def context(parent):
@@ -388,33 +388,34 @@ def test_a_stage_takes_the_classes_of_its_config_and_its_ancestors(own, tmp_path
         context(other).network()
 
 
-def test_what_a_config_names_is_called_only_if_it_is_a_network(own, tmp_path):
+def test_what_a_config_names_is_called_only_if_it_is_a_network(own_file, tmp_path):
     for name in ("own_networks.function", "own_package", "subprocess.Popen", "os.system"):
         path = written(tmp_path / "model", {**WHOLE.node, "kind": name})
         with pytest.raises(InputError, match=r"/model: it needs"):
             load_network(path, {name})
 
 
-def test_a_class_of_ones_own_gets_data_alone(own):
+def test_a_class_of_ones_own_gets_data_alone(own_file):
     node = {**WHOLE.node, "kind": "own_networks.Net"}
     for layout in ("${oc.env:HOME}", {"_target_": "os.system"}, [{"a": {"_args_": []}}]):
-        path = written(own.with_name("other"), {**node, "layout": layout})
+        path = written(own_file.with_name("other"), {**node, "layout": layout})
         with pytest.raises(InputError, match=r"/other: .*(data|argument)"):
             load_network(path, {"own_networks.Net"})
 
 
-def test_weights_of_another_network_of_ones_own_are_named(own):
+def test_weights_of_another_network_of_ones_own_are_named(own_file):
     node = {**WHOLE.node, "kind": "own_networks.Net", "layout": 1, "width": 8}
-    path = written(own.with_name("other"), node)
+    path = written(own_file.with_name("other"), node)
     with pytest.raises(InputError, match="/other: weights of another network"):
         load_network(path, {"own_networks.Net"})
-    whole = {"kind": "ensemble", "networks": [WHOLE.node, {**node, "width": 4}]}
+    ensemble = {"kind": "ensemble", "networks": [WHOLE.node, {**node, "width": 4}]}
     tensors = Ensemble([WHOLE, WHOLE]).state_dict()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    load_network(written(path, whole, tensors), {"own_networks.Net"})
+    load_network(written(path, ensemble, tensors), {"own_networks.Net"})
     with pytest.raises(InputError, match="is none of its tensors"):
         load_network(
-            written(path, whole, {**tensors, "networks.2.a": torch.zeros(1)}), {"own_networks.Net"}
+            written(path, ensemble, {**tensors, "networks.2.a": torch.zeros(1)}),
+            {"own_networks.Net"},
         )
 
 

@@ -121,15 +121,15 @@ def elsewhere(tmp_path_factory):
 
 
 def works_or_is_refused(line: list[str]) -> None:
-    told = None
+    message = None
     try:
         config = check_arguments(line)
         decode_data(config)
         assert plan(config).record
         _make_all(config)
     except InputError as error:
-        told = str(error)
-    assert told is None or told.strip()
+        message = str(error)
+    assert message is None or message.strip()
 
 
 REPEATABLE = settings(

@@ -102,16 +102,16 @@ def test_a_built_network_says_how_to_build_it_without_any_data(path):
     images = torch.rand(4, 2, 8, 8)
     torch.testing.assert_close(again.eval()(images), network.eval()(images))
     # The normalisation is in the node as well: it is the same before any weight is read.
-    for kept in ("mean", "std"):
-        fresh = getattr(build_node(network.node, {}).features[0], kept)
-        torch.testing.assert_close(fresh, getattr(network.features[0], kept))
+    for buffer in ("mean", "std"):
+        fresh = getattr(build_node(network.node, {}).features[0], buffer)
+        torch.testing.assert_close(fresh, getattr(network.features[0], buffer))
 
 
 def test_every_network_has_a_kind():
     made = (*CLASSES.values(), *ENSEMBLES.values())
-    told = {f"{each.__module__}.{each.__qualname__}" for each in made}
+    named = {f"{each.__module__}.{each.__qualname__}" for each in made}
     # OtherTail lay beside the attack that uses it, and stands so in older files.
-    assert {*told, "softmark.attacks.served.OtherTail"} == set(KINDS)
+    assert {*named, "softmark.attacks.served.OtherTail"} == set(KINDS)
     assert set(KINDS.values()) == {*CLASSES, "ensemble", "other_tail"}
 
 
@@ -133,13 +133,13 @@ def test_an_ensemble_answers_with_the_mean_of_probabilities():
     torch.manual_seed(0)
     three = [build(partial(ConvNet, width=4), pictures(), classes=3).eval() for _ in range(3)]
     images = 5 * torch.rand(20, 2, 8, 8)
-    whole = Ensemble.of(three).eval()
-    logits = whole(images)
+    ensemble = Ensemble.of(three).eval()
+    logits = ensemble(images)
     assert not torch.allclose(three[0](images), three[1](images), atol=0.01)
     expected = torch.stack([network(images).softmax(1) for network in three]).mean(0)
     torch.testing.assert_close(logits.softmax(1), expected)
     torch.testing.assert_close(logits.exp().sum(1), torch.ones(20))
-    assert whole.node["networks"] == [network.node for network in three]
+    assert ensemble.node["networks"] == [network.node for network in three]
 
 
 def test_an_ensemble_that_is_sure_has_finite_logits():

@@ -241,9 +241,9 @@ def test_a_class_that_takes_what_tables_read_is_not_configurable(kind, argument,
 def test_no_class_of_a_config_takes_what_tables_read():
     folders = [ROOT / "conf", ROOT / "tests/sketches/conf"]
     texts = [path.read_text() for folder in folders for path in folder.rglob("*.yaml")]
-    found = {target for text in texts for target in re.findall(r"_target_: ([\w.]+)", text)}
-    assert len(found) > 90
-    for target in found:
+    targets = {target for text in texts for target in re.findall(r"_target_: ([\w.]+)", text)}
+    assert len(targets) > 90
+    for target in targets:
         taken = inspect.signature(get_class(target)).parameters
         assert not set(DISPLAY_KEYS) & set(taken), target
 
@@ -255,5 +255,5 @@ def test_a_wrong_number_answers_without_torch(tmp_path):
         "except ValueError as error: print(error, 'torch' in sys.modules)"
     )
     line = [sys.executable, "-c", code, "recipe.lr=0", f"output_dir={tmp_path}"]
-    told = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert told.stdout == "recipe.lr=0: it must be above 0 False\n"
+    process = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert process.stdout == "recipe.lr=0: it must be above 0 False\n"

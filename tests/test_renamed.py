@@ -113,12 +113,12 @@ def test_each_new_key_is_in_a_config_and_the_old_one_in_none():
         configs = [OmegaConf.to_container(compose("config", [choice])) for choice in chosen]
     groups = [(name, node) for config in configs for name, node in config.items()]
     groups += [("data.source", config["data"]["source"]) for config in configs]
-    there = {f"{group}.{name}" for group, node in groups if isinstance(node, dict) for name in node}
+    known = {f"{group}.{name}" for group, node in groups if isinstance(node, dict) for name in node}
     for place, old, new in KEYS:
         plain = place.replace("\\", "").partition("(")[0].rstrip(".")
         group = "method" if place == METHOD else plain
-        assert f"{group}.{new}" in there, new
-        assert f"{group}.{old}" not in there, old
+        assert f"{group}.{new}" in known, new
+        assert f"{group}.{old}" not in known, old
 
 
 def test_the_share_of_dawn_is_one_of_inputs(capsys):

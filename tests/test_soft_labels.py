@@ -24,7 +24,7 @@ from softmark.attacks.prune import Prune, pruned
 from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.stages import surest
+from softmark.experiment.stages import most_confident
 from softmark.methods.csp import CSP, CSPModule, sign_matrix
 from softmark.methods.key import Key, as_bytes
 from softmark.methods.parts.control import Control, TeacherControl
@@ -888,7 +888,7 @@ def test_a_false_claim_is_as_unlikely_as_the_exact_test_says(kind, seen):
     """p-values of one innocent over 2,000 random keys: those below a tenth are a tenth."""
     random, classes = Random(0), 6
     p, usual = skewed(480, classes, 1), compute_victim_stats(skewed(400, classes, 2))
-    p = p[surest(answers(480, classes, 3), 120)] if seen == "sure" else p[:120]
+    p = p[most_confident(answers(480, classes, 3), 120)] if seen == "sure" else p[:120]
     labels = skewed(480, classes, 2).argmax(1)[:120] if seen == "labels" else None
     assert (usual[0].norm(dim=1) > 0.5).all()
     message, found = as_bytes("customer"), []

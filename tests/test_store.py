@@ -67,21 +67,21 @@ def test_planning_leaves_torch_alone(tmp_path):
         assert "torch" not in sys.modules
     """
     process = run(script, ROOT / "conf", tmp_path)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 0, output
 
 
 # --- Store.once -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def told():
+def reports():
     return []
 
 
 @pytest.fixture
-def store(tmp_path, told):
-    return Store(tmp_path / "store", told.append)
+def store(tmp_path, reports):
+    return Store(tmp_path / "store", reports.append)
 
 
 def left(store):
@@ -104,16 +104,16 @@ class Maker:
         return {"calls": self.calls}
 
 
-def test_once_makes_once(store, told):
+def test_once_makes_once(store, reports):
     maker = Maker()
     first = stage(maker, role="innocent/evaluation/3", seed=0)
     folder = store.once(first, make)
     assert folder == store.folder(first) == store.root / "innocent" / first.address
-    assert store.once(first, make) == Store(store.root, told.append).once(first, make) == folder
+    assert store.once(first, make) == Store(store.root, reports.append).once(first, make) == folder
     assert maker.calls == 1
     assert store.made == [first]
-    assert len(told) == 1
-    assert first.address in told[0]
+    assert len(reports) == 1
+    assert first.address in reports[0]
     about = manifest(folder)
     assert about["role"] == "innocent/evaluation/3"
     assert about["address"] == first.address
@@ -144,7 +144,7 @@ def test_parents_are_made_first_and_once(store):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_make_that_fails_leaves_nothing(store, told, error):
+def test_a_make_that_fails_leaves_nothing(store, reports, error):
     def failing(folder):
         (folder / "model").write_text("half")
         raise error
@@ -158,7 +158,7 @@ def test_a_make_that_fails_leaves_nothing(store, told, error):
     maker = Maker()
     store.once(replace(child, make=maker), make)
     assert maker.calls == 1
-    assert len(told) == 2
+    assert len(reports) == 2
 
 
 def test_notes_that_are_no_json_leave_nothing(store):
@@ -184,23 +184,23 @@ def test_notes_that_are_no_json_leave_nothing(store):
         pytest.param(lambda f: (f / "stage.json").unlink(), id="manifest deleted"),
     ],
 )
-def test_damage_is_said_and_made_anew(store, told, damage):
+def test_damage_is_said_and_made_anew(store, reports, damage):
     maker = Maker()
     folder = store.once(stage(maker), make)
     (folder / "stranger").touch()
     damage(folder)
-    told.clear()
+    reports.clear()
     store.once(stage(maker), make)
     assert maker.calls == 2
     assert (folder / "model").read_text() == "weights"
     assert not (folder / "stranger").exists()
-    assert len(told) == 2
-    assert str(folder) in told[0]
-    assert "damaged" in told[0]
-    assert "made" in told[1]
-    told.clear()
+    assert len(reports) == 2
+    assert str(folder) in reports[0]
+    assert "damaged" in reports[0]
+    assert "made" in reports[1]
+    reports.clear()
     store.once(stage(maker), make)
-    assert (maker.calls, told) == (2, [])
+    assert (maker.calls, reports) == (2, [])
 
 
 SLOW = """
@@ -249,9 +249,9 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_trusted(tmp_path, store
     assert not folder.with_suffix(".making").exists()
 
 
-def test_a_root_that_cannot_be_is_named(tmp_path, told):
+def test_a_root_that_cannot_be_is_named(tmp_path, reports):
     (tmp_path / "file").touch()
-    store = Store(tmp_path / "file" / "store", told.append)
+    store = Store(tmp_path / "file" / "store", reports.append)
     with pytest.raises(InputError, match=r"file/store/victim/.*Not a directory; output_dir=DIR"):
         store.once(stage(Maker()), make)
     with pytest.raises(InputError, match=r"file/records/a\.json: Not a directory"):
@@ -400,7 +400,7 @@ def outputs(tmp_path):
 
 
 def cli(folder, *options, **given):
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, ROOT / "scripts" / "store.py", "--output-dir", folder, *options],
         capture_output=True,
         text=True,
@@ -408,15 +408,15 @@ def cli(folder, *options, **given):
         env={**os.environ, "COLUMNS": "150"},
         **{"stdin": subprocess.DEVNULL, **given},
     )
-    assert "Traceback" not in told.stderr
-    return told
+    assert "Traceback" not in process.stderr
+    return process
 
 
-def rows(told):
+def rows(process):
     """Return role, description and number of records of each address in the table."""
     cells = [
         [cell.strip() for cell in line.strip("│").split("│")]
-        for line in told.stdout.splitlines()
+        for line in process.stdout.splitlines()
         if line.startswith("│")
     ]
     return {address: (role, what, int(needed)) for role, address, what, _, _, needed in cells}
@@ -433,10 +433,10 @@ def folders(store):
 def test_the_script_lists_the_store(outputs):
     folder, _, stages = outputs
     before = everything(folder)
-    told = cli(folder)
-    assert told.returncode == 0
-    assert told.stderr == ""
-    assert rows(told) == {
+    process = cli(folder)
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert rows(process) == {
         stages["victim"].address: ("victim", "convnet, party owner, seed 0", 2),
         stages["failed"].address: ("victim", "convnet, party owner, seed 2", 1),
         stages["alone"].address: ("victim", "convnet, party owner, seed 3", 0),
@@ -448,7 +448,7 @@ def test_the_script_lists_the_store(outputs):
         stages["watermarked"].address: ("watermarked", "usp, seed 0", 2),
         stages["suspect"].address: ("suspect", "distill, vgg11, seed 0", 2),
     }
-    assert "6 stages (0.0 MiB); no record needs 1 stage (0.0 MiB) of them" in told.stdout
+    assert "6 stages (0.0 MiB); no record needs 1 stage (0.0 MiB) of them" in process.stdout
     assert everything(folder) == before
 
 
@@ -471,15 +471,15 @@ def test_the_script_prunes_what_no_record_needs(outputs):
     assert "1 unfinished" in listed.stdout
     records = everything(folder / "records")
 
-    told = cli(folder, "--prune", "--yes")
-    assert told.returncode == 0, told.stderr
-    assert "removed 2 stages" in told.stdout
-    kept = {stages[name].address for name in ("victim", "innocent", "failed", "watermarked")}
-    assert folders(store) == kept | {"notes of my own"}
+    process = cli(folder, "--prune", "--yes")
+    assert process.returncode == 0, process.stderr
+    assert "removed 2 stages" in process.stdout
+    remaining = {stages[name].address for name in ("victim", "innocent", "failed", "watermarked")}
+    assert folders(store) == remaining | {"notes of my own"}
     assert everything(folder / "records") == records
-    told = cli(folder, "--prune")
-    assert told.returncode == 0
-    assert "nothing to remove" in told.stdout
+    process = cli(folder, "--prune")
+    assert process.returncode == 0
+    assert "nothing to remove" in process.stdout
     store.once(stages["suspect"], make)
     assert rows(cli(folder))[damaged.name] == ("suspect", "distill, vgg11, seed 0", 2)
 
@@ -491,12 +491,12 @@ def test_the_script_never_touches_what_is_being_made(outputs):
     (making / "model").write_text("half")
     before = everything(folder)
     with FileLock(making.with_suffix(".lock")):
-        told = cli(folder, "--prune", "--yes")
+        process = cli(folder, "--prune", "--yes")
         # Its cell's other stages have no record yet, so that they stay too.
         assert {*everything(folder)} - {*before} == {f"store/suspect/{'1' * 16}.lock"}
-    assert told.returncode == 2
-    assert told.stderr.splitlines()[-1].startswith("error: nothing is removed: a run is at work")
-    assert "1" * 16 in told.stderr
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("error: nothing is removed: a run is at work")
+    assert "1" * 16 in process.stderr
     assert cli(folder, "--prune", "--yes").returncode == 0
     assert not making.exists()
 
@@ -523,23 +523,23 @@ def test_a_broken_record_is_named_and_stops_the_pruning(outputs, text):
     folder, _, _ = outputs
     (folder / "records" / "broken.json").write_text(text)
     before = everything(folder)
-    told = cli(folder)
-    assert told.returncode == 0
-    assert str(folder / "records" / "broken.json") in told.stderr
-    assert len(rows(told)) == 6
-    told = cli(folder, "--prune", "--yes")
-    assert told.returncode == 2
-    assert str(folder / "records" / "broken.json") in told.stderr
-    assert told.stderr.splitlines()[-1].startswith("error: nothing is removed")
+    process = cli(folder)
+    assert process.returncode == 0
+    assert str(folder / "records" / "broken.json") in process.stderr
+    assert len(rows(process)) == 6
+    process = cli(folder, "--prune", "--yes")
+    assert process.returncode == 2
+    assert str(folder / "records" / "broken.json") in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: nothing is removed")
     assert everything(folder) == before
 
 
 def test_the_script_asks(outputs):
     folder, store, stages = outputs
     before = everything(folder)
-    told = cli(folder, "--prune")
-    assert told.returncode == 2
-    assert told.stderr.splitlines() == [
+    process = cli(folder, "--prune")
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
         "error: --prune asks first, and there is no terminal: --yes is the answer"
     ]
     for answer, goes in (("\n", False), ("n\n", False), ("\x04", False), ("y\n", True)):
@@ -548,16 +548,16 @@ def test_the_script_asks(outputs):
             stack.callback(os.close, person)
             stack.callback(os.close, terminal)
             os.write(person, answer.encode())
-            told = cli(folder, "--prune", stdin=terminal)
-        assert told.returncode == 0, told.stderr
-        assert "remove 1 stage (0.0 MiB) and 6 locks" in told.stdout
+            process = cli(folder, "--prune", stdin=terminal)
+        assert process.returncode == 0, process.stderr
+        assert "remove 1 stage (0.0 MiB) and 6 locks" in process.stdout
         assert store.folder(stages["alone"]).exists() is not goes
         assert (everything(folder) == before) is not goes
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    told = cli(tmp_path / "nowhere")
-    assert told.returncode == 2
-    assert told.stdout == ""
-    (line,) = told.stderr.splitlines()
+    process = cli(tmp_path / "nowhere")
+    assert process.returncode == 2
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path / 'nowhere' / 'store'}: there is no such folder")

@@ -92,10 +92,10 @@ def test_a_wrong_recipe_answers_before_torch_is_there():
         except ValueError as error:
             print(error, "torch" in sys.modules)
     """
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
     )
-    assert told.stdout == "recipe.epochs=0: it must be above 0 False\n", told.stderr
+    assert process.stdout == "recipe.epochs=0: it must be above 0 False\n", process.stderr
 
 
 def test_a_long_training_tells_how_far_it_is(monkeypatch, capsys):
@@ -133,7 +133,7 @@ def test_crop_and_flip_is_a_window_of_the_reflected_picture():
     padded = nn.functional.pad(images.float(), [2] * 4, mode="reflect").byte()
     shifts = set()
     for picture, large in zip(result, padded, strict=True):
-        found = [
+        matches = [
             (down, right, turn)
             for down in range(5)
             for right in range(5)
@@ -145,8 +145,8 @@ def test_crop_and_flip_is_a_window_of_the_reflected_picture():
                 else large[:, down : down + 9, right : right + 7],
             )
         ]
-        assert len(found) == 1
-        shifts.add(found[0])
+        assert len(matches) == 1
+        shifts.add(matches[0])
     assert len(shifts) > 15
     assert torch.equal(crop_and_flip(images, 0, False), images)
 
@@ -232,11 +232,11 @@ def test_a_gpu_that_is_not_there_is_named(accelerator, chosen, monkeypatch):
 
 
 def test_a_gpu_is_taken_where_it_is_wanted_and_there(monkeypatch):
-    for there in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+    for available in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert choose_device("cpu").type == "cpu"
         assert choose_device("gpu").type == choose_device("cuda").type == "cuda"
-        assert choose_device("auto").type == ("cuda" if there else "cpu")
+        assert choose_device("auto").type == ("cuda" if available else "cpu")
 
 
 def test_no_more_threads_than_there_are_cores(chosen, monkeypatch):
@@ -268,11 +268,11 @@ def test_pruning_zeroes_the_smallest_weights_of_the_whole_network():
     net = network()
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     flat = torch.cat([w.detach().flatten() for w in weights])
-    kept = flat.abs() > flat.abs().sort().values[round(0.6 * len(flat)) - 1]
+    large = flat.abs() > flat.abs().sort().values[round(0.6 * len(flat)) - 1]
     pruned = Prune(sparsity=0.6).apply(net, samples(), fit()).network
     layers = [m for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     after = torch.cat([layer.weight.detach().flatten() for layer in layers])
-    assert torch.equal(after, flat * kept)
+    assert torch.equal(after, flat * large)
 
 
 def test_the_last_layer_alone_moves_when_only_it_is_tuned():

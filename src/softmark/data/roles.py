@@ -128,9 +128,9 @@ class Roles:
         """Return inputs on which a suspect is asked; no key decides about them.
 
         Args:
-            kind: ``samples``, the judge's first; ``sure``, the judge's at the places ``chosen``, of
-                which the unmarked victim is surest; ``blends``, each the mean of one of the first
-                and its neighbour; ``noise``, independent uniform pixels.
+            kind: ``samples``, the judge's first; ``sure``, the judge's at the places ``chosen``,
+                where the unmarked victim is most confident; ``blends``, each the mean of one of the
+                first and its neighbour; ``noise``, independent uniform pixels.
             count: how many.
             chosen: places among the judge's samples, int64 (count,), for ``sure``.
 

@@ -28,7 +28,7 @@ from softmark.store.store import Store, manifest
 from softmark.training import Fit
 from softmark.verification.judge import Verifier
 
-CHOSEN = "probes.safetensors"  # the places of the surest probes among the judge's samples
+CHOSEN = "probes.safetensors"  # the places of the most confident probes among the judge's samples
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class StageContext:
         return targets
 
     def pool(self, verifier: Verifier) -> Samples:
-        """Return the judge's probes; the surest are those that the key's stage has chosen."""
+        """Return the judge's probes; the key's stage has chosen the most confident ones."""
         if verifier.inputs != "sure":
             return self.roles.probes(verifier.inputs, verifier.probes)
         folder = self.folder

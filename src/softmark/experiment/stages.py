@@ -73,7 +73,7 @@ def embed(context: StageContext) -> dict[str, Any]:
 def commit(context: StageContext) -> dict[str, Any]:
     """Bind the key to its method, to the terms of a claim and to the judge's probes.
 
-    Where they are the surest, the confidence of the unmarked victim chooses, no key does.
+    Where the verifier asks for sure ones, the unmarked victim's confidence chooses, no key does.
     """
     verifier = context.make("verifier")
     key = context.key(context.parent("watermarked"), context.make("method"))
@@ -81,13 +81,13 @@ def commit(context: StageContext) -> dict[str, Any]:
         return {"commitment": None}
     if verifier.inputs == "sure":
         answers = context.suspect(context.parent("victim")).answers(context.roles.judge)
-        save_file({"places": surest(answers, verifier.probes)}, context.folder / CHOSEN)
+        save_file({"places": most_confident(answers, verifier.probes)}, context.folder / CHOSEN)
     commitment = key.commit(context.config["method"], verifier.terms, context.pool(verifier))
     context.save_key(key)
     return {"commitment": commitment}
 
 
-def surest(answers: Tensor, count: int) -> Tensor:
+def most_confident(answers: Tensor, count: int) -> Tensor:
     """Return the places of the ``count`` most confident of ``answers`` (N, K), in order."""
     order = answers.amax(1).sort(descending=True, stable=True).indices  # (N,)
     return order[:count].sort().values  # (count,)
