@@ -31,7 +31,13 @@ class Identification:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Say whether a suspect is claimed, and on which evidence."""
+    """Say whether a suspect is claimed, and on which evidence.
+
+    Example:
+        >>> verdict = softmark.verify(marked.model, marked.key, marked.probes)
+        >>> verdict.claimed, verdict.null, verdict.levels
+        (True, 'signs', {'signs': 1e-12})
+    """
 
     score: float | None
     """Of the first test, larger for more evidence."""
