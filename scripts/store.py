@@ -29,6 +29,7 @@ from softmark.store.store import manifest
 
 ADDRESS = re.compile("[0-9a-f]{16}")
 MIB = 2**20
+MAX_ROWS = 1000  # of a table; more stages are listed line by line
 
 
 @dataclass(frozen=True)
@@ -140,22 +141,39 @@ def _describe(config: dict[str, Any]) -> str:
 
 
 def _show(store: Path, entries: list[Entry]) -> None:
+    # Rich takes a millisecond a row to fit a table to the terminal.
+    show = _print_lines if len(entries) > MAX_ROWS else _print_table
+    show(entries)
+    unused = [entry for entry in entries if not entry.num_records]
+    print(f"{_sum(entries)}; no record needs {_sum(unused)} of them")
+    if unfinished := list(store.glob("*/*.making")):
+        print(f"{len(unfinished)} unfinished: of a run at work, or of one that was killed")
+
+
+def _print_lines(entries: list[Entry]) -> None:
+    for entry in entries:
+        role, address, stage, *numbers = _cells(entry)
+        print(f"{role:<11}  {address}  {'  '.join(f'{n:>7}' for n in numbers)}  {stage}")
+
+
+def _print_table(entries: list[Entry]) -> None:
     table = Table()
     for name in ("role", "address", "stage"):
         table.add_column(name, no_wrap=name == "address")
     for name in ("MiB", "age", "records"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
-        text = entry.description
-        stage = Text("damaged", "red") if text is None else Text(text)
-        size = f"{entry.bytes / MIB:.1f}"
-        age, records = _age(time.time() - entry.modified), str(entry.num_records)
-        table.add_row(entry.role, entry.folder.name, stage, size, age, records)
+        role, address, stage, *numbers = _cells(entry)
+        style = "red" if entry.description is None else ""
+        table.add_row(role, address, Text(stage, style), *numbers)
     Console().print(table)
-    unused = [entry for entry in entries if not entry.num_records]
-    print(f"{_sum(entries)}; no record needs {_sum(unused)} of them")
-    if unfinished := list(store.glob("*/*.making")):
-        print(f"{len(unfinished)} unfinished: of a run at work, or of one that was killed")
+
+
+def _cells(entry: Entry) -> list[str]:
+    """Return role, address, description, MiB, age and the number of records, as text."""
+    size, age = f"{entry.bytes / MIB:.1f}", _age(time.time() - entry.modified)
+    stage = "damaged" if entry.description is None else entry.description
+    return [entry.role, entry.folder.name, stage, size, age, str(entry.num_records)]
 
 
 def _age(seconds: float) -> str:
