@@ -189,7 +189,8 @@ def _comments(path: Path) -> dict[str, str]:
 def describe(target: str) -> Description:
     """Return what the source says of the class or function ``target``, a full name.
 
-    A field's sentence is the string below it, there or in a base class.
+    A field's sentence is the string below it, there or in a base class, or what the docstring's
+    ``Args:`` says of it.
     """
     top, *names = target.split(".")
     place, attributes = find(Place(top, tuple(names)), home_of(top))
@@ -202,12 +203,30 @@ def describe(target: str) -> Description:
     for base in reversed(getattr(definition, "bases", [])):
         if isinstance(base, ast.Name | ast.Attribute):
             fields |= _described_base(ast.unparse(base), place.module).fields
+    fields |= described_arguments(ast.get_docstring(definition) or "")
     body = definition.body
     for field, below in itertools.pairwise(body):
         is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if is_field and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             fields[field.target.id] = " ".join(str(below.value.value).split())
     return Description(first_sentence(ast.get_docstring(definition) or ""), fields)
+
+
+def described_arguments(docstring: str) -> dict[str, str]:
+    """Return a sentence for each argument in the ``Args:`` of a docstring.
+
+    Example:
+        >>> described_arguments("Do it.\\n\\nArgs:\\n    lr: of Adam,\\n        above 0.")
+        {'lr': 'Of Adam, above 0.'}
+    """
+    section = re.search(r"^Args:\n((?: .*\n?|\n)+)", docstring, re.MULTILINE)
+    arguments = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section[1] if section else "", re.M)
+    return {name: _sentence(text) for name, text in arguments}
+
+
+def _sentence(text: str) -> str:
+    words = " ".join(text.split())
+    return f"{words[0].upper()}{words[1:].rstrip('.')}."
 
 
 def _described_base(name: str, module: str) -> Description:
