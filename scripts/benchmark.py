@@ -1,44 +1,60 @@
-"""Compare training through ``Fit`` with a plain PyTorch loop: a ratio, from alternating runs.
+"""Measure how fast softmark is beside something else: ratios, from runs that take turns.
 
-    python scripts/benchmark.py data=cifar10 data.path=DIR
-    python scripts/benchmark.py model.width=1 recipe.batch_size=2 recipe.epochs=3  # a step alone
+    python scripts/benchmark.py                                # all, about ten minutes
+    python scripts/benchmark.py --only training data=cifar10 data.path=DIR
+    python scripts/benchmark.py --only training model.width=1 recipe.epochs=3   # a step alone
 
-Both train the victim's network by its recipe on the same number of batches of the owner's samples,
-with the same precision, augmentation and optimizer. The options are those of run.py.
+training: ``Fit`` over a plain PyTorch loop, on the victim's network and recipe.
+composition: Hydra's own compose over the configs of a sweep's cells.
+workers: one process that makes the stages of a cell over one for each core.
+sweep: a sweep of one process over the sum of what its stages took.
+extraction: ART's KnockoffNets over ``distill``, of as many pictures; only where ART is installed.
+
+A busy machine slows both sides. The options are those of run.py; the table is Markdown.
 """
 
-import contextlib
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from softmark.batches import Batches
+from softmark.data.roles import Samples
 from softmark.devices import choose_device, compute_on
 from softmark.experiment.context import roles_of
-from softmark.experiment.provenance import precision
+from softmark.experiment.plan import decode_data
+from softmark.experiment.provenance import machine, precision
 from softmark.models.networks import build
 from softmark.nodes import make
-from softmark.recipe import one_cycle
+from softmark.recipe import Recipe, one_cycle
 from softmark.renamed import current
-from softmark.settings import composed
+from softmark.settings import composed, configs
 from softmark.training import Classifier, Fit
 
-ROUNDS = 5
+ROOT = Path(__file__).parents[1]
+SWEEP = ("method=usp,csp", "attack=finetune,prune,distill")
+
+Pair = tuple[Callable[[], object], Callable[[], object]]
 
 
-@contextlib.contextmanager
-def no_logger(name):
-    yield None
-
-
-def plain(network, samples, recipe, device, autocast):
+def plain_loop(network: nn.Module, samples: Samples, recipe: Recipe, accelerator: str) -> None:
     """Train ``network`` with a loop as a reader would write it."""
+    device = choose_device(accelerator)
     network.train().to(device, memory_format=torch.channels_last)
     batches = Batches(samples.to(device), recipe)
     optimizer = torch.optim.SGD(
@@ -54,8 +70,7 @@ def plain(network, samples, recipe, device, autocast):
     )
     for _ in range(recipe.epochs):
         for batch in batches:
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                loss = F.cross_entropy(network(batch.inputs), batch.labels)
+            loss = F.cross_entropy(network(batch.inputs), batch.labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -63,40 +78,156 @@ def plain(network, samples, recipe, device, autocast):
     network.to("cpu")  # as Fit does; a GPU is waited for
 
 
-def main() -> None:
-    config = composed("config", current(sys.argv[1:]))
-    compute_on(config["trainer"]["accelerator"], config["trainer"]["threads"])
+def training(overrides: list[str]) -> Pair:
+    """Return a training through ``Fit``, and the same by hand."""
+    config = composed("config", overrides)
+    decode_data(config)
+    accelerator = config["trainer"]["accelerator"]
+    compute_on(accelerator, config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
-    precision_name = precision(config["precision"])
-    device = choose_device(config["trainer"]["accelerator"])
-    fit = Fit(config["trainer"]["accelerator"], precision_name, no_logger)
+    autocast = precision(config["precision"]) == "bf16-mixed"
+    fit = Fit(accelerator, precision(config["precision"]))
 
-    def timed(train) -> float:
+    def network() -> nn.Module:
         torch.manual_seed(0)
-        network = build(make(config["model"]), roles.owner, len(roles.classes))
+        return build(make(config["model"]), roles.owner, len(roles.classes))
+
+    def by_hand() -> None:
+        with torch.autocast(choose_device(accelerator).type, torch.bfloat16, enabled=autocast):
+            plain_loop(network(), roles.owner, recipe, accelerator)
+
+    return lambda: fit(Classifier(network(), recipe), roles.owner, "benchmark"), by_hand
+
+
+def composition(overrides: list[str]) -> Pair:
+    """Return Hydra's compose of eight cells, and the sweep's own of the same."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    from softmark.sweep.compose import CellComposer
+
+    grid = itertools.product(("usp", "csp"), ("finetune", "prune"), (0, 1))
+    cells = [[f"method={m}", f"attack={a}", f"seed={seed}", *overrides] for m, a, seed in grid]
+
+    def by_hydra() -> None:
+        with configs():
+            for cell in cells:
+                OmegaConf.to_container(compose("config", cell), resolve=True)
+
+    def by_sweep() -> None:
+        with configs():
+            composer = CellComposer()
+            for cell in cells:
+                composer.compose(cell)
+
+    return by_hydra, by_sweep
+
+
+def run(*words: str) -> Path:
+    """Run run.py in a new folder; return the folder."""
+    folder = Path(tempfile.mkdtemp())
+    command = [sys.executable, "run.py", *words, "logger=none", f"output_dir={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def workers(overrides: list[str]) -> Pair:
+    """Return one cell from nothing by one process, and by one for each core."""
+    return (lambda: run("trainer.workers=1", *overrides), lambda: run(*overrides))
+
+
+def sweep(overrides: list[str]) -> Iterator[float]:
+    """Yield the seconds of a sweep of one process over the sum of what its stages took."""
+    for _ in range(2):
         start = time.perf_counter()
-        train(network)
-        return time.perf_counter() - start
+        folder = run("-m", *SWEEP, "trainer.workers=1", *overrides)
+        seconds = time.perf_counter() - start
+        manifests = folder.glob("store/*/*/stage.json")
+        yield seconds / sum(json.loads(path.read_text())["seconds"] for path in manifests)
 
-    def through_fit(network) -> None:
-        fit(Classifier(network, recipe), roles.owner, "benchmark")
 
-    def by_hand(network) -> None:
-        plain(network, roles.owner, recipe, device, precision_name == "bf16-mixed")
+def extraction(overrides: list[str]) -> Pair:
+    """Return ART's KnockoffNets and ``distill``: 1,000 answers, ten epochs, one network."""
+    from art.attacks.extraction import KnockoffNets
+    from art.estimators.classification import PyTorchClassifier
 
-    # Each warms up once; then they take turns, so that a busy machine slows both.
-    for train in (through_fit, by_hand):
-        timed(train)
-    ratios, extra = [], []
-    steps = recipe.epochs * len(Batches(roles.owner, recipe))
-    for number in range(ROUNDS):
-        order = (through_fit, by_hand) if number % 2 else (by_hand, through_fit)
-        seconds = {train.__name__: timed(train) for train in order}
-        ratios.append(seconds["through_fit"] / seconds["by_hand"])
-        extra.append(1e6 * (seconds["through_fit"] - seconds["by_hand"]) / steps)
-        print(f"fit {seconds['through_fit']:.2f} s, by hand {seconds['by_hand']:.2f} s")
-    print(f"ratio: median {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
-    print(f"overhead of each of {steps} steps: median {statistics.median(extra):.0f} µs")
+    from softmark.attacks import Distill
+
+    config = composed("config", overrides)
+    decode_data(config)
+    samples, recipe = roles_of(config).owner[:1000], Recipe(epochs=10, pad=0, flip=False)
+    pixels, shape = samples.inputs.float() / 255, samples.inputs.shape[1:]
+
+    def network() -> nn.Module:
+        return build(make(config["model"]), samples, 10)
+
+    def classifier(module: nn.Module) -> PyTorchClassifier:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+        return PyTorchClassifier(module, nn.CrossEntropyLoss(), shape, 10, optimizer)
+
+    def by_art() -> None:
+        attack = KnockoffNets(
+            classifier(network().eval()),
+            batch_size_fit=recipe.batch_size,
+            batch_size_query=1000,
+            nb_epochs=recipe.epochs,
+            nb_stolen=len(samples),
+            use_probability=True,
+            verbose=False,
+        )
+        attack.extract(pixels.numpy(), thieved_classifier=classifier(network()))
+
+    def by_softmark() -> None:
+        victim = network().eval()
+        Distill(recipe=recipe)(victim, (samples.inputs, samples.labels))
+
+    return by_art, by_softmark
+
+
+def ratios(pair: Pair, rounds: int) -> Iterator[float]:
+    """Yield what the first of a pair takes over what the second takes, in alternating order."""
+    for side in pair:
+        side()  # warms up
+    for number in range(rounds):
+        seconds = [0.0, 0.0]
+        for side in (0, 1) if number % 2 else (1, 0):
+            start = time.perf_counter()
+            pair[side]()
+            seconds[side] = time.perf_counter() - start
+        yield seconds[0] / seconds[1]
+
+
+# What prepares each part, and how often it is measured.
+PARTS = {
+    "training": (training, 5),
+    "composition": (composition, 3),
+    "workers": (workers, 2),
+    "sweep": (sweep, 2),
+    "extraction": (extraction, 3),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="as given to run.py")
+    parser.add_argument("--only", action="append", choices=PARTS, help="may be repeated")
+    options = parser.parse_intermixed_args()
+    overrides = current(options.overrides)
+    print(f"{machine()}, torch {torch.__version__}\n")
+    print("| what | ratio | from | to | rounds |\n|---|---|---|---|---|")
+    for name, (prepare, rounds) in PARTS.items():
+        if options.only and name not in options.only:
+            continue
+        try:
+            part = prepare(overrides)
+        except ImportError as error:
+            print(f"| {name} | not measured: {error.name} isn't installed | | | |")
+            continue
+        measured = list(part if name == "sweep" else ratios(part, rounds))
+        middle, low, high = statistics.median(measured), min(measured), max(measured)
+        print(f"| {name} | {middle:.2f} | {low:.2f} | {high:.2f} | {len(measured)} |", flush=True)
 
 
 if __name__ == "__main__":
