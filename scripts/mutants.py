@@ -22,11 +22,16 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # In this order: the quick ones first.
 TESTS = (
-    "tests/test_verification.py", "tests/test_bad_answers.py", "tests/test_key.py",
-    "tests/test_soft_labels.py", "tests/test_hybrid.py", "tests/test_access.py", "tests/test_attacks.py",
-    "tests/test_training.py", "tests/test_evidence.py", "tests/test_forger.py",
-    "tests/test_owner.py", "tests/test_owner_scripts.py", "tests/test_beacon.py", "tests/forger",
-    "tests/test_endpoint.py", "tests/test_contract.py",
+    "tests/verification", "tests/methods/test_key.py", "tests/test_tails.py",
+    "tests/methods/test_soft_labels.py", "tests/methods/test_detector.py",
+    "tests/methods/test_feature_mark.py", "tests/methods/test_hybrid.py", "tests/models/test_access.py",
+    "tests/attacks/test_finetune.py", "tests/attacks/test_prune.py", "tests/attacks/test_collude.py",
+    "tests/attacks/test_distill.py", "tests/attacks/test_answers.py", "tests/attacks/test_smoothing.py",
+    "tests/attacks/test_independent.py", "tests/attacks/test_forge.py",
+    "tests/test_training.py", "tests/experiment/test_evidence.py", "tests/forger/test_edited_keys.py",
+    "tests/owner/test_mark_and_verify.py", "tests/commands/test_owner_scripts.py",
+    "tests/owner/test_beacon.py", "tests/forger", "tests/owner/suspects/test_endpoint.py",
+    "tests/contract/test_contract.py",
 )  # fmt: skip
 
 
@@ -339,7 +344,7 @@ def first_failing_test(mutant: Mutant) -> str | None:
             )
         path.write_text(text.replace(mutant.before, mutant.after))
         package = mutant.file.partition("/")[0]  # an owner's mistakes: an owner's tests first
-        tests = sorted(TESTS, key=lambda test: f"test_{package}" not in test)
+        tests = sorted(TESTS, key=lambda test: f"tests/{package}/" not in test)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests]
         # Before the installed package, whose files are the unchanged ones.
         run = subprocess.run(

@@ -6,55 +6,37 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
-import functools
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from helpers import ROOT
+from helpers.cells import composed, described, write_record
 from softmark.experiment.plan import decode_data, plan
-from softmark.experiment.record import Record
-from softmark.experiment.run import describe
 
 # A busy machine is no bug.
 hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
-ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
 # The longest files: a worker that began one of them last would be waited for.
-LONG = ("contract", "sweep", "owner", "tracking", "soft_labels", "waves", "evidence", "docs")
-STAGES = ("victim", "control", "watermarked", "suspect")
-MADE_WITH = {
-    "precision": "32-true",
-    "threads": 1,
-    "versions": {"softmark": "0.1.0", "torch": "2.13.0"},
-    "commit": "abc1234",
-    "machine": "2 cores of a test",
-    "date": "2026-01-02T03:04:05+00:00",
-}
-
-
-def nearly(p: Any, rel: float = 1e-6) -> Any:
-    """``p`` up to a part of itself; ``pytest.approx`` alone takes all below 1e-12 for equal."""
-    return pytest.approx(p, rel=rel, abs=0)
+LONG = (
+    "contract/test_contract.py",
+    "commands/test_sweep.py",
+    "owner/test_mark_and_verify.py",
+    "tracking/test_loggers.py",
+    "methods/test_soft_labels.py",
+    "sweep/test_schedule.py",
+    "experiment/test_evidence.py",
+    "test_docs.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
-
-
-@functools.cache
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        sketches = f"hydra.searchpath=[file://{ROOT}/tests/sketches/conf]"
-        config = compose("config", [sketches, "scale=smoke", "logger=none", *overrides])
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    items.sort(key=lambda item: item.path.relative_to(TESTS).as_posix() not in LONG)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +51,7 @@ def cell(shared_output) -> Callable[..., dict[str, Any]]:
 
     def make(*overrides: str) -> dict[str, Any]:
         small = ("model.width=8", f"output_dir={shared_output}")
-        config = copy.deepcopy(_composed((*small, *overrides)))
+        config = copy.deepcopy(composed((*small, *overrides)))
         decode_data(config)
         return config
 
@@ -81,60 +63,13 @@ def archived(tmp_path):
     """``archived("method=csp", seed=3, p_value=0.1)``: a record of that cell in ``tmp_path``."""
 
     def make(*overrides: str, seed: int = 0, **changes) -> dict:
-        config = copy.deepcopy(_composed(overrides))
+        config = copy.deepcopy(composed(overrides))
         config |= {"seed": seed, "output_dir": str(tmp_path)}
         decode_data(config)
         made = plan(config)
         lines = [*overrides, f"seed={seed}", f"output_dir={tmp_path}", "logger=none"]
         record = described(made, lines, **changes)
-        write(tmp_path, record)
+        write_record(tmp_path, record)
         return record
 
     return make
-
-
-def described(made, overrides: list[str], **changes) -> dict:
-    """The record of a cell that has run, without training it; ``changes``: other fields of it."""
-    seed = made.config["seed"]
-    record = {**describe(made, overrides), **MADE_WITH, **judged(seed), **changes}
-    # A field that no record has would be a mistake here.
-    return asdict(Record(**record))
-
-
-def judged(seed: int) -> dict:
-    """A verdict; the numbers depend on the seed, so that there is something to sort."""
-    p_value = 1e-7 * (1 + seed)
-    return {
-        "victim_accuracy": 0.97,
-        "control_accuracy": 0.965,
-        "victim_disagreement": 0.02,
-        "control_disagreement": 0.015,
-        "watermarked_accuracy": 0.96,
-        "suspect_accuracy": 0.95 - seed / 100,
-        "classes": 10,
-        "judged_samples": 1000,
-        "watermark_accuracy": 0.9 + seed / 1000,
-        "watermark_accuracy_of_10": 0.99,
-        "score": 1.0,
-        "p_value": p_value,
-        "p_before_attack": 1e-12,
-        "null": "signs",
-        "claimed": True,
-        "tests": {"signs": p_value},
-        "levels": {"signs": 1e-6},
-        "innocents": 2,
-        "false_claims_upper": 0.776,
-        "probes": 50,
-        "p_by_probes": {"1": 0.4, "10": 1e-3, "50": p_value},
-        "queries": 599,
-        "commitment": "c0ffee",
-        "stage_seconds": {"victim": 1.0, "watermarked": 2.0, "suspect": 3.0},
-        "seconds": 7.5,
-        "status": "done",
-    }
-
-
-def write(output: Path, record: dict) -> None:
-    path = output / "records" / f"{record['address']}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record))

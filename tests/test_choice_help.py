@@ -7,7 +7,7 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from conftest import ROOT
+from helpers import ROOT
 from softmark.choice_help import describe, first_sentence, help_of_choices, rows_of
 from softmark.errors import InputError
 from softmark.settings import configs

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import softmark
-from conftest import ROOT
+from helpers import ROOT
 from softmark import renamed
 from softmark.experiment.run import run_cell
 from softmark.sweep.command_line import check_arguments

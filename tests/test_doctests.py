@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import softmark
-from conftest import ROOT
+from helpers import ROOT
 
 SOURCE = ROOT / "src"
 # Files are read for examples: importing all of them would cost each worker seconds.

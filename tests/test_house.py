@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 PACKAGE = ROOT / "src" / "softmark"
+TESTS = ROOT / "tests"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -70,6 +71,24 @@ def test_no_room_needs_one_above_it():
     order = list(graphlib.TopologicalSorter(needs).static_order())
     assert order.index("data") < order.index("models") < order.index("methods")
     assert order.index("methods") < order.index("experiment") < order.index("report")
+
+
+def test_no_test_file_imports_from_another_one():
+    paths = sorted(TESTS.rglob("*.py"))
+    files = {"conftest", *(path.stem for path in paths if path.stem.startswith("test_"))}
+    assert len(files) > 50
+    for path in paths:
+        parts = {part for name in imported(path) for part in name.split(".")}
+        assert not parts & files, f"{path} imports from {parts & files}: helpers/ is for both"
+
+
+def test_the_folders_of_the_tests_are_those_of_the_code():
+    others = {"commands", "contract", "files", "forger", "helpers", "sketches"}
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    own = {folder for folder in folders if folder.parts and folder.parts[0] not in others}
+    assert {"attacks", "methods", "owner/suspects"} <= {folder.as_posix() for folder in own}
+    for folder in own:
+        assert (PACKAGE / folder).is_dir(), f"tests/{folder}: softmark has no such folder"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from conftest import ROOT
+from helpers import ROOT
 from softmark.errors import InputError
 from softmark.renamed import ATTACKS, KEYS, METHOD, current
 from softmark.sweep.command_line import check_arguments, expand_sweep, to_hydra_arguments

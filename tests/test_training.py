@@ -13,54 +13,17 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from conftest import ROOT
+from helpers import ROOT
+from helpers.training import fit, network, recipe, samples, unlogged
 from softmark.attacks.distill import Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
 from softmark.batches import Batches
 from softmark.data.augment import crop_and_flip
-from softmark.data.roles import Samples
 from softmark.devices import choose_device, compute_on
 from softmark.errors import InputError
-from softmark.models.networks import ConvNet
 from softmark.recipe import Recipe, one_cycle
 from softmark.training import Classifier, Fit, predict, utility
-
-
-def recipe(**changed) -> Recipe:
-    settings = {
-        "epochs": 2,
-        "batch_size": 16,
-        "lr": 0.1,
-        "warmup": 0.2,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "label_smoothing": 0.0,
-        "pad": 0,
-        "flip": False,
-    }
-    return Recipe(**{**settings, **changed})
-
-
-def samples(count: int = 64) -> Samples:
-    torch.manual_seed(0)
-    labels = torch.arange(count) % 3
-    images = torch.randint(60, (count, 1, 8, 8), dtype=torch.uint8)
-    images += (labels * 90).to(torch.uint8)[:, None, None, None]
-    return Samples(images, labels)
-
-
-def network() -> ConvNet:
-    return ConvNet(image_shape=(1, 8, 8), classes=3, mean=[0.4], std=[0.3], width=4)
-
-
-@contextlib.contextmanager
-def unlogged(name):
-    yield None
-
-
-def fit() -> Fit:
-    return Fit("cpu", "32-true", unlogged)
 
 
 @pytest.mark.parametrize(

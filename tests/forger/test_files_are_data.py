@@ -28,7 +28,8 @@ from torch import nn
 
 import softmark
 import softmark.owner.model_files
-from conftest import _composed, described
+from helpers.cells import composed, described
+from helpers.training import samples
 from softmark.errors import InputError
 from softmark.experiment.plan import decode_data, plan
 from softmark.models.files import load_network, read_tensors, save_network
@@ -37,7 +38,6 @@ from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.suspects.answer_log import AnswerLog
 from softmark.owner.suspects.files import read_predictions
 from softmark.report import records
-from test_training import samples
 
 MOST = 20_000  # names, of which hypothesis draws
 EXAMPLES = settings(
@@ -242,7 +242,7 @@ def test_every_name_is_refused_as_a_kind(nothing, tmp_path):
 def record(tmp_path_factory):
     """A record of a cell that this code would make, and the folder that it lies in."""
     output = tmp_path_factory.mktemp("outputs")
-    config = json.loads(json.dumps(_composed(("method=csp", "attack=prune"))))
+    config = json.loads(json.dumps(composed(("method=csp", "attack=prune"))))
     config |= {"output_dir": str(output)}
     decode_data(config)
     made = json.loads(json.dumps(described(plan(config), [f"output_dir={output}"])))

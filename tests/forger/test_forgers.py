@@ -19,7 +19,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import innocents
 import numpy as np
 import pytest
 import safetensors.torch
@@ -27,9 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import owners
 import softmark
-from conftest import ROOT
+from helpers import ROOT, innocents, owners
 from softmark import InputError
 from softmark.methods.csp import paired
 from softmark.methods.parts.soft_labels import pairs

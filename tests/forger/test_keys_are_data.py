@@ -27,9 +27,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import owners
 import softmark
-from conftest import ROOT
+from helpers import ROOT, owners
 from softmark import InputError
 from softmark.models.files import read_tensors
 from softmark.owner import watermarks

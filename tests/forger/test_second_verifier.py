@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import second
 import torch
 from torch import Tensor
 
-from conftest import ROOT
+from forger import second
+from helpers import ROOT
 from softmark.data.roles import Samples
 from softmark.owner.commitment import publication
 from softmark.owner.evidence import evidence_of
