@@ -87,6 +87,8 @@ class nothing:
 @pytest.fixture(autouse=True)
 def at_home(home, monkeypatch):
     monkeypatch.chdir(home)
+    # An example of the documentation may have left a module of this name.
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,8 +56,14 @@ def watermark_of_config(config: Mapping[str, Any]) -> Watermark:
 
 def watermark_of_statement(statement: Statement) -> Watermark:
     """Return the watermark that reads the marks of a statement, whose numbers were checked."""
-    watermark = watermark_of_config(owner_config(statement.method))
+    watermark = _default_watermark(statement.method)
     return watermark.with_numbers(statement.numbers, statement.triggers)
+
+
+@functools.lru_cache
+def _default_watermark(method: str) -> Watermark:
+    """Return the watermark of softmark's own YAML, which takes a tenth of a second to compose."""
+    return watermark_of_config(owner_config(method))
 
 
 def numbers_to_commit(watermark: Watermark) -> dict[str, float]:
