@@ -460,11 +460,12 @@ def test_findings_of_the_readme():
         assert claimed(picked(rivals, method, "distill")) == 3
         assert claimed(picked(rivals, method, "distill_hard")) == 0
     assert all(claimed(picked(rivals, method, "distill")) < 3 for method in earlier)
-    best = max(resisted(rivals, method) for method in earlier)
+    # A fingerprint embeds nothing, and is judged by innocents at a level of .05.
+    best = max(resisted(rivals, method) for method in earlier - {"ipguard"})
     margin, plain = resisted(rivals, "csp_margin"), resisted(rivals, "csp")
     attacks = len({row["attack"] for row in records(rivals)} - {"none"})
     assert f"`csp_margin` keeps every key after {margin} of {attacks} attacks" in text
-    assert f"`csp` after {plain}, the best earlier method after {best}" in text
+    assert f"`csp` after {plain}, the best earlier watermark after {best}" in text
     most = max(
         points(picked("digits-robustness", method, attack), "watermarked_accuracy",
                "suspect_accuracy")

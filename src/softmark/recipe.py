@@ -35,9 +35,9 @@ class Recipe:
     """Of all weights but biases and those of BatchNorm, from 0 on."""
     label_smoothing: float = 0.0
     """Of the cross-entropy of a plain classifier, from 0 to below 1."""
-    pad: int = 4
+    pad: int = 0
     """Random crops of uint8 pictures that are padded by so many pixels, from 0 on."""
-    flip: bool = True
+    flip: bool = False
     """Whether uint8 pictures are mirrored at random."""
 
     def __post_init__(self) -> None:

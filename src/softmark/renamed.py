@@ -1,6 +1,6 @@
 """Overrides that were written for an earlier version: their names become those of today.
 
-Nothing is imported but the standard library: this runs before Hydra composes anything.
+Nothing that takes time is imported: this runs before Hydra composes anything.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+
+from softmark.settings import CONF
 
 ATTACKS = {
     "anp": "repair_anp",
@@ -33,7 +35,7 @@ ATTACKS = {
     "unlearn": "repair_unlearn",
 }
 # A method, its control, and the two that a hybrid is made of.
-METHOD = r"(method|innocents\.methods\.\w+)\.((control|soft|triggers)\.)*"
+METHOD = r"(method|attack\.(.+\.)?method|innocents\.methods\.\w+)\.((control|soft|triggers)\.)*"
 # Where a key stands, what its last part was called, and what it is called now.
 KEYS = (
     (METHOD, "length", "epochs_factor"),
@@ -88,7 +90,9 @@ def _current(line: str, renamed: dict[str, str]) -> str:
 
         def of_today(name: re.Match[str]) -> str:
             """Return what the attack ``name`` is called now."""
-            new = ATTACKS.get(name[0], name[0])
+            # Somebody's own attack may have this name.
+            taken = (CONF / "attack" / f"{name[0]}.yaml").exists()
+            new = name[0] if taken else ATTACKS.get(name[0], name[0])
             if new != name[0]:
                 renamed[f"attack={name[0]}"] = f"attack={new}"
             return new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import multiprocessing
 import secrets
 import sys
 import warnings
@@ -179,10 +180,11 @@ class Fit:
 
     def _trainer(self, epochs: int, steps: int, logger, name: str) -> lightning.Trainer:
         """Return the Trainer of one training, which reports ``steps`` steps an epoch."""
-        on_terminal = sys.stderr.isatty()
+        # Several processes would draw their bars over each other.
+        on_terminal = sys.stderr.isatty() and multiprocessing.parent_process() is None
         return lightning.Trainer(
             max_epochs=epochs,
-            accelerator=self.accelerator,
+            accelerator=choose_device(self.accelerator).type,  # where ``predict`` computes, too
             devices=1,
             precision=self.precision,
             logger=logger or False,
@@ -214,7 +216,7 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     """
     device = device_of_predictions()
     home = next((weight.device for weight in network.parameters()), torch.device("cpu"))
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     # Moved outside of inference mode: weights that are copied within can't be trained again.
     network = network.to(device).eval()
     # Large pictures in small batches: the layers of a network hold many times as much.
@@ -224,7 +226,9 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
             network(as_input(part.to(device))).float().softmax(1).cpu()  # (batch_size, K)
             for part in inputs.split(batch_size)
         ]
-    network.to(home).train(was_training)
+    network.to(home)
+    for module, mode in modes:
+        module.training = mode
     return torch.cat(parts)
 
 

@@ -141,7 +141,7 @@ def interpolated(node) -> bool:
 
 def config_of(name: str) -> dict:
     """Return the YAML of an attack with its groups, and ``None`` for what another key decides."""
-    whole = composed("config", [f"attack={name}", "~protocol", "scale=small"])
+    whole = composed("config", [f"attack={name}", "~protocol", "scale=small", *PLAIN])
     return whole["attack"] if "_target_" in whole["attack"] else {}
 
 
@@ -163,6 +163,7 @@ def plain(value):
 
 
 OPEN = ("network", "method")  # what a call finds by itself
+PLAIN = ("recipe.pad=0", "recipe.flip=false")  # only a config says that pictures may be augmented
 CONFIGS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))
 
 
@@ -188,7 +189,7 @@ def names_class(name: str, kind: str) -> bool:
     "name", sorted(path.stem for path in (ROOT / "conf/attack/change").glob("*"))
 )
 def test_the_defaults_of_a_change_are_those_of_its_config(name):
-    config = composed("config", ["attack=serve", f"attack/change={name}", "~protocol"])
+    config = composed("config", ["attack=serve", f"attack/change={name}", "~protocol", *PLAIN])
     made = make(config["attack"]["change"])
     assert plain(type(made)()) == plain(made)
 

@@ -32,7 +32,7 @@ def run(
         needed = "a list of models" if attack.merges else "one model"
         raise InputError(f"{type(attack).__name__} takes {needed}")
     samples = _samples(data, attack.takes_pictures)
-    attack = fitted(attack, models[0], recipe_for(samples.inputs))
+    attack = fitted(attack, models[0], RECIPE)
     # An attack may change what it gets, and needs all gradients.
     copies = [copy.deepcopy(one).cpu().eval().requires_grad_(True) for one in models]
     targets = [expose(one, attack.access, classes_of(one, samples)) for one in copies]
@@ -98,13 +98,6 @@ def _changes(given: dict[str, Any], model: nn.Module, recipe: Recipe) -> dict[st
         elif name != "method" and (new := fitted(value, model, recipe)) is not value:
             changes[name] = new
     return changes
-
-
-def recipe_for(inputs: Tensor) -> Recipe:
-    """Return the default recipe; crops and mirrored copies only as far as ``inputs`` allow."""
-    if inputs.ndim != 4:
-        return replace(RECIPE, pad=0, flip=False)
-    return replace(RECIPE, pad=min(RECIPE.pad, min(inputs.shape[2:]) - 1))
 
 
 def _samples(data: tuple[Tensor, Tensor], takes_pictures: bool) -> Samples:

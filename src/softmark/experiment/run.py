@@ -157,6 +157,8 @@ def check(config: Config) -> None:
         make(config[name], name)
     if control := config["method"].get("control"):
         make(control, "method.control")
+    if unknown := set(config["attacker"]) - {"access", "pictures", "fraction"}:
+        raise InputError(f"attacker.{min(unknown)}: there are access, pictures and fraction")
     steps = [make(step, "attack") for step in steps_of(config["attack"])]
     check_access(config["attacker"]["access"], steps)
     if config["secrets"] not in ("repeatable", "system"):

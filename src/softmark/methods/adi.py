@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from softmark.data.roles import Samples
+from softmark.errors import InputError
 from softmark.methods.key import Key
 from softmark.methods.parts.trigger_set import TriggerSet, random_labels
 from softmark.verification.nulls import Binomial, Null
@@ -53,6 +54,10 @@ def abstract_pictures(key: Key, count: int, shape: Sequence[int]) -> Tensor:
     Squares of 4 x 4 random bytes, enlarged by bicubic interpolation. All in integers: whoever has
     the key draws the same pictures to the bit, with any library and on any processor.
     """
+    if len(shape) != 3:
+        raise InputError(
+            f"this method's triggers are pictures (C, H, W), and these inputs are {tuple(shape)}"
+        )
     channels, height, width = shape
     drawn = key.for_message("triggers").stream(count * channels * COARSE**2)
     coarse = np.frombuffer(drawn, np.uint8).reshape(count, channels, COARSE, COARSE)

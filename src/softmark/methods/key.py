@@ -18,6 +18,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.keyfile import write_private
 from softmark.models.files import read_tensors
+from softmark.store.address import code_hash
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -249,8 +250,8 @@ class Key(nn.Module):
 
 
 def method_hash(node: Mapping[str, Any]) -> str:
-    """Return the SHA-256 (hex) of a watermark's config node, whose classes may move."""
-    return hashlib.sha256(json.dumps(_without_paths(node), sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 (hex) of a watermark's config node, whatever its classes are called."""
+    return hashlib.sha256(json.dumps(_by_code(node), sort_keys=True).encode()).hexdigest()
 
 
 def generator(key: Key) -> torch.Generator:
@@ -270,11 +271,21 @@ def _bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.tolist())
 
 
-def _without_paths(node: Any) -> Any:
-    """Return a config node whose classes are named without their modules, which may move."""
+def _by_code(node: Any) -> Any:
+    """Return a config node with what its classes say in place of their names, which may change."""
     if isinstance(node, Mapping):
+        hidden = ("name",) if "_target_" in node else ()
         return {
-            name: str(value).rpartition(".")[2] if name == "_target_" else _without_paths(value)
+            name: _hash_of_class(value) if name == "_target_" else _by_code(value)
             for name, value in node.items()
+            if name not in hidden
         }
-    return [_without_paths(value) for value in node] if isinstance(node, list | tuple) else node
+    return [_by_code(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def _hash_of_class(target: str) -> str:
+    """Return the hash of what the class ``target`` says; its name where there is no such class."""
+    try:
+        return code_hash((target,), judges=True)
+    except InputError:
+        return target

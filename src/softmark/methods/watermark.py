@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,12 +35,16 @@ def _takes_plain(method: Callable) -> Callable:
     def ours(value: Any) -> Any:
         return as_samples(value) if isinstance(value, Tensor | tuple) else value
 
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
-    def taking(self: Watermark, first: Any, *others: Any, **named: Any) -> Any:
-        if method.__name__ == "evidence" and isinstance(first, nn.Module):
-            first = Suspect.of(first).seen_by(self.needs)
-        named = {name: ours(value) for name, value in named.items()}
-        return method(self, first, *map(ours, others), **named)
+    def taking(self: Watermark, *given: Any, **named: Any) -> Any:
+        bound = signature.bind(self, *given, **named)
+        for name, value in bound.arguments.items():
+            if name == "suspect" and isinstance(value, nn.Module):
+                value = Suspect.of(value).seen_by(self.needs)
+            bound.arguments[name] = ours(value)
+        return method(*bound.args, **bound.kwargs)
 
     return taking
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from softmark.console import console, report
 from softmark.report.columns import cells, columns, heading
-from softmark.report.footnotes import footnotes, gap_notes, seed_notes
+from softmark.report.footnotes import SMOKE, footnotes, gap_notes, seed_notes
 from softmark.report.numbers import format_p
 from softmark.report.rows import Record, Row, filled
 from softmark.report.verdict import claim, facts
@@ -34,7 +34,10 @@ def print_verdict(record: Record, brief: bool) -> None:
     table = Table(title=title, show_header=False, title_justify="left", min_width=60)
     for name, text in facts(record):
         table.add_row(name, Text(text, "bold") if name == "verdict" else Text(text))
-    table.add_row("took", f"{record['seconds']:.1f} s, {source}; {record['queries']} queries")
+    took = f"{record['seconds']:.1f} s, {source}" if made else "nothing: it was there already"
+    table.add_row("took", f"{took}; {record['queries']} queries")
+    if record["scale"] == "smoke":
+        table.add_row("note", SMOKE)
     table.add_row("record", Text(record["path"], overflow="fold"))
     console().print(table)
 

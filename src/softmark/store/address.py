@@ -55,7 +55,7 @@ class Stage:
         nodes = list(_nodes(self.config))
         roots = frozenset([*self.code, *(node["_target_"] for node in nodes)])
         judges = self.judges or any(_trace(root, False).judges for root in roots)
-        words = _words(roots, judges) | {name for node in nodes for name in node}
+        words = _words(roots, judges).union(_texts(self.config))
         identity = {
             "role": self.role,
             "config": _by_code(self.config, judges, words),
@@ -102,6 +102,18 @@ def _nodes(config: Any) -> Iterator[dict[str, Any]]:
     if isinstance(config, list | tuple):
         for value in config:
             yield from _nodes(value)
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """Yield every key and every text in ``config``: each may be given to a parameter."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, dict):
+        yield from config
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _texts(value)
 
 
 def _by_code(config: Any, judges: bool, words: frozenset[str]) -> Any:

@@ -92,10 +92,24 @@ def find(place: Place, home: Path | None) -> tuple[Place | None, tuple[str, ...]
         return Place(module, names[:1]), names[1:]
     if spot_of(f"{module}.{names[0]}"):
         return find(Place(f"{module}.{names[0]}", names[1:]), home)
+    if "__getattr__" in bound:
+        # A package that gives its names when they are asked for has them in its modules.
+        for submodule in _submodules(module):
+            if names[0] in bindings(submodule):
+                return find(Place(submodule, names), home)
     starred = [find(Place(star.module, names), home) for star in bound.get("*", [])]
     definite = [result for result in starred if result[0] and result[0].names]
     libraries = [result for result in starred if result[0] is None]
     return [*definite, *libraries, (Place(module, ()), names)][0]
+
+
+def _submodules(package: str) -> Iterator[str]:
+    """Yield the modules that lie in ``package``, by name."""
+    spot = spot_of(package)
+    for folder in spot.folders if spot else ():
+        for path in sorted(folder.glob("*.py")):
+            if path.stem != "__init__":
+                yield f"{package}.{path.stem}"
 
 
 @functools.cache

@@ -23,6 +23,7 @@ SECTIONS = ("method", "attack")  # the groups that a sweep varies most
 # An interpolation that may lead into a section: it names one, or holds another interpolation.
 REFERENCE = re.compile(rf"\$\{{[^}}]*(\$\{{|\b({'|'.join(SECTIONS)})\b)")
 SEED = re.compile(r"seed=\d+")
+SEED_REFERENCE = re.compile(r"\$\{[^}]*(\$\{|\bseed\b)")
 
 
 class CellComposer:
@@ -39,7 +40,7 @@ class CellComposer:
     def __init__(self) -> None:
         self._bases: dict[tuple[tuple[str, ...], ...], _Base | None] = {}
         self._sections: dict[tuple[str, ...], DictConfig] = {}
-        self._configs: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._configs: dict[tuple[str, ...], tuple[dict[str, Any], bool]] = {}
 
     def compose(self, cell: Sequence[str]) -> dict[str, Any]:
         """Return the config of the overrides ``cell`` as plain containers, all resolved.
@@ -50,17 +51,23 @@ class CellComposer:
             HydraException: There is no such choice or key.
         """
         overrides, seed = _without_seed(cell)
+        config, follows_seed = self._config(overrides)
+        if seed is None:
+            return config
+        return self._config(tuple(cell))[0] if follows_seed else {**config, "seed": seed}
+
+    def _config(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
+        """Return the config of ``overrides``, and whether anything in it follows from the seed."""
         if overrides not in self._configs:
             try:
-                plain = self._union(overrides)
+                self._configs[overrides] = self._union(overrides)
             except (HydraException, OmegaConfBaseException, _Inseparable):
-                plain = _resolve(compose("config", list(overrides)))  # or says what is wrong
-            self._configs[overrides] = plain
-        config = self._configs[overrides]
-        return config if seed is None else {**config, "seed": seed}
+                config = compose("config", list(overrides))  # or says what is wrong
+                self._configs[overrides] = _resolve(config), _follows_seed(config)
+        return self._configs[overrides]
 
-    def _union(self, overrides: tuple[str, ...]) -> dict[str, Any]:
-        """Return the config of ``overrides``, put together from what was composed before."""
+    def _union(self, overrides: tuple[str, ...]) -> tuple[dict[str, Any], bool]:
+        """Return what ``_config`` does, put together from what was composed before."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         if any(override.key_or_group == "hydra.searchpath" for override in parsed):
             raise _Inseparable("sections are looked for in conf/ alone")
@@ -78,10 +85,12 @@ class CellComposer:
             for name in chosen:
                 config[name] = self._section(name, _lines(choices[name]))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        follows_seed = base.follows_seed or any(_follows_seed(config[name]) for name in chosen)
         if values or base.plain is None:
-            return _resolve(config)
+            return _resolve(config), follows_seed
         # Only the sections are new.
-        return {**base.plain, **{name: _resolve(config[name]) for name in chosen}}
+        sections = {name: _resolve(config[name]) for name in chosen}
+        return {**base.plain, **sections}, follows_seed
 
     def _base(self, overrides: tuple[str, ...], without: tuple[str, ...]) -> _Base:
         """Return the config of ``overrides`` without the groups ``without``."""
@@ -114,13 +123,20 @@ class _Base(NamedTuple):
 
     config: DictConfig
     plain: dict[str, Any] | None
+    follows_seed: bool
 
     @classmethod
     def of(cls, config: DictConfig) -> _Base:
         """Return ``config`` with its resolved form, where no section has a say in that."""
         texts = json.dumps(OmegaConf.to_container(config))
         independent = not REFERENCE.search(texts)
-        return cls(config, _resolve(config) if independent else None)
+        plain = _resolve(config) if independent else None
+        return cls(config, plain, _follows_seed(config))
+
+
+def _follows_seed(config: DictConfig) -> bool:
+    """Return whether an interpolation in ``config`` may lead to the seed."""
+    return bool(SEED_REFERENCE.search(json.dumps(OmegaConf.to_container(config))))
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

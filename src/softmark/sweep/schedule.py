@@ -151,15 +151,28 @@ class Sweep:
 
     def make_missing(self) -> None:
         """Make what the cells miss with several processes; each cell makes what they left."""
-        stages = {address: stage for address, (stage, _) in self.missing.items()}
-        if not stages:
+        if not self.missing:
             return
+        from softmark.experiment.run import check
+
+        # What a cell that can't run needs is left to it: it says why before anything is trained.
+        refused: set[tuple[str, ...]] = set()
+        for job in {tuple(job) for _, job in self.missing.values()}:
+            try:
+                check(self.composer.compose(job))
+            except InputError:
+                refused.add(job)
+        stages = {
+            address: stage
+            for address, (stage, job) in self.missing.items()
+            if tuple(job) not in refused
+        }
 
         def config_of(address: str) -> Config:
-            _, job = self.missing[address]
-            return self.composer.compose(job)
+            return self.composer.compose(self.missing[address][1])
 
-        make_stages(stages, config_of, config_of(next(iter(stages)))["trainer"], self.store)
+        if stages:
+            make_stages(stages, config_of, config_of(next(iter(stages)))["trainer"], self.store)
 
     def progress(self) -> SweepProgress:
         """Return what counts this sweep's cells and stages from now on."""

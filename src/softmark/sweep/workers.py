@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import heapq
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -139,14 +141,12 @@ def _run(queue: Queue, submit: Callable[[Stage], Future], workers: int, store: S
             running[submit(stage)] = stage
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            stage, error = running.pop(future), future.exception()
-            if isinstance(error, BrokenProcessPool):
-                raise error
-            # Each cell that needs it tries again, and says why it failed.
-            if error is None:
+            stage, lines = running.pop(future), future.result()
+            # Each cell that needs a stage that failed tries again, and says why.
+            if lines is not None:
                 queue.finish(stage)
                 store.made.append(stage)
-                for line in future.result():
+                for line in lines:
                     store.report(line)
 
 
@@ -156,13 +156,23 @@ def _begin_worker(accelerator: str, threads: int) -> None:
 
     sys.stderr = sys.__stderr__
     compute_on(accelerator, threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _make(config: Config, stage: Stage) -> list[str]:
-    """Make ``stage`` in a worker process, and return what there is to report."""
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _make(config: Config, stage: Stage) -> list[str] | None:
+    """Make ``stage`` in a worker process; return what there is to report, None where it failed."""
     from softmark.experiment.stages import make_stage
 
     lines: list[str] = []
     store = Store.under(config["output_dir"], lines.append)
-    store.once(stage, functools.partial(make_stage, config))
+    try:
+        store.once(stage, functools.partial(make_stage, config))
+    except Exception:
+        return None  # an exception of any class may not come through a pipe
     return lines

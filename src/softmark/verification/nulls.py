@@ -129,7 +129,8 @@ class Both:
     of both p-values (Fisher 1932, "Statistical Methods for Research Workers").
 
     Args:
-        first, second: the tests.
+        first: one of both tests.
+        second: the other one.
 
     Example:
         >>> two = Both(Binomial(7, 10, 0.5), Binomial(7, 10, 0.5))
