@@ -422,6 +422,20 @@ def test_the_judge_expects_the_unmarked_victims_answers(cell, monkeypatch, tmp_p
     assert all(torch.equal(labels, victim[: len(labels)]) for labels in seen)
 
 
+def test_what_a_table_calls_a_method_is_no_part_of_its_key(cell):
+    run_cell(cell("method=csp", "attack=none"), [], silent)
+    config = cell("method=csp", "method.name=mine", "attack=prune")
+    record = run_cell(config, [], silent)
+    assert (record["status"], record["method"]) == ("done", "mine")
+    assert plan(config).key.address == plan(cell("method=csp", "attack=none")).key.address
+
+
+def test_what_the_attacker_cannot_have_is_named(cell):
+    config = cell("+attacker.share=0.1")
+    with pytest.raises(InputError, match=r"attacker\.share: there are access, pictures and frac"):
+        check(config)
+
+
 def test_planning_decodes_nothing(cell, tmp_path):
     config = {**cell(), "output_dir": str(tmp_path)}
     with pytest.raises(InputError, match="data has no decoded data of this source yet"):

@@ -348,6 +348,14 @@ def test_all_ways_to_import_are_one(code, other):
     assert code(**other, b=b) != code(**other, b=changed)
 
 
+def test_a_name_that_a_package_gives_when_it_is_asked_counts_by_its_definition(code):
+    lazy = "def __getattr__(name):\n    from TOP import b\n    return getattr(b, name)"
+    said = "from TOP import g\ndef f(x): return g(x)"
+    one, other = ({"a": said, "init": lazy, "b": f"def g(x): return x + {n}"} for n in (1, 2))
+    assert code(**one) != code(**other)
+    assert code(**one) == code(a=said.replace("TOP", "TOP.b"), b=one["b"])
+
+
 def test_a_library_counts_by_its_full_name(code):
     said = "def f(x): return F.relu(x)"
     first = code(a=f"from torch.nn import functional as F\n{said}")

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import ROOT
 from softmark.errors import InputError
 from softmark.experiment import stages as makers
 from softmark.experiment.plan import decode_data, plan
@@ -88,8 +93,14 @@ def test_two_workers_make_what_one_process_makes(one_process, cell, tmp_path):
 def test_a_stage_that_fails_is_left_to_its_cell(cell, tmp_path, monkeypatch):
     config = {**cell(*LINES), "output_dir": str(tmp_path)}
 
+    class TooBad(InputError):
+        """It can't be sent through a pipe: its arguments aren't those of its class."""
+
+        def __init__(self, reason: str, stage: str):
+            super().__init__(reason)
+
     def failing(context):
-        raise InputError("too bad")
+        raise TooBad("too bad", "embed")
 
     monkeypatch.setitem(makers.MAKERS, "embed", failing)
     with pytest.raises(InputError, match="too bad"):
@@ -124,3 +135,37 @@ def test_one_worker_makes_nothing_ahead(cell, tmp_path):
     assert store.made == []
     with pytest.raises(InputError, match=r"trainer\.workers=0: at least 1"):
         make_stages(missing, lambda address: config, {**trainer, "workers": 0}, store)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    command = [
+        sys.executable,
+        "run.py",
+        "trainer.workers=2",
+        "logger=none",
+        f"output_dir={tmp_path}",
+    ]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("store/*/*.making")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    workers = children_of(run.pid)
+    assert workers
+    run.kill()
+    run.wait()
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    lines = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for line in lines for child in line.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False

@@ -95,7 +95,8 @@ def find(place: Place, home: Path | None) -> tuple[Place | None, tuple[str, ...]
     if "__getattr__" in bound:
         # A package that gives its names when they are asked for has them in its modules.
         for submodule in _submodules(module):
-            if names[0] in bindings(submodule):
+            pieces = bindings(submodule).get(names[0], [])
+            if any(isinstance(piece, ast.stmt) for piece in pieces):
                 return find(Place(submodule, names), home)
     starred = [find(Place(star.module, names), home) for star in bound.get("*", [])]
     definite = [result for result in starred if result[0] and result[0].names]
