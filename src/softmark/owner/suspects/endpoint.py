@@ -75,9 +75,9 @@ class Endpoint:
 
     Example:
         >>> import softmark
-        >>> suspect = softmark.Endpoint("http://127.0.0.1:8080", model="iris", budget=2000)
+        >>> suspect = softmark.Endpoint("http://127.0.0.1:8080", model="digits", budget=2000)
         >>> suspect.url, suspect.inputs_sent
-        ('http://127.0.0.1:8080/v2/models/iris', 0)
+        ('http://127.0.0.1:8080/v2/models/digits', 0)
 
         ``softmark.verify(suspect, key, probes)`` sends the probes and judges the answers.
     """
