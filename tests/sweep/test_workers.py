@@ -16,11 +16,11 @@ from helpers import ROOT
 from softmark.errors import InputError
 from softmark.experiment import stages as makers
 from softmark.experiment.plan import decode_data, plan
-from softmark.experiment.run import run_cell
+from softmark.experiment.run import missing_stages, run_cell
 from softmark.models.files import read_tensors
 from softmark.store.address import Stage
 from softmark.store.store import Store
-from softmark.sweep.workers import Queue, make_cell, make_stages, missing_stages
+from softmark.sweep.workers import Queue, make_cell, make_stages
 
 LINES = ("method=csp", "attack=distill", "trainer.workers=2")
 

@@ -162,11 +162,13 @@ def _accuracies(loaded: Loaded) -> dict[str, Any]:
     """Return each model's accuracy, log-likelihood and calibration error."""
     samples = loaded.samples
     answers = {name: model.answers(samples) for name, model in loaded.models.items()}  # (N, K) each
-    correct = {name: given.argmax(1) == samples.labels for name, given in answers.items()}  # (N,)
+    correct = {
+        name: probabilities.argmax(1) == samples.labels for name, probabilities in answers.items()
+    }  # (N,)
     measures = {
         f"{name}_{measure}": value
-        for name, given in answers.items()
-        for measure, value in utility(given, samples.labels).items()
+        for name, probabilities in answers.items()
+        for measure, value in utility(probabilities, samples.labels).items()
     }
     disagreements = {
         f"{name}_disagreement": float((correct[name] != correct["watermarked"]).float().mean())

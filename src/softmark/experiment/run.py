@@ -27,12 +27,23 @@ UNDERTRAINED = 0.05  # what longer training may still add to a victim's accuracy
 TRAINED = 0.5  # the part of the way from chance to 1 that a victim must have gone
 
 
+def missing_stages(cell: Plan, store: Store) -> dict[str, Stage]:
+    """Return the stages of ``cell`` that ``store`` lacks, by address."""
+    todo, missing = list(cell.verdict.parents), {}
+    while todo:
+        stage = todo.pop()
+        if stage.address not in missing and not store.has(stage):
+            missing[stage.address] = stage
+            todo += stage.parents
+    return missing
+
+
 def make_all(cell: Plan, store: Store) -> None:
     """Make every stage of ``cell`` that isn't in ``store`` yet, parents before children."""
     from softmark.experiment.stages import make_stage
 
     # A sweep has made nearly all before its cells, and has said how many.
-    if (missing := len(_missing(cell.verdict, store))) > 3:
+    if (missing := len(missing_stages(cell, store))) > 3:
         store.report(f"{missing} stages to make; other cells share most of them")
     for stage in cell.verdict.parents:
         store.once(stage, functools.partial(make_stage, cell.config))
@@ -97,15 +108,6 @@ def run_cell(
             write_json(cell.record, record)
     log_verdict(config, record, (cell.suspect, cell.watermarked), cached=False)
     return {**record, "made": len(store.made)}
-
-
-def _missing(stage: Stage, store: Store) -> set[str]:
-    """Return the addresses of what ``stage`` needs and isn't there."""
-    missing: set[str] = set()
-    for parent in stage.parents:
-        if parent.address not in missing and not store.has(parent):
-            missing |= {parent.address, *_missing(parent, store)}
-    return missing
 
 
 def judge(cell: Plan, store: Store) -> dict[str, Any]:

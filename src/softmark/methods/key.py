@@ -18,7 +18,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.keyfile import write_private
 from softmark.models.files import read_tensors
-from softmark.store.address import code_hash
+from softmark.store.address import config_hash
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -251,7 +251,10 @@ class Key(nn.Module):
 
 def method_hash(node: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) of a watermark's config node, whatever its classes are called."""
-    return hashlib.sha256(json.dumps(_by_code(node), sort_keys=True).encode()).hexdigest()
+    try:
+        return config_hash(node, judges=True)
+    except InputError:  # of a class that isn't there: its name counts, which fits no other
+        return hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()
 
 
 def generator(key: Key) -> torch.Generator:
@@ -269,23 +272,3 @@ def _count(about: Mapping[str, str]) -> int:
 
 def _bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.tolist())
-
-
-def _by_code(node: Any) -> Any:
-    """Return a config node with what its classes say in place of their names, which may change."""
-    if isinstance(node, Mapping):
-        hidden = ("name",) if "_target_" in node else ()
-        return {
-            name: _hash_of_class(value) if name == "_target_" else _by_code(value)
-            for name, value in node.items()
-            if name not in hidden
-        }
-    return [_by_code(value) for value in node] if isinstance(node, list | tuple) else node
-
-
-def _hash_of_class(target: str) -> str:
-    """Return the hash of what the class ``target`` says; its name where there is no such class."""
-    try:
-        return code_hash((target,), judges=True)
-    except InputError:
-        return target

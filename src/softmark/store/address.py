@@ -63,7 +63,7 @@ class Stage:
             "versions": _versions(),
             "parents": [parent.address for parent in self.parents],
         }
-        return sha256(json.dumps(identity, sort_keys=True, allow_nan=False))[:16]
+        return _dumped_hash(identity)[:16]
 
     @functools.cached_property
     def targets(self) -> frozenset[str]:
@@ -91,6 +91,25 @@ def code_hash(roots: Iterable[str], *, judges: bool) -> str:
     roots = frozenset(roots)
     words = _words(roots, judges)
     return sha256("\n".join(sorted({_root_hash(root, judges, words) for root in roots})))
+
+
+def config_hash(config: Any, *, judges: bool) -> str:
+    """Return the SHA-256 of a config by what its classes say, whatever they and it are called.
+
+    Args:
+        config: plain containers.
+        judges: as of ``code_hash``.
+
+    Raises:
+        InputError: a class isn't there.
+    """
+    roots = frozenset(node["_target_"] for node in _nodes(config))
+    words = _words(roots, judges).union(_texts(config))
+    return _dumped_hash(_by_code(config, judges, words))
+
+
+def _dumped_hash(identity: Any) -> str:
+    return sha256(json.dumps(identity, sort_keys=True, allow_nan=False))
 
 
 def _nodes(config: Any) -> Iterator[dict[str, Any]]:

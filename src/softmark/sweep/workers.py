@@ -16,7 +16,7 @@ from typing import Any
 
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
-from softmark.experiment.run import make_all
+from softmark.experiment.run import make_all, missing_stages
 from softmark.store.address import Stage
 from softmark.store.store import Store
 
@@ -26,17 +26,6 @@ def make_cell(cell: Plan, store: Store) -> None:
     missing = missing_stages(cell, store)
     make_stages(missing, lambda address: cell.config, cell.config["trainer"], store)
     make_all(cell, store)
-
-
-def missing_stages(cell: Plan, store: Store) -> dict[str, Stage]:
-    """Return the stages of ``cell`` that ``store`` lacks, by address."""
-    todo, missing = list(cell.verdict.parents), {}
-    while todo:
-        stage = todo.pop()
-        if stage.address not in missing and not store.has(stage):
-            missing[stage.address] = stage
-            todo += stage.parents
-    return missing
 
 
 def make_stages(
