@@ -2,7 +2,7 @@
 
     python run.py -m method=usp,csp attack=finetune,prune,distill
 
-An installed softmark does the same as ``python -m softmark`` or ``softmark``.
+An installed softmark does the same as ``softmark run``.
 """
 
 from softmark.cli import main

@@ -1,69 +1,8 @@
-"""Write the probes of a key for whoever will ask the suspect: pictures, or one NPZ.
+"""Write the probes of a key: ``softmark probes`` in a checkout."""
 
-    python scripts/probes.py marked --to probes            # 00000.png, 00001.png, ...
-    python scripts/probes.py marked --to probes.npz        # inputs, for what isn't a picture
+import sys
 
-The probes of csp and usp are no secret. Those of csp_margin and usp_margin end with the triggers:
-whoever has these can unlearn them, so write them when you ask a suspect, and not before. Have the
-answers written in the same order, one row for each probe with a probability for each class;
-verify.py reads them.
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("marked", type=Path, metavar="MARKED", help="the folder that mark.py wrote")
-    parser.add_argument(
-        "--to",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a new folder for pictures, or a new .npz",
-    )
-    options = parser.parse_args()
-
-    from softmark.console import conclude
-
-    conclude(lambda: run(options.marked, options.to), "nothing was written")
-
-
-def run(marked: Path, to: Path) -> None:
-    from softmark.console import report
-    from softmark.errors import InputError
-    from softmark.owner.checks import check_probes
-    from softmark.owner.commitment import COMMITMENT, read_publication
-    from softmark.owner.folder import PROBES
-    from softmark.owner.probe_files import (
-        load_probes,
-        save_probes,
-        write_instructions,
-        write_pictures,
-    )
-    from softmark.owner.statement import Statement
-
-    probes = load_probes(marked / PROBES)
-    published = read_publication(marked / COMMITMENT)
-    statement = Statement.read(published["statement"])
-    check_probes(statement, probes)
-    if to.exists():
-        raise InputError(f"--to={to}: it is there already")
-    if statement.has_triggers:
-        report("note: the last of these are the triggers: whoever has them can unlearn them")
-    if to.suffix == ".npz":
-        save_probes(probes, to)
-        print(f"{len(probes)} probes: {to}")
-        return
-    write_pictures(probes, to)
-    write_instructions(probes, published, to / "about.json")
-    print(f"{len(probes)} pictures in {to}, and about.json, which says what is wanted")
-
+from softmark.commands.main import main
 
 if __name__ == "__main__":
-    main()
+    main(["probes", *sys.argv[1:]])

@@ -26,6 +26,7 @@ from torch import nn
 import softmark
 from helpers import ROOT
 from softmark import renamed
+from softmark.commands.main import SUMMARIES
 from softmark.experiment.run import run_cell
 from softmark.sweep.command_line import check_arguments
 
@@ -177,6 +178,9 @@ def run(store, monkeypatch, tmp_path) -> Callable[[Path], None]:
             if block.language != "bash" or block.marker == "not run":
                 continue
             for python, script, *words in commands(block):
+                if python == "softmark":
+                    assert call(ROOT / "scripts" / f"{script}.py", words, monkeypatch) == 0
+                    continue
                 assert python == "python"
                 if {"--help", "--cfg"} & set(words) or block.marker:
                     check_arguments(words, writes=False)
@@ -240,6 +244,13 @@ def test_commands_within_sentences_are_understood(page):
                 check_arguments(words[2:], writes=False)
         elif words[1] != "-m":
             assert (ROOT / words[1]).exists(), span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_words_of_the_command_within_sentences_exist(page):
+    for span in spans(page):
+        if span.startswith("softmark ") and "=" not in span.split()[1]:
+            assert span.split()[1] in (*SUMMARIES, "COMMAND", "--help"), span
 
 
 def test_every_method_and_attack_is_told_of():

@@ -1,6 +1,6 @@
-"""``python -m softmark`` does what ``python run.py`` does in a checkout."""
+"""``python -m softmark`` does what the command ``softmark`` does."""
 
-from softmark.cli import main
+from softmark.commands.main import main
 
 if __name__ == "__main__":
     main()

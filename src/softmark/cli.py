@@ -1,8 +1,7 @@
 """The command line: one cell, or many with ``-m``. Mark a model, attack it, judge what is left.
 
     python run.py -m method=usp,csp attack=finetune,prune,distill
-    python -m softmark attack=prune     # the same, from an installed wheel
-    softmark attack=prune
+    softmark run attack=prune     # the same, from an installed wheel
 
 Only Hydra is imported here: ``--help`` and a mistyped override answer at once.
 """

@@ -12,6 +12,8 @@ from typing import Any
 _PACKED = Path(__file__).parent / "conf"
 # In a wheel the files lie beside the code, in a checkout at its top.
 CONF = _PACKED if _PACKED.is_dir() else Path(__file__).parents[2] / "conf"
+# One file that knows nothing of softmark: whoever doubts a claim reads it and runs it.
+RECHECK = CONF.with_name("recheck.py") if CONF == _PACKED else CONF.parent / "scripts/recheck.py"
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:

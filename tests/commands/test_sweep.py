@@ -130,10 +130,10 @@ def test_a_report_shows_what_is_missing_and_refuses_what_is_wrong(swept, tmp_pat
     assert "attack=none" in some.stderr
     assert "| csp | none | — |" in (tmp_path / "t.md").read_text()
     none = report("--name=t", "method=csp", "seed=77", "scale=smoke", folder=folder, into=tmp_path)
-    assert none.returncode == 1
+    assert none.returncode == 2
     assert "error: no record of these cells" in none.stderr
     wrong = report("--name=t", "method=cspp", folder=folder, into=tmp_path)
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "cspp" in wrong.stderr
     assert "Traceback" not in wrong.stderr + none.stderr
     nothing = ["method=none", "attack=none", "scale=smoke"]
@@ -146,7 +146,7 @@ def test_a_report_shows_what_is_missing_and_refuses_what_is_wrong(swept, tmp_pat
     file = tmp_path / "file"
     file.write_text("")
     unwritable = report("--name=t", *SENTENCE[1:], folder=folder, into=file)
-    assert unwritable.returncode == 1
+    assert unwritable.returncode == 2
     assert "--to DIR" in unwritable.stderr
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from helpers import ROOT
+from softmark.report.sheets import read_sweep
 
 
 class Ran(NamedTuple):
@@ -32,4 +33,4 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys, name: str, *words: objec
 
 
 def read_sheet(*lines: str):
-    return runpy.run_path(str(ROOT / "scripts/report.py"))["read"](list(lines))
+    return read_sweep(list(lines))

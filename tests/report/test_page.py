@@ -319,7 +319,7 @@ def test_the_command_says_what_is_wrong(archived, tmp_path):
     unwritable = report(f"output_dir={tmp_path}", "--to", str(file))
     assert "--to DIR" in unwritable.stderr
     for result in (nothing, unnamed, unwritable):
-        assert result.returncode == 1
+        assert result.returncode == 2
         assert "Traceback" not in result.stderr
     with pytest.raises(InputError, match="no record"):
         page.all_records_page(tmp_path / "empty")

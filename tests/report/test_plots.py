@@ -1,14 +1,13 @@
 """Plots: which axes a sweep gives, and what they show."""
 
 import re
-import runpy
 
 import pytest
 
-from helpers import ROOT
 from helpers.scripts import read_sheet
 from softmark.report.plots import plots
 from softmark.report.rows import Row
+from softmark.report.sheets import publish
 
 
 def test_plots_take_cells_without_p_and_without_a_curve(archived, tmp_path):
@@ -46,12 +45,11 @@ def test_a_number_of_the_data_is_an_axis_for_p_and_cost(archived, tmp_path):
 
 
 def test_plots_follow_what_the_sweep_varies(archived, tmp_path):
-    code = runpy.run_path(str(ROOT / "scripts/report.py"))
     for sparsity in (0.1, 0.5, 0.9):
         archived("method=usp", "attack=prune", f"attack.sparsity={sparsity}")
     sweep = ["table=prune", "method=usp", "seed=0", "scale=smoke", f"output_dir={tmp_path}"]
-    sheet, _ = code["read"]([*sweep, "attack.sparsity=0.1,0.5,0.9"])
-    names = [path.name for path in code["publish"](sheet, tmp_path / "prune")]
+    sheet, _ = read_sheet(*sweep, "attack.sparsity=0.1,0.5,0.9")
+    names = [path.name for path in publish(sheet, tmp_path / "prune")]
     assert names == ["prune.md", "prune.tex", "prune.csv", "prune-curve.svg", "prune-curve.png"]
     text = (tmp_path / "prune-curve.svg").read_text()
     assert not re.search(r"<dc:date>", text)

@@ -2,7 +2,6 @@ import contextlib
 import json
 import os
 import pty
-import runpy
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from helpers import ROOT
 from softmark.errors import InputError
+from softmark.report import stored
 from softmark.store.store import Stage, Store, manifest, write_json
 
 
@@ -361,7 +361,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path, content):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- scripts/store.py -------------------------------------------------------------------------
+# --- softmark store ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -502,14 +502,13 @@ def test_the_script_never_touches_what_is_being_made(outputs):
 
 def test_a_stage_that_is_begun_while_the_script_prunes_is_left_alone(outputs):
     _, store, stages = outputs
-    remove = runpy.run_path(str(ROOT / "scripts" / "store.py"))["_remove"]
     folder = store.folder(stages["alone"])
     folder.with_suffix(".making").mkdir()
     before = everything(store.root)
     with FileLock(folder.with_suffix(".lock")):
-        remove(folder, True)
+        stored._remove(folder, True)
         assert everything(store.root) == before
-    remove(folder, True)
+    stored._remove(folder, True)
     assert [path for path in everything(store.root) if folder.name in path] == []
     assert store.folder(stages["victim"]).is_dir()
 

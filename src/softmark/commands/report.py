@@ -1,0 +1,42 @@
+"""Write tables and plots of a sweep, from its records alone: nothing is trained, without torch.
+
+    softmark report table=robustness
+    softmark report --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
+    softmark report --page [table=NAME]
+
+The overrides are those that softmark run was given; a cell that this version of the code hasn't run
+is missing. Writes NAME.md, NAME.tex, NAME.csv (one line a cell) and plots (SVG and PNG) into --to;
+with --page one self-contained NAME.html instead, or all.html of all records in output_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes to ``parser``."""
+    parser.add_argument("overrides", nargs="*", help="as given to softmark run")
+    parser.add_argument("--name", help="of the files; the table's, where none is given")
+    parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
+    parser.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
+
+
+def left_behind(options: argparse.Namespace) -> str:
+    """Return what is there after an interruption."""
+    return f"{options.to} holds what was written so far"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the tables or the page, and print the paths."""
+    from softmark.renamed import current
+    from softmark.report.sheets import write_page_of, write_tables_of
+
+    write = write_page_of if options.page else write_tables_of
+    written, problems = write(current(options.overrides), options.name, options.to)
+    for path in written:
+        print(path)
+    for line in problems:
+        print(f"missing or failed: {line}", file=sys.stderr)

@@ -1,0 +1,200 @@
+"""Say whether a suspect derives from a marked model, and write evidence that others can check.
+
+    softmark verify marked answers.csv
+    softmark verify marked suspect.safetensors --to evidence
+    softmark verify marked package.module:build --weights state.pt
+    softmark verify marked http://127.0.0.1:8080 --model iris --budget 2000
+
+SUSPECT is a file of predictions (CSV, Parquet, NPY, NPZ or JSON lines, one row for each probe), a
+.safetensors file of one of softmark's networks, MODULE:FUNCTION with --weights, or the URL of a
+server: one that speaks the Open Inference Protocol (v2), or with --protocol json any other that
+takes a JSON POST. A locked key's passphrase is taken from SOFTMARK_PASSPHRASE, or asked for on a
+terminal.
+
+Exit status: 0 claimed, 3 not claimed, 2 for input that can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from softmark.commands.server_options import add_server_arguments, endpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes to ``parser``."""
+    parser.add_argument(
+        "marked", type=Path, metavar="MARKED", help="the folder that softmark mark wrote"
+    )
+    parser.add_argument(
+        "suspect",
+        metavar="SUSPECT",
+        help="a file of predictions, a .safetensors file, MODULE:FUNCTION or a URL",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a state dict for MODULE:FUNCTION"
+    )
+    parser.add_argument("--logits", action="store_true", help="the predictions are logits")
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="write evidence.html and evidence.json there"
+    )
+    parser.add_argument(
+        "--name", help="what the evidence calls the suspect (default: SUSPECT as you typed it)"
+    )
+    parser.add_argument(
+        "--commitment",
+        type=Path,
+        metavar="FILE",
+        help="the commitment as it was published (default: the one in MARKED)",
+    )
+    parser.add_argument(
+        "--disclose",
+        action="store_true",
+        help="put the seed of the pattern into the evidence: softmark recheck can compute p then, "
+        "and whoever reads it can remove the mark",
+    )
+    parser.add_argument(
+        "--keys-tried",
+        type=int,
+        default=1,
+        metavar="N",
+        help="keys that were tried on this suspect; p is multiplied by N (default: 1)",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the classes that you see in the probes, one for each probe: then what the suspect "
+        "mistakes for what counts, where the owner's labels are yours",
+    )
+    _add_beacon_arguments(parser)
+    add_server_arguments(parser.add_argument_group("for a URL"))
+
+
+def _add_beacon_arguments(parser: argparse.ArgumentParser) -> None:
+    beacon = parser.add_argument_group("for a key with a beacon (without them the level is 1e-12)")
+    beacon.add_argument(
+        "--beacon", metavar="URL", help="a drand server, to look up the key's round"
+    )
+    beacon.add_argument(
+        "--chain", metavar="HASH", help="a chain that you trust (default: quicknet's)"
+    )
+    beacon.add_argument(
+        "--published",
+        metavar="TIME",
+        help="when the commitment became public, such as 2026-12-01T10:00Z",
+    )
+
+
+def left_behind(options: argparse.Namespace) -> str:
+    """Return what is there after an interruption."""
+    log = options.answer_log
+    return f"{log} holds the answers so far" if log else "nothing was written"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the suspect and judge it; return the exit status."""
+    from softmark.owner.beacon import QUICKNET, Beacon
+    from softmark.owner.commitment import COMMITMENT, read_publication
+    from softmark.owner.evidence import (
+        check_folder,
+        evidence_of,
+        source_of_endpoint,
+        source_of_file,
+        write_evidence,
+    )
+    from softmark.owner.folder import load
+    from softmark.owner.suspects.endpoint import Endpoint
+    from softmark.owner.suspects.files import read_predictions
+    from softmark.owner.verify import examine
+
+    if options.to:
+        check_folder(options.to)
+    key, probes = load(options.marked, passphrase_of(options.marked))
+    labels = read_predictions(options.labels) if options.labels else None
+    chain = options.chain or QUICKNET
+    beacon = Beacon(options.beacon, chain) if options.beacon else None
+    suspect, file = suspect_of(options)
+    examination = examine(
+        suspect,
+        key,
+        probes,
+        keys_tried=options.keys_tried,
+        logits=options.logits,
+        labels=labels,
+        beacon=beacon,
+        published=options.published,
+    )
+    source = source_of_file(file) if file else None
+    if isinstance(suspect, Endpoint):
+        source = source_of_endpoint(suspect)
+    published = read_publication(options.commitment or options.marked / COMMITMENT)
+    name = options.name or options.suspect
+    evidence = evidence_of(examination, name, published, options.disclose, source)
+    show(evidence)
+    if options.to:
+        for path in write_evidence(evidence, options.to, probes):
+            print(path)
+    return 0 if evidence["claimed"] else 3
+
+
+def passphrase_of(marked: Path) -> str | None:
+    """Return the passphrase of the key in ``marked``, from the environment or the terminal."""
+    from softmark.methods.keyfile import is_locked
+    from softmark.owner.folder import KEY
+
+    given = os.environ.get("SOFTMARK_PASSPHRASE")
+    if given is None and is_locked(marked / KEY) and sys.stdin.isatty():
+        return getpass.getpass(f"Passphrase of {marked / KEY}: ")
+    return given
+
+
+def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
+    """Return the suspect, and the file that it was read from, if any."""
+    from softmark.errors import InputError
+    from softmark.owner.model_files import load_model
+    from softmark.owner.suspects.files import FORMATS, read_predictions
+
+    name, file = options.suspect, Path(options.suspect)
+    server = name.startswith(("http://", "https://"))
+    if options.weights and (server or file.suffix in FORMATS):
+        raise InputError(f"--weights={options.weights}: {name} is no MODULE:FUNCTION, it has none")
+    if server:
+        return endpoint(options), None
+    if file.suffix in FORMATS:
+        return read_predictions(file), file
+    if ":" not in name and file.suffix != ".safetensors":
+        raise InputError(
+            f"{name}: a .safetensors file of softmark's, MODULE:FUNCTION, a server's address, or "
+            f"predictions ({', '.join(FORMATS)}) are needed"
+        )
+    model = load_model(name, options.weights)
+    return model, options.weights or (file if file.is_file() else None)
+
+
+def show(evidence: dict[str, Any]) -> None:
+    """Print the verdict, in a few lines."""
+    if evidence["p"] is None:
+        print("no verdict: nothing could be tested")
+    else:
+        verdict = "claimed" if evidence["claimed"] else "not claimed"
+        copy = f", the copy of {evidence['customer']}" if evidence["customer"] else ""
+        print(
+            f"{verdict}{copy}: p {evidence['p']:.3g} on {len(evidence['ranks'])} probes "
+            f"({evidence['test']}, exact); a claim needs {evidence['level']:.2g} or less"
+        )
+        print(f"it stands on: {evidence['grounds']}")
+    for remark in evidence["remarks"]:
+        print(f"note: {remark}")
+    if (agreement := evidence["agreement"]) and agreement["contradicted"]:
+        print(
+            f"the suspect gives the committed label for {agreement['agrees']} of "
+            f"{agreement['labels']} probes; evidence.html (--to) shows those where it contradicts"
+        )
+    date = evidence["published"] or "never"
+    print(f"commitment {evidence['commitment'][:16]}..., published {date}, as its file says")

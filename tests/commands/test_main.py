@@ -1,0 +1,60 @@
+"""The command ``softmark``: its words, and completion at a shell."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from softmark.commands import main as command
+from softmark.commands.completion import override_completions
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [
+    ([], 0, "COMMAND"),
+    (["--help"], 0, "verify"),
+    (["--version"], 0, "softmark 0"),
+    (["veriy"], 1, "did you mean verify?"),
+])  # fmt: skip
+def test_words(words, code, said, capsys):
+    status = 0
+    try:
+        command.main(words)
+    except SystemExit as stop:
+        status, printed = (1, str(stop.code)) if isinstance(stop.code, str) else (stop.code, "")
+    else:
+        printed = capsys.readouterr().out
+    assert (status, said in printed) == (code, True)
+
+
+@pytest.mark.parametrize("name", [name for name in command.SUMMARIES if name != "run"])
+def test_each_word_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([name, "--help"])
+    assert stopped.value.code == 0
+    assert name in capsys.readouterr().out
+
+
+def test_words_without_a_command_are_those_of_an_experiment(monkeypatch, capsys):
+    for words in (["attack=nothing"], ["run", "attack=nothing"]):
+        with pytest.raises(SystemExit, match="attack=nothing"):
+            command.main(words)
+
+
+def test_a_shell_completes_words_and_options(tmp_path):
+    def completed(line: str) -> list[str]:
+        given = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}
+        given |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+        code = "from softmark.commands.main import main; main()"
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **given}, check=True)
+        return (tmp_path / "out").read_text().split()
+
+    assert completed("softmark re") == ["recheck", "report"]
+    assert completed("softmark verify --answer-") == ["--answer-log"]
+
+
+def test_a_shell_completes_overrides():
+    assert override_completions("config", "attack=distill_h") == [
+        "attack=distill_hard", "attack=distill_hot",
+    ]  # fmt: skip
+    assert override_completions("owner", "recipe.epo") == ["recipe.epochs="]
