@@ -226,6 +226,64 @@ def test_rows_that_cannot_be_used(parquet, train, test, message):
     assert_short(raised)
 
 
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [
+        (
+            rows(PICTURES, LABELS).rename_column("img", "pic"),
+            r"columns are .* \(train-1\.parquet\)",
+        ),
+        (rows(PICTURES, LABELS, ("dog", "cat")), r"train-1\.parquet holds .*dog.*all must hold"),
+        (rows(PICTURES, LABELS, None), r"train-1\.parquet holds .*int64.*all must hold"),
+    ],
+)
+def test_shards_with_other_columns_are_named(parquet, shard, message):
+    folder = parquet(**{"train-0": rows(PICTURES, LABELS), "train-1": shard})
+    with pytest.raises(InputError, match=message) as raised:
+        hub(folder).read()
+    assert len(str(raised.value)) < 500
+
+
+def test_a_column_that_one_shard_has_alone_does_not_matter(parquet, capsys):
+    more = rows(PICTURES, LABELS).add_column("url", ["x"] * 6)
+    folder = parquet(**{"train-0": rows(PICTURES, LABELS), "train-1": more})
+    (folder / "Train-2.parquet").touch()
+    capsys.readouterr()
+    assert len(hub(folder, test_split=None).read().labels) == 12
+    assert capsys.readouterr().err == f"data.path={folder}: left out are Train-2.parquet\n"
+
+
+def test_a_split_whose_name_begins_as_the_others_does(parquet):
+    folder = parquet(**{"train": rows(PICTURES, LABELS), "train_judge": rows(PICTURES[:1], [0])})
+    decoded = hub(folder, test_split="train_judge").read()
+    assert (decoded.train, len(decoded.labels)) == (6, 7)
+
+
+def test_rows_that_name_files_instead_of_holding_them(parquet, tmp_path):
+    """The key of a cache lists no such file, and whoever wrote the set chose it."""
+    (tmp_path / "secret.png").write_bytes(PICTURES[0])
+    column = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+    split = datasets.Dataset.from_dict({"img": column, "label": [0, 1]}, features=features)
+    table = split.data.table  # to_parquet would take the file's content in
+    import pyarrow.parquet
+
+    folder = tmp_path / "named"
+    folder.mkdir()
+    pyarrow.parquet.write_table(table, folder / "train.parquet")
+    with pytest.raises(InputError, match=r"train\[0\] holds the name of a file, .*secret.png, and"):
+        hub(folder).read()
+
+
+def test_a_folder_by_the_name_of_a_set_is_refused(tmp_path, monkeypatch):
+    """load_dataset would read it, and its key never changes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    for use in (Hub.read, Hub.signature):
+        with pytest.raises(InputError, match=r"dataset=set is a folder .* data\.path=DIR"):
+            use(hub(dataset="set"))
+
+
 def test_labels_that_are_words(parquet):
     words = datasets.Dataset.from_dict({"img": PICTURES, "label": ["a"] * 6})
     with pytest.raises(InputError, match=r"label=label holds .*string.*: integers are needed"):

@@ -54,14 +54,14 @@ def fingerprint(source: Source, folder: str | Path) -> str | None:
     file, without torch; ``open_data`` checks the content against it.
     """
     try:
-        return _header(_file(source, Path(folder))[0])
+        return _header(cache_file(source, Path(folder))[0])
     except (OSError, *BROKEN_CACHE):
         return None
 
 
-def _file(source: Source, folder: Path) -> tuple[Path, str]:
+def cache_file(source: Source, folder: Path) -> tuple[Path, str]:
     """Return the cache file of ``source``, and the signature that its name says."""
-    signature = json.dumps({"format": 1, **source.signature()}, sort_keys=True)
+    signature = json.dumps({"format": 2, **source.signature()}, sort_keys=True)
     name = hashlib.sha256(signature.encode()).hexdigest()[:16]
     return folder / f"{name}.safetensors", signature
 
@@ -69,7 +69,7 @@ def _file(source: Source, folder: Path) -> tuple[Path, str]:
 def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
     """Return what ``read`` makes of the cache file of ``source``, which is made if need be."""
     try:
-        path, signature = _file(source, folder)
+        path, signature = cache_file(source, folder)
         if path.exists():
             with suppress(*BROKEN_CACHE):
                 return read(path)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from softmark.console import report
+from softmark.data.listing import folder_of, stamps
 from softmark.data.pictures import decode, reason
-from softmark.data.sources import Decoded, folder_of, listing
+from softmark.data.sources import Decoded
 from softmark.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,11 +54,8 @@ class Hub:
         splits = self._read_parquet() if self.path else self._download()
         from datasets import concatenate_datasets
 
-        for name, column in (("image", self.image), ("label", self.label)):
-            for rows in splits:
-                if column not in rows.features:
-                    columns = ", ".join(rows.features)
-                    raise InputError(f"data.source.{name}={column}: the columns are {columns}")
+        for split in splits:
+            self._check_columns(split)
         try:
             rows = concatenate_datasets(
                 [split.select_columns(list({self.image, self.label})) for split in splits]
@@ -71,8 +70,9 @@ class Hub:
     def signature(self) -> dict[str, Any]:
         """Return what tells this source from others, without decoding it."""
         if not self.path:
+            self._check_name()
             return {"source": "hub", **asdict(self)}
-        files = listing(chain(*self._parquet().values()), folder_of(self.path))
+        files = stamps(chain(*self._parquet().values()), folder_of(self.path))
         about = {"source": "parquet", **asdict(self), "files": files}
         # The files say it all: the same folder under another path is not decoded again.
         return {name: about[name] for name in about.keys() - {"dataset", "subset", "path"}}
@@ -82,19 +82,22 @@ class Hub:
         return [self.train_split, self.test_split] if self.test_split else [self.train_split]
 
     def _parquet(self) -> dict[str, list[Path]]:
-        """Return the files of each split that has some.
+        """Return the files of each split that has some: its name, the longest, begins theirs.
 
         Raises:
             InputError: there is no folder, or none of a split that should be there.
         """
         folder = folder_of(self.path)
-        files = {split: sorted(folder.glob(f"{split}*.parquet")) for split in self._splits()}
+        files: dict[str, list[Path]] = {split: [] for split in self._splits()}
+        others = []
+        for file in sorted(folder.glob("*.parquet")):
+            split = max(filter(file.name.startswith, files), key=len, default=None)
+            (others if split is None else files[split]).append(file)
         if not files[self.train_split]:
             names = ", ".join(sorted(file.name for file in folder.iterdir())[:5])
             raise InputError(
                 f"data.path={folder} has no {self.train_split}*.parquet (it holds {names})"
             )
-        others = sorted(set(folder.glob("*.parquet")).difference(*files.values()))
         # No test file at all is fine; one under another name is a name mistyped.
         if self.test_split and not files[self.test_split] and others:
             names = ", ".join(file.name for file in others[:5])
@@ -107,32 +110,63 @@ class Hub:
 
     def _read_parquet(self) -> list[datasets.Dataset]:
         """Return the splits that the folder ``path`` holds."""
+        from datasets import concatenate_datasets
+
+        splits = []
+        for files in self._parquet().values():
+            shards = [self._read_shard(file) for file in files]
+            for file, shard in zip(files, shards, strict=True):
+                if shard.features != shards[0].features:
+                    raise InputError(
+                        f"data.path={self.path}: {file.name} holds {shard.features}, "
+                        f"{files[0].name} {shards[0].features}: all must hold the same"
+                    )
+            splits.append(concatenate_datasets(shards))
+        read = {file.name for files in self._parquet().values() for file in files}
+        if others := sorted({file.name for file in folder_of(self.path).iterdir()} - read):
+            report(f"data.path={self.path}: left out are {', '.join(others[:5])}")
+        return splits
+
+    def _read_shard(self, file: Path) -> datasets.Dataset:
+        """Return the columns of pictures and labels that ``file`` holds."""
         # Not by datasets.load_dataset: that writes a second copy (or lock files) into its cache,
         # logs an error of its own for a corrupt file, and imports torch.
-        import pyarrow
         import pyarrow.parquet
         from datasets import Dataset
         from datasets.table import InMemoryTable
 
-        splits = []
-        for files in self._parquet().values():
-            try:
-                tables = [pyarrow.parquet.read_table(file) for file in files]
-                splits.append(Dataset(InMemoryTable(pyarrow.concat_tables(tables))))
-            except Exception as error:  # the errors of Arrow and of datasets share no base
-                names = ", ".join(file.name for file in files[:3])
-                raise InputError(
-                    f"data.path={self.path}: {names} cannot be read as parquet: {reason(error)}"
-                ) from error
-        return splits
+        try:
+            rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(file)))
+        except Exception as error:  # the errors of Arrow and of datasets share no base
+            raise InputError(
+                f"data.path={self.path}: {file.name} cannot be read as parquet: {reason(error)}"
+            ) from error
+        self._check_columns(rows, f" ({file.name})")
+        return rows.select_columns(list(dict.fromkeys((self.image, self.label))))
 
-    def _download(self) -> list[datasets.Dataset]:
-        """Return the splits of the hub's set, asked from the hub unless they are in its cache."""
+    def _check_columns(self, rows: datasets.Dataset, where: str = "") -> None:
+        """Raise ``InputError`` where ``rows`` lack the column of pictures or that of labels."""
+        for name, column in (("image", self.image), ("label", self.label)):
+            if column not in rows.features:
+                columns = ", ".join(rows.features)
+                raise InputError(f"data.source.{name}={column}: the columns are {columns}{where}")
+
+    def _check_name(self) -> None:
+        """Raise ``InputError`` where no set is named, or a folder by the name of one."""
         if not self.dataset:
             raise InputError(
                 "data.name and data.path are both null: "
                 "set data.name=NAME (a set of the hub) or data.path=DIR (its parquet files)"
             )
+        if Path(self.dataset).exists():  # load_dataset would read it, whatever it holds by then
+            raise InputError(
+                f"data.source.dataset={self.dataset} is a folder or a file here: data.path=DIR "
+                "reads a folder's parquet files"
+            )
+
+    def _download(self) -> list[datasets.Dataset]:
+        """Return the splits of the hub's set, asked from the hub unless they are in its cache."""
+        self._check_name()
         import datasets
 
         if not sys.stderr.isatty():
@@ -189,7 +223,13 @@ class Hub:
         batches = rows.select_columns(self.image).iter(batch_size=512)
         for number, picture in enumerate(chain.from_iterable(b[self.image] for b in batches)):
             if isinstance(picture, dict):
-                picture = picture["bytes"] or picture.get("path")
+                inner, named = picture["bytes"], picture.get("path")
+                if self.path and named and not inner:
+                    raise InputError(
+                        f"{self._row(number, train)} holds the name of a file, {named}, and no "
+                        "picture: data=imagefolder reads folders of files"
+                    )
+                picture = inner or named
             file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
             yield self._row(number, train), file
 

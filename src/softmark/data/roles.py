@@ -6,6 +6,7 @@ Torch is imported where the roles are made and not before: config tools stay qui
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,12 +108,16 @@ class Roles:
         attacker: what the attacker holds.
         judge: accuracies are measured, and suspects asked, on these.
         classes: the names of the classes.
+        content: the fingerprint of all that the source holds.
+        num_copies: pictures that are left out, since another party holds the same.
     """
 
     owner: Samples
     attacker: Samples
     judge: Samples
     classes: tuple[str, ...]
+    content: str
+    num_copies: int
 
     @property
     def training(self) -> Samples:
@@ -159,6 +164,8 @@ class Roles:
 def share(decoded: Decoded, shares: Shares) -> Roles:
     """Share ``decoded`` out to owner, attacker and judge, each class in the same proportion.
 
+    Of a picture that several would hold, the judge keeps its copies, else the owner.
+
     Args:
         decoded: what a source holds.
         shares: who gets which part.
@@ -168,7 +175,8 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
 
     Example:
         >>> labels = np.arange(40) % 2
-        >>> decoded = Decoded(np.zeros((40, 1, 8, 8), np.uint8), labels, ("a", "b"), train=40)
+        >>> images = np.random.default_rng(0).integers(256, size=(40, 1, 8, 8), dtype=np.uint8)
+        >>> decoded = Decoded(images, labels, ("a", "b"), train=40)
         >>> roles = share(decoded, Shares(0.5, 0.2, 0, None, None, False))
         >>> len(roles.owner), len(roles.attacker), len(roles.judge)
         (16, 16, 8)
@@ -192,13 +200,18 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
     if shares.tuning:
         judge, train = np.split(shuffled(train[:count], 4), [count // 5])
         count = round(shares.owner * len(train))
-    held = {"owner": train[:count], "attacker": train[count:], "judge": judge}
-    for role, index in held.items():
-        counts = np.bincount(decoded.labels[index], minlength=len(decoded.classes))
+    # The judge first: a test split stays as it was published.
+    held = {"judge": judge, "owner": train[:count], "attacker": train[count:]}
+    num_shared = sum(map(len, held.values()))
+    held = dict(zip(held, without_copies(decoded.images, *held.values()), strict=True))
+    num_copies = num_shared - sum(map(len, held.values()))
+    for role in ("owner", "attacker", "judge"):
+        counts = np.bincount(decoded.labels[held[role]], minlength=len(decoded.classes))
         if counts.min() < 2:
+            copies = f" ({num_copies} copies of others' pictures aside)" if num_copies else ""
             raise InputError(
                 f"the {role} would hold {counts.min()} samples of class "
-                f"{decoded.classes[counts.argmin()]!r} and needs 2 at least\n"
+                f"{decoded.classes[counts.argmin()]!r} and needs 2 at least{copies}\n"
                 "other fractions and limits in data.roles, or more data, would help"
             )
     import torch
@@ -209,17 +222,44 @@ def share(decoded: Decoded, shares: Shares) -> Roles:
         )
         for role, index in held.items()
     }
-    return Roles(**samples, classes=decoded.classes)
+    return Roles(
+        **samples, classes=decoded.classes, content=decoded.fingerprint, num_copies=num_copies
+    )
+
+
+def without_copies(images: np.ndarray, *parties: np.ndarray) -> list[np.ndarray]:
+    """Return the places of each party without those whose picture a party before holds as well.
+
+    Args:
+        images: (N, ...).
+        parties: places among ``images``, int64 (n,) each.
+
+    Example:
+        >>> images = np.array([[5], [6], [5], [5]])
+        >>> without_copies(images, np.array([0, 2]), np.array([1, 3]))
+        [array([0, 2]), array([1])]
+    """
+    seen: set[bytes] = set()
+    kept = []
+    for places in parties:
+        pictures = [hashlib.sha256(images[place].tobytes()).digest() for place in places]
+        kept.append(places[[picture not in seen for picture in pictures]])
+        seen.update(pictures)
+    return kept
 
 
 def halves(samples: Samples, seed: int) -> tuple[Samples, Samples]:
-    """Return two disjoint halves of ``samples``, drawn at random, each class in proportion."""
+    """Return two disjoint halves of ``samples``, drawn at random, each class in proportion.
+
+    The second goes without what the first has a copy of.
+    """
     import torch
 
     order = _stratified(samples.labels.cpu().numpy(), seed, 3)
-    index = torch.from_numpy(order).to(samples.labels.device)
     middle = len(samples) // 2
-    return samples[index[:middle]], samples[index[middle:]]
+    parts = without_copies(samples.inputs.cpu().numpy(), order[:middle], order[middle:])
+    first, second = (torch.from_numpy(part).to(samples.labels.device) for part in parts)
+    return samples[first], samples[second]
 
 
 def name_of(data: Mapping[str, Any]) -> str:

@@ -6,18 +6,17 @@ A source is any class with ``read`` and ``signature``, named by ``source._target
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from softmark.console import report
+from softmark.data.listing import folder_of, list_pictures, stamps
 from softmark.data.pictures import decode, digest
-from softmark.errors import InputError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class Decoded:
     classes: tuple[str, ...]
     train: int
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Return the hex SHA-256 of all that it holds."""
         return digest(self.images, self.labels, [*self.classes, self.train])
@@ -91,7 +90,8 @@ class Digits:
 class ImageFolder:
     """A folder with one subfolder of pictures a class, or with such folders ``train`` and ``test``.
 
-    Files without a picture's suffix, and hidden ones, are left alone.
+    Without ``test`` ``val`` is read for it; letters may be small or capital. Links are followed.
+    Hidden entries are skipped; what else is left out is reported.
 
     Args:
         path: the folder.
@@ -105,55 +105,18 @@ class ImageFolder:
     def read(self) -> Decoded:
         """Decode everything."""
         folder = folder_of(self.path)
-        has_train = (folder / "train").is_dir()
-        train = _by_class(folder / "train" if has_train else folder)
-        has_test = has_train and (folder / "test").is_dir()
-        test = _by_class(folder / "test") if has_test else {}
-        if strangers := sorted(test.keys() - train.keys()):
-            raise InputError(
-                f"{folder / 'test' / strangers[0]}: no such class in {folder / 'train'}"
-            )
-        classes = tuple(train)
-        parts = [(name, files) for part in (train, test) for name, files in part.items()]
+        listing = list_pictures(folder)
+        for remark in listing.remarks:
+            report(remark)
+        classes = tuple(listing.train)
+        parts = [*listing.train.items(), *listing.test.items()]
         labels = np.repeat([classes.index(name) for name, _ in parts], [len(f) for _, f in parts])
-        named = [(str(file.relative_to(folder)), file) for _, files in parts for file in files]
+        named = [(str(file.relative_to(folder)), file) for file in listing.files]
         images = decode(named, len(named), self.size)
-        return Decoded(images, labels, classes, sum(map(len, train.values())))
+        return Decoded(images, labels, classes, sum(map(len, listing.train.values())))
 
     def signature(self) -> dict[str, Any]:
         """Return what tells this source from others, without decoding it."""
         folder = folder_of(self.path)
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        return {"source": "imagefolder", "size": self.size, "files": listing(files, folder)}
-
-
-def folder_of(path: str | None) -> Path:
-    """Return the folder ``path``. Raise ``InputError`` where it is none, or empty."""
-    if not path:
-        raise InputError("data.path is null: data.path=DIR names the folder of pictures")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"data.path={path} is no folder")
-    if not any(folder.iterdir()):
-        raise InputError(f"data.path={path} is an empty folder")
-    return folder
-
-
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Return the pictures in each subfolder of ``folder``: one subfolder a class."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise InputError(f"{folder} has no subfolders: one subfolder of pictures a class is needed")
-    pictures = {}
-    for name in names:
-        files = (f for f in (folder / name).rglob("*") if not f.name.startswith("."))
-        pictures[name] = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-        if not pictures[name]:
-            raise InputError(f"{folder / name} holds no {', '.join(sorted(SUFFIXES))}")
-    return pictures
-
-
-def listing(files: Iterable[Path], folder: Path) -> list[tuple[str, int, int]]:
-    """Return the relative name, the bytes and the mtime (ns) of each file."""
-    stats = [(str(file.relative_to(folder)), file.stat()) for file in files]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        files = stamps(list_pictures(folder).files, folder)
+        return {"source": "imagefolder", "size": self.size, "files": files}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from softmark.data.cache import open_data
+from softmark.data.cache import cache_file, open_data
 from softmark.data.roles import Roles, Samples, Shares, halves
 from softmark.data.sources import source_of
 from softmark.errors import InputError
@@ -56,6 +56,11 @@ class StageContext:
     def config(self) -> Config:
         """Return the stage's config."""
         return self.stage.config
+
+    def check_data(self) -> None:
+        """Raise ``InputError`` where the samples aren't those that the stage was planned with."""
+        if self.roles.content != self.config["data"][0]:
+            raise InputError("the data have changed since this run began: start it again")
 
     def make(self, name: str) -> Any:
         """Return the object of the node ``name`` in the stage's config."""
@@ -172,14 +177,17 @@ def roles_of(config: Config) -> Roles:
     Args:
         config: a cell's, of which ``data`` and ``output_dir`` are read.
     """
-    folder = Path(config["output_dir"]) / "data"
-    return _roles(source_of(config["data"]), Shares(**config["data"]["roles"]), folder)
+    source, folder = source_of(config["data"]), Path(config["output_dir"]) / "data"
+    return _roles(source, Shares(**config["data"]["roles"]), cache_file(source, folder)[0])
 
 
 @functools.lru_cache(maxsize=2)
-def _roles(source: Any, shares: Shares, folder: Path) -> Roles:
-    """Return what ``open_data`` does; the last two are kept in memory."""
-    return open_data(source, shares, folder)
+def _roles(source: Any, shares: Shares, file: Path) -> Roles:
+    """Return what ``open_data`` does; the last two are kept in memory.
+
+    ``file``: where the decoded data lie, named by the files that the source reads now.
+    """
+    return open_data(source, shares, file.parent)
 
 
 def samples_of(roles: Roles, party: str, fraction: float) -> Samples:

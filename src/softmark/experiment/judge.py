@@ -30,6 +30,7 @@ class Loaded:
         models: the victim, the control if there is one, the watermarked model, the suspect.
         samples: the judge's, on which their accuracy is measured.
         classes: how many there are.
+        num_copies: pictures that nobody holds, since another party has the same.
         links: what the making of each step of the attack noted.
         seconds: what the stages of each role took.
         verifier: the terms of a claim.
@@ -43,6 +44,7 @@ class Loaded:
     models: dict[str, Suspect]
     samples: Samples
     classes: int
+    num_copies: int
     links: list[dict[str, Any]]
     seconds: dict[str, float]
     verifier: Verifier
@@ -57,8 +59,9 @@ def load(cell: Plan, context: StageContext) -> Loaded:
     """Return all that the verdict on ``cell`` stands on.
 
     Raises:
-        InputError: the key isn't the one whose commitment was published.
+        InputError: the key isn't the one whose commitment was published, or the data have changed.
     """
+    context.check_data()
     method, verifier = context.make("method"), context.make("verifier")
     stages = {
         "victim": cell.victim,
@@ -70,6 +73,7 @@ def load(cell: Plan, context: StageContext) -> Loaded:
         models={name: context.suspect(stage) for name, stage in stages.items() if stage},
         samples=context.roles.judge,
         classes=len(context.roles.classes),
+        num_copies=context.roles.num_copies,
         links=[context.manifest(link)["notes"] for link in cell.links],
         seconds=_seconds(context),
         verifier=verifier,
@@ -176,7 +180,7 @@ def _accuracies(loaded: Loaded) -> dict[str, Any]:
         if name in correct
     }
     sizes = {"classes": loaded.classes, "judged_samples": len(samples)}
-    return {**measures, **disagreements, **sizes}
+    return {**measures, **disagreements, **sizes, "copies_left_out": loaded.num_copies}
 
 
 def _cost(loaded: Loaded) -> dict[str, Any]:

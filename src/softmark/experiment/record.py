@@ -51,6 +51,7 @@ class Record:
     suspect_calibration_error: float | None = None
     classes: int | None = None
     judged_samples: int | None = None
+    copies_left_out: int = 0  # pictures, since a party before holds the same
     # The verdict.
     p_value: float | None = _figure()
     null: str | None = _figure()

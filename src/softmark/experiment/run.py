@@ -244,6 +244,10 @@ def warnings(record: dict[str, Any], cell: Plan) -> list[str]:
             f"the victim is right on {100 * record['victim_accuracy']:.0f} % only: too little "
             "trained for a mark to mean anything; raise recipe.epochs, or give it more data"
         )
+    if copies := record["copies_left_out"]:
+        lines.append(
+            f"{copies} pictures are left out of the data: the judge or the owner holds the same"
+        )
     if (control := record["control_accuracy"]) is not None:
         better = control - record["victim_accuracy"]
         if better > UNDERTRAINED:

@@ -45,6 +45,7 @@ def make_stage(settings: Config, stage: Stage, folder: Path) -> dict[str, Any]:
         entropy = {} if config.get("secrets") == "system" else {"entropy": repeatable}
         fit = Fit(settings["trainer"]["accelerator"], config["precision"], logger, **entropy)
         context = StageContext(stage, folder, roles, fit, Store.under(settings["output_dir"]))
+        context.check_data()
         return MAKERS[stage.code[0].partition(":")[2]](context)
 
 

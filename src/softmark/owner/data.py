@@ -28,6 +28,8 @@ def training_and_probes(config: Mapping[str, Any], exactly: bool) -> tuple[Sampl
     source, count = make(config["data"]["source"], "data.source"), config["verifier"]["probes"]
     report(f"reading data={name_of(config['data'])}; decoded pictures are kept in {CACHE}")
     roles = open_data(source, Shares(**config["data"]["roles"]), CACHE)
+    if roles.num_copies:
+        report(f"{roles.num_copies} pictures are left out: the test part holds the same")
     pool = roles.judge
     if exactly and count > len(pool):
         raise InputError(f"verifier.probes={count}: the test part has {len(pool)} pictures")
