@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch.nn import functional as F
 
 from helpers.soft_labels import answers, signs_of
+from softmark import tails
 from softmark.methods.parts.loss import templates
 from softmark.tails import (
     anscombe_residuals,
@@ -21,6 +24,7 @@ from softmark.tails import (
     margin,
     margin_loss,
     rank_tail,
+    ranks,
     tail_sums,
     unit_tail,
 )
@@ -172,3 +176,22 @@ def test_usual_tails_are_told_from_other_matrices():
     for wrong in (2 * usual, lifted, turned, lost, less, itself, negative, usual[:1], usual.int()):
         assert not is_victim_stats(wrong, 5)
     assert not is_victim_stats(usual, 6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 30), st.integers(0, 3), st.integers(0, 99))
+def test_ranks_are_scipys_where_entries_tie_and_where_one_is_no_number(classes, decimals, seed):
+    rows = torch.rand(20, classes, generator=torch.Generator().manual_seed(seed))
+    rows = (rows * 10**decimals).round() / 10**decimals
+    rows[3, 0] = torch.nan
+    top_last = rows.scatter(1, rows.argmax(1)[:, None], 2.0)
+    expected = stats.rankdata(top_last.numpy(), axis=1)
+    assert np.array_equal(ranks(rows)[0].numpy(), expected, equal_nan=True)
+
+
+def test_the_tails_of_many_classes_are_summed_part_by_part(monkeypatch):
+    p = answers(50, 10, 0)
+    whole = tail_sums(p), class_tails(p)
+    monkeypatch.setattr(tails, "MAX_ENTRIES", 70)
+    for expected, found in zip(whole, (tail_sums(p), class_tails(p)), strict=True):
+        torch.testing.assert_close(found, expected)

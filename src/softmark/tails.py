@@ -7,13 +7,14 @@ the tail of class c; the diagonal is 0.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
 FLOOR = 1e-12  # what a probability or a norm of 0 counts as
 FLAT = 1e-4  # a tail whose log-probabilities spread less than this has no direction
+MAX_ENTRIES = 2**24  # whose ranks are held at a time
 ROUNDING = 1e-5  # of a row's norm: what is smaller may be left by rounding alone
 
 
@@ -50,7 +51,25 @@ def ranks(p: Tensor) -> tuple[Tensor, Tensor]:
     """
     top = p.argmax(1)
     top_last = p.scatter(1, top[:, None], 2.0)  # (N, K), 2 is above every probability
-    return torch.from_numpy(stats.rankdata(top_last.numpy(), axis=1)), top
+    return torch.from_numpy(_ranks(top_last.numpy())), top
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    """Return ``scipy.stats.rankdata`` of each row (N, K), as float32 and in a tenth of the time."""
+    order = np.argsort(rows, axis=1)
+    in_order = np.take_along_axis(rows, order, 1)
+    places = np.broadcast_to(np.arange(1, rows.shape[1] + 1, dtype=np.float32), rows.shape)
+    tied = in_order[:, 1:] == in_order[:, :-1]  # (N, K - 1)
+    if tied.any():
+        # The first and the last place of those that tie.
+        first, last = places.copy(), places.copy()
+        first[:, 1:][tied], last[:, :-1][tied] = 0, np.inf
+        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+        places = (np.maximum.accumulate(first, axis=1) + last) / 2
+    ranked = np.empty(rows.shape, np.float32)
+    np.put_along_axis(ranked, order, places, 1)
+    ranked[np.isnan(in_order[:, -1])] = np.nan
+    return ranked
 
 
 def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +80,7 @@ def rank_tail(p: Tensor) -> tuple[Tensor, Tensor]:
     a flat tail is 0.
     """
     ranked, top = ranks(p)
-    tail = (ranked.float() - p.shape[1] / 2).scatter(1, top[:, None], 0.0)  # (N, K)
+    tail = (ranked - p.shape[1] / 2).scatter(1, top[:, None], 0.0)  # (N, K)
     return F.normalize(tail, dim=1), top
 
 
@@ -95,10 +114,8 @@ def margin_loss(log_p: Tensor, pattern: Tensor, target: float) -> Tensor:
 
 def class_tails(p: Tensor) -> Tensor:
     """Return the mean ``rank_tail`` of each class (K, K); 0 for one that is never answered."""
-    tail, top = rank_tail(p)
-    classes = p.shape[1]
-    total = torch.zeros(classes, classes).index_add(0, top, tail)  # (K, K)
-    return total / top.bincount(minlength=classes).clamp_min(1)[:, None]
+    total, count = _sum_of_tails(p)  # (K, K), (K,)
+    return total / count.clamp_min(1)[:, None]
 
 
 def tail_sums(answers: Tensor) -> Tensor:
@@ -106,9 +123,18 @@ def tail_sums(answers: Tensor) -> Tensor:
 
     Entry (c, j) is the sum of t_j / sqrt(K - 1) over the probes answered c, for rank tails t.
     """
-    tail, top = rank_tail(answers)
-    classes = answers.shape[1]
-    return torch.zeros(classes, classes).index_add(0, top, tail) / (classes - 1) ** 0.5
+    return _sum_of_tails(answers)[0] / (answers.shape[1] - 1) ** 0.5
+
+
+def _sum_of_tails(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of each class's rank tails (K, K), and how often it is answered (K,)."""
+    classes = p.shape[1]
+    total, count = torch.zeros(classes, classes), torch.zeros(classes, dtype=torch.int64)
+    for part in p.split(max(1, MAX_ENTRIES // classes)):  # (n, K)
+        tail, top = rank_tail(part)
+        total.index_add_(0, top, tail)
+        count += top.bincount(minlength=classes)
+    return total, count
 
 
 def project_out(sums: Tensor, victim_tails: Tensor, *, only_agreeing: bool = False) -> Tensor:

@@ -635,3 +635,14 @@ def test_a_pickle_is_never_opened(kind, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="not a whole safetensors file"):
         soft(kind).load_key(tmp_path / "pickle")
     assert keys.FORMAT == "softmark experiment key 5"
+
+
+def test_a_victim_of_many_classes_is_hashed_once_for_the_whole_stream():
+    key = Key.draw("a", 300, lambda size: bytes(size))
+    key.victim_stats = torch.rand(2, 300, 300)
+    digest = hashlib.sha256(key.victim_bytes()).digest()
+    blocks = [
+        hmac.new(key.seed(), n.to_bytes(8, "big") + digest, hashlib.sha256).digest()
+        for n in range(2)
+    ]
+    assert key.stream(50) == b"".join(blocks)[:50]

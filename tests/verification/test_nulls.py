@@ -97,6 +97,14 @@ def test_many_classes_use_chernoff_alone(classes):
     assert 0 < p < 1e-6
 
 
+def test_a_part_of_a_million_sizes_shows_chernoffs_rate(monkeypatch):
+    sizes = np.random.default_rng(0).random(20_000)
+    score = 0.05 * sizes.sum()
+    whole = chernoff(sizes, score)
+    monkeypatch.setattr("softmark.verification.signs.MAX_SEARCHED", 1000)
+    assert whole <= chernoff(sizes, score) * (1 + 1e-9) < 1.1 * whole
+
+
 def test_no_evidence_claims_nothing():
     assert Signs(torch.zeros(90), torch.ones(90)).p_value() == 1.0
     assert Signs(torch.ones(90), -torch.ones(90)).p_value() == 1.0

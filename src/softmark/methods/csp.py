@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def sign_matrix(stream: bytes, classes: int) -> Tensor:
     antisymmetric, of as many more. Of the two entries of a pair one is 0, the other sqrt 2 or its
     negative.
     """
-    bits = torch.tensor([byte >> shift & 1 for byte in stream for shift in range(7, -1, -1)])
+    bits = torch.from_numpy(np.unpackbits(np.frombuffer(stream, np.uint8)))
     above = pairs(classes)
     num_pairs = int(above.sum())
     symmetric, antisymmetric = torch.zeros(2, classes, classes)

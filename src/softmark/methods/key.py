@@ -22,6 +22,8 @@ from softmark.store.address import config_hash
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
+# Longer statistics of the victim (224 classes or more) enter the stream by their hash.
+MAX_VICTIM_BYTES = 400_000
 FORMAT = "softmark experiment key 5"
 # Names of tensors in files and digests where they differ: commitments stay what they were.
 FILE_NAMES = {"victim_stats": "usual"}
@@ -118,11 +120,14 @@ class Key(nn.Module):
         """Return ``size`` bytes that look random to whoever doesn't know the seed.
 
         HMAC-SHA256(seed, counter + ``victim_bytes``) for the counters 0, 1, ... Nobody can choose
-        seed and victim's statistics so that the bytes come out as they want.
+        seed and victim's statistics so that the bytes come out as they want. SHA-256 of
+        ``victim_bytes`` stands for more than ``MAX_VICTIM_BYTES``: each block would hash them anew.
         """
         seed, victim_bytes = self.seed(), self.victim_bytes()
+        if len(victim_bytes) > MAX_VICTIM_BYTES:
+            victim_bytes = hashlib.sha256(victim_bytes).digest()
         blocks = (
-            hmac.new(seed, block.to_bytes(8, "big") + victim_bytes, hashlib.sha256).digest()
+            hmac.digest(seed, block.to_bytes(8, "big") + victim_bytes, "sha256")
             for block in range(math.ceil(size / 32))
         )
         return b"".join(blocks)[:size]

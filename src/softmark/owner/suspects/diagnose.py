@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.tails import rank_tail
 from softmark.verification.evidence import SUMS, usable
 
 MAX_DECIMALS = 5  # more digits than this hide nothing of a tail
@@ -68,7 +67,7 @@ def remarks_on(answers: Tensor, has_triggers: bool, labels_checked: bool) -> lis
             f"the suspect gives only its {num_entries} likeliest of {classes} classes: the order "
             "of the others shows nothing"
         )
-    num_flat = int((rank_tail(probs)[0].norm(dim=1) == 0).sum()) - num_unusable
+    num_flat = int(_is_flat(probs).sum()) - num_unusable
     if num_flat:
         remarks.append(f"{num_flat} of {rows} answers have a flat tail and show nothing")
     num_different = len(torch.unique(answers, dim=0))
@@ -89,9 +88,18 @@ def _labels_alone(has_triggers: bool, labels_checked: bool) -> str:
     return f"the suspect gives labels alone: the mark can be seen {where}"
 
 
+def _is_flat(probs: Tensor) -> Tensor:
+    """Return which rows of ``probs`` (N, K) tie but for their likeliest class: bool (N,)."""
+    top = probs.argmax(1, keepdim=True)
+    return probs.scatter(1, top, -1.0).amax(1) == probs.scatter(1, top, 2.0).amin(1)
+
+
 def _decimals(answers: Tensor) -> int | None:
     """Return the decimals that ``answers`` are rounded to; None for more than MAX_DECIMALS."""
-    values = answers.double().nan_to_num(0)
+    values = answers.nan_to_num(0)
+    if len(values) > 100 and _decimals(values[:100]) is None:
+        return None
+    values = values.double()
     for decimals in range(1, MAX_DECIMALS + 1):
         scaled = values * 10**decimals
         # float32 keeps seven digits.
