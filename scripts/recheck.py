@@ -99,6 +99,7 @@ def main():
         EOFError,
         IndexError,
         OverflowError,
+        MemoryError,
         RuntimeError,  # of a zip file that is encrypted; RecursionError is one
         zipfile.BadZipFile,
         zlib.error,
@@ -288,11 +289,18 @@ def check_probes(name, statement, root):
         only_inputs = [member.filename for member in members] == ["inputs.npy"]
         if not only_inputs or members[0].file_size > MAX_BYTES:
             raise Unusable(f"{name}: just inputs.npy is needed, of {MAX_BYTES} bytes at most")
+        with archive.open(members[0]) as member:
+            if np.lib.format.read_magic(member) != (1, 0):
+                raise Unusable(f"{name}: inputs.npy isn't as numpy.savez writes it")
+            declared, _, kind = np.lib.format.read_array_header_1_0(member)
+    N, shape = committed["count"], tuple(committed["shape"])
+    fits = declared == (N + T, *shape) and kind.name == committed["type"]
+    # Before memory is taken: a header can declare anything.
+    require(fits, f"{name}: {declared} {kind} aren't the probes and triggers")
+    if np.prod(declared, dtype=float) * kind.itemsize > MAX_BYTES:
+        raise Unusable(f"{name}: more than {MAX_BYTES} bytes")
     with np.load(name, allow_pickle=False) as arrays:
         inputs = arrays["inputs"]
-    N, shape = committed["count"], tuple(committed["shape"])
-    fits = inputs.shape == (N + T, *shape) and inputs.dtype.name == committed["type"]
-    require(fits, f"{name}: {inputs.shape} {inputs.dtype} aren't the probes and triggers")
     header = canonical([committed["type"], [N, *shape]])
     content = np.ascontiguousarray(inputs[:N], inputs.dtype.newbyteorder("<")).tobytes()
     same = hashlib.sha256(header + content).hexdigest() == committed["sha256"]

@@ -464,7 +464,7 @@ READER = """
         if path.suffix == ".answer_log":
             return AnswerLog(path, {"a": 1}).read(10)
         if path.stem in ("probes", "inputs"):
-            return load_probes(path)
+            return load_probes(path, 2**30)
         return (read_predictions if path.suffix in FORMATS else load_network)(path)
 
     # What each library takes for itself, once.

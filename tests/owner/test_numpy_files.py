@@ -1,11 +1,14 @@
 """NumPy's files as others write them: what is read, and what is refused in one line."""
 
 import io
+import time
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
 from softmark.errors import InputError
 from softmark.owner import numpy_files
@@ -13,6 +16,7 @@ from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.suspects.files import read_predictions
 
 ANSWERS = np.random.default_rng(0).random((6, 4))
+LIMIT = 2**25  # bytes of probes
 
 
 @pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8", ">f4", ">f8", "<i8", ">i4", "u1", "?"])
@@ -44,7 +48,23 @@ def test_pictures_of_one_colour_are_probes(tmp_path):
     probes = torch.full((2000, 3, 64, 64), 7, dtype=torch.uint8)
     save_probes(probes, tmp_path / "probes.npz")
     assert (tmp_path / "probes.npz").stat().st_size < probes.numel() / 900
-    assert torch.equal(load_probes(tmp_path / "probes.npz"), probes)
+    assert torch.equal(load_probes(tmp_path / "probes.npz", LIMIT), probes)
+
+
+def test_what_holds_more_than_was_committed_to_takes_no_memory(tmp_path):
+    np.savez_compressed(tmp_path / "probes.npz", inputs=np.zeros((2**26, 1), np.uint8))
+    npy_header = {"descr": "<f8", "fortran_order": False, "shape": (10**15,)}
+    with (tmp_path / "declared.npy").open("wb") as file:
+        npy.write_array_header_1_0(file, npy_header)
+    tracemalloc.start()
+    begin = time.perf_counter()
+    with pytest.raises(InputError, match="holds 67,108,864 bytes; 33,554,432 are expected"):
+        load_probes(tmp_path / "probes.npz", LIMIT)
+    with pytest.raises(InputError, match="declares 8,000,000,000,000,000 bytes"):
+        load_probes(tmp_path / "declared.npy", LIMIT)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert time.perf_counter() - begin < 1
 
 
 def test_what_else_lies_in_the_file_is_left_alone(tmp_path):
@@ -69,10 +89,10 @@ def test_what_else_lies_in_the_file_is_left_alone(tmp_path):
 def test_what_is_no_probes_is_named(values, message, tmp_path):
     np.savez(tmp_path / "probes.npz", inputs=values)
     with pytest.raises(InputError, match=rf"/probes\.npz: .*{message}"):
-        load_probes(tmp_path / "probes.npz")
+        load_probes(tmp_path / "probes.npz", LIMIT)
     np.savez(tmp_path / "other.npz", outputs=values)
     with pytest.raises(InputError, match=r"/other\.npz: .*holds outputs, and no inputs"):
-        load_probes(tmp_path / "other.npz")
+        load_probes(tmp_path / "other.npz", LIMIT)
 
 
 def test_what_is_no_file_of_numpys_is_named(tmp_path):
@@ -85,7 +105,7 @@ def test_what_is_no_file_of_numpys_is_named(tmp_path):
         archive.writestr("inputs", b"no array")
     for name in ("empty", "text", "folder", "none", "raw", "missing"):
         with pytest.raises(InputError, match=rf"/{name}\.npz: "):
-            load_probes(tmp_path / f"{name}.npz")
+            load_probes(tmp_path / f"{name}.npz", LIMIT)
 
 
 def test_an_array_that_is_cut_short_is_named(tmp_path):

@@ -50,9 +50,9 @@ def run(options: argparse.Namespace) -> None:
     from softmark.owner.statement import Statement
 
     marked, to = options.marked, options.to
-    probes = load_probes(marked / PROBES)
     published = read_publication(marked / COMMITMENT)
     statement = Statement.read(published["statement"])
+    probes = load_probes(marked / PROBES, statement.input_bytes)
     check_probes(statement, probes)
     if to.exists():
         raise InputError(f"--to={to}: it is there already")

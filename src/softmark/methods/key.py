@@ -19,6 +19,7 @@ from softmark.errors import InputError
 from softmark.methods.keyfile import write_private
 from softmark.models.files import read_tensors
 from softmark.store.address import config_hash
+from softmark.unpicklable import Unpicklable
 
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -40,7 +41,7 @@ def check_message(message: str) -> None:
         raise InputError("method.message is empty: name the customer or the licence")
 
 
-class Key(nn.Module):
+class Key(Unpicklable, nn.Module):
     """Hold secret, salt and message, and what a method learnt or drew for this owner.
 
     A method adds buffers and submodules of its own; what follows from the secret is derived again
@@ -107,6 +108,11 @@ class Key(nn.Module):
             for size in (SECRET_BYTES, SALT_BYTES)
         )
         return cls(secret, salt, as_bytes(message), classes)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: Any) -> None:
+        """Add what the key holds to its own state, and nothing to that of a module around it."""
+        if not prefix:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def seed(self) -> bytes:
         """Return HMAC-SHA256(secret, salt + message): 32 bytes.

@@ -122,7 +122,7 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
         raise InputError(f"{folder}: there is no such folder")
     key = Key.load(folder / KEY, passphrase)
     check_published(read_publication(folder / COMMITMENT), key)
-    return key, load_probes(folder / PROBES)
+    return key, load_probes(folder / PROBES, key.statement.input_bytes)
 
 
 def check_new(folder: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
@@ -34,6 +34,7 @@ from softmark.owner.pattern_key import (
 )
 from softmark.owner.statement import Statement, hash_of
 from softmark.tails import is_victim_stats
+from softmark.unpicklable import SecretError
 
 FORMAT = "softmark owner key 5"
 PATTERN = b"softmark pattern 1\n"
@@ -141,6 +142,13 @@ class Key:
                 message: PatternKey(customer_root, message, self.classes, self.victim)
                 for message, customer_root in zip(messages, roots, strict=True)
             }
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise SecretError(
+            "a key is secret, and a pickle or a checkpoint would give it away: softmark.save and "
+            "Key.save write it; in a LightningModule leave it out: "
+            "self.save_hyperparameters(ignore=['key'])"
+        )
 
     def save(self, path: str | Path, passphrase: str | None = None) -> None:
         """Write the key as safetensors, never as a pickle, readable for its owner alone (mode 600).

@@ -7,7 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,8 +49,8 @@ class Marked:
     """
 
     model: nn.Module
-    key: Key
-    probes: Tensor
+    key: Key = field(repr=False)
+    probes: Tensor = field(repr=False)
     verdict: Verdict
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
@@ -56,6 +57,7 @@ def _read_weights(model: nn.Module, path: Path) -> None:
         state = read_tensors(path)[0]
     else:
         try:
+            _check_stored(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise InputError(f"{path}: it can't be read ({error.strerror})") from error
@@ -70,6 +72,15 @@ def _read_weights(model: nn.Module, path: Path) -> None:
     except Exception as error:  # the file may hold anything else than a state dict
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: weights of another model ({reason} ...)") from error
+
+
+def _check_stored(path: Path) -> None:
+    """Raise ``ValueError`` for an archive whose members would unpack to more than the file has."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes, as torch.save writes none")
 
 
 def save_model(model: nn.Module, path: Path) -> None:

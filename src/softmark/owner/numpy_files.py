@@ -29,17 +29,20 @@ def unpacked_limit(size: int) -> int:
     return MAX_RATIO * size + MAX_EXTRA_BYTES
 
 
-def read_array(path: Path, choose: Callable[[list[str]], str]) -> np.ndarray:
+def read_array(
+    path: Path, choose: Callable[[list[str]], str], max_bytes: int | None = None
+) -> np.ndarray:
     """Return the array of an NPY file, or one of an NPZ file.
 
     Args:
         path: the file.
         choose: is given the names of the arrays in an NPZ file, and returns the one to read.
+        max_bytes: what the array may take in memory; None for no limit but the file's own.
 
     Raises:
         OSError: if the file can't be opened or read.
         ValueError: for a damaged file, and for one that would unpack to more than
-            ``unpacked_limit``.
+            ``unpacked_limit`` or ``max_bytes``; before memory is taken.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -47,9 +50,9 @@ def read_array(path: Path, choose: Callable[[list[str]], str]) -> np.ndarray:
         file.seek(0)
         try:
             if magic == npy.MAGIC_PREFIX:
-                return _read_npy(file, size)
+                return _read_npy(file, size, max_bytes)
             if magic.startswith(b"PK"):
-                return _read_member(file, size, choose)
+                return _read_member(file, size, choose, max_bytes)
         except (OSError, InputError):
             raise
         # zipfile and numpy raise a dozen types where a header is damaged.
@@ -58,7 +61,9 @@ def read_array(path: Path, choose: Callable[[list[str]], str]) -> np.ndarray:
     raise ValueError("it is no array of NumPy's")
 
 
-def _read_member(file: IO[bytes], size: int, choose: Callable[[list[str]], str]) -> np.ndarray:
+def _read_member(
+    file: IO[bytes], size: int, choose: Callable[[list[str]], str], max_bytes: int | None
+) -> np.ndarray:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]
@@ -75,10 +80,10 @@ def _read_member(file: IO[bytes], size: int, choose: Callable[[list[str]], str])
             raise ValueError(f"it holds {short(', '.join(names)) or 'nothing'}, and no {name}")
         member = members[names.index(name)]
         with archive.open(member) as opened:
-            return _read_npy(opened, member.file_size)
+            return _read_npy(opened, member.file_size, max_bytes)
 
 
-def _read_npy(file: IO[bytes], size: int) -> np.ndarray:
+def _read_npy(file: IO[bytes], size: int, max_bytes: int | None) -> np.ndarray:
     """Return the array that begins here and has ``size`` bytes, its header included."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
@@ -94,6 +99,8 @@ def _read_npy(file: IO[bytes], size: int) -> np.ndarray:
     length = math.prod(shape) * kind.itemsize
     if length > size - file.tell():
         raise ValueError(f"its header declares {length:,} bytes, more than there are")
+    if max_bytes is not None and length > max_bytes:
+        raise ValueError(f"it holds {length:,} bytes; {max_bytes:,} are expected at most")
     flat = _read_bytes(file, length).view(kind)
     if not kind.isnative:
         flat = flat.astype(kind.newbyteorder("="))

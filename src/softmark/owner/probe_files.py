@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,23 @@ from softmark.owner.numpy_files import read_array
 
 
 def save_probes(probes: Tensor, path: Path) -> None:
-    """Write ``probes`` (N, ...) as a compressed NPZ."""
-    np.savez_compressed(path, inputs=probes.numpy())
+    """Write ``probes`` (N, ...) as a compressed NPZ, for its owner alone (mode 600).
+
+    The last of them may be triggers, which are secret until they are asked.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        np.savez_compressed(file, inputs=probes.numpy())
 
 
-def load_probes(path: Path) -> Tensor:
-    """Return the inputs (N, ...) in ``path``, an NPZ or NPY.
+def load_probes(path: Path, max_bytes: int) -> Tensor:
+    """Return the inputs (N + T, ...) in ``path``, an NPZ or NPY.
 
     Raises:
-        InputError: where it holds none, or would unpack to more than ``unpacked_limit``.
+        InputError: where it holds none, or more than ``max_bytes`` (``Statement.input_bytes``);
+            no memory is taken before.
     """
     try:
-        inputs = torch.from_numpy(read_array(path, lambda names: "inputs"))
+        inputs = torch.from_numpy(read_array(path, lambda names: "inputs", max_bytes))
     except OSError as error:
         raise InputError(f"{path}: it can't be read ({error.strerror or error})") from error
     except (ValueError, TypeError) as error:  # TypeError: numbers that torch doesn't have

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -183,6 +184,12 @@ class Statement:
     def kind(self) -> str:
         """The method that marks the answers to the probes: ``csp`` or ``usp``."""
         return self.method.removesuffix("_margin")
+
+    @property
+    def input_bytes(self) -> int:
+        """What probes and triggers take in memory."""
+        shape, count = self.probes.shape, self.probes.count + self.triggers
+        return count * math.prod(shape) * np.dtype(self.probes.type).itemsize
 
     @functools.cached_property
     def commitment(self) -> str:

@@ -1,5 +1,6 @@
 """A model behind HTTP: what is sent, what comes back, and every way in which a server can fail."""
 
+import contextlib
 import functools
 import gzip
 import json
@@ -145,6 +146,14 @@ def drips(handler, rows) -> None:
             return
         handler.wfile.write(b" ")
         handler.wfile.flush()
+
+
+def never_ends(handler, rows) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"[" + b"1," * 2**20)
 
 
 def cuts(handler, rows) -> None:
@@ -354,6 +363,7 @@ def test_the_server_says_how_long_to_wait(server, plain):
         (cuts, 3, r"can't be asked: IncompleteRead.* \(3 tries\)"),
         (hangs, 3, r"gives no answer within 0.2 s \(3 tries\)"),
         (drips, 3, r"gives no answer within 0.2 s \(3 tries\)"),
+        (never_ends, 1, r"answers more than 16,777,216 bytes"),
         (says(404, b"x" * 999), 1, r"answers 404: x{200}$"),
         (says(401, "who?"), 1, r'answers 401: "who\?"$'),
         (says(302, "", Location="http://far.example/"), 1, r"answers 302 and points to http://far"),
@@ -638,8 +648,11 @@ def test_what_headers_hold_is_sent_and_not_told(server, plain, tmp_path, fault):
 
 
 def test_headers_and_addresses_that_cannot_be_sent_do_not_show_their_secret():
-    with pytest.raises(InputError, match="the header 'Authorization'") as caught:
+    with pytest.raises(InputError, match="the header Authorization") as caught:
         Endpoint("http://127.0.0.1", model="m", headers={"Authorization": f"{SECRET}\n"})
+    assert SECRET not in str(caught.value)
+    with pytest.raises(InputError, match="a header's name") as caught:
+        Endpoint("http://127.0.0.1", model="m", headers={f"Authorization: Basic {SECRET}": "="})
     assert SECRET not in str(caught.value)
     with pytest.raises(InputError, match="send them in a header") as caught:
         Endpoint(f"http://me:{SECRET}@127.0.0.1", model="m")

@@ -37,7 +37,8 @@ class FeatureMark(nn.Module):
         self.cosine = cosine
         self.weight = weight
         symmetric = pattern + pattern.T
-        self.register_buffer("rows", F.normalize(centred(symmetric), dim=1))  # (K, K)
+        rows = F.normalize(centred(symmetric), dim=1)  # (K, K)
+        self.register_buffer("rows", rows, persistent=False)
         self.means: Tensor | None = None
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from softmark.errors import InputError
 from softmark.methods.parts.feature_mark import FeatureMark
 from softmark.methods.parts.teacher import Teacher
 from softmark.tails import margin_loss
+from softmark.unpicklable import Unpicklable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def templates(pattern: Tensor, eps: float, gamma: float) -> Tensor:
     return (1 - eps) * itself + eps * tails
 
 
-class MarkingLoss(nn.Module):
+class MarkingLoss(Unpicklable, nn.Module):
     """Compute CE(T_y, f(x)) + beta max(0, 1 - a(x) / margin) + ``FeatureMark``, a batch's mean.
 
     T are the ``templates``; a(x) is the tail's log-probability margin along its class's row of the
@@ -86,8 +87,10 @@ class MarkingLoss(nn.Module):
         self.eps = marking.eps
         self.beta = marking.beta
         self.margin = marking.margin
-        self.register_buffer("pattern", pattern)
-        self.register_buffer("templates", templates(pattern, marking.eps, marking.gamma))
+        # Secret: whoever has them takes the mark off. No checkpoint holds them.
+        self.register_buffer("pattern", pattern, persistent=False)
+        whole = templates(pattern, marking.eps, marking.gamma)
+        self.register_buffer("templates", whole, persistent=False)
         self.planted = FeatureMark(pattern, marking.feature_cosine, marking.feature_weight)
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:

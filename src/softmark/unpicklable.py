@@ -1,0 +1,37 @@
+"""What holds a secret is never pickled: a checkpoint that is given away would hold it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, NoReturn, Self
+
+from softmark.errors import InputError
+
+
+class SecretError(InputError, pickle.PicklingError):
+    """A secret would have gone into a checkpoint, a log or another process.
+
+    Lightning's loggers leave out what raises it, as they do with whatever can't be pickled.
+    """
+
+
+class Unpicklable:
+    """Refuse to be pickled, as ``torch.save`` and Lightning's checkpoints do.
+
+    ``copy.deepcopy`` works: weight averaging copies whole modules.
+    """
+
+    advice = "leave it out: self.save_hyperparameters(ignore=[NAME])"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise SecretError(
+            f"{type(self).__name__}: it holds a secret, which a pickle or a checkpoint would give "
+            f"away; {self.advice}"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
