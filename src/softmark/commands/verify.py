@@ -110,16 +110,17 @@ def run(options: argparse.Namespace) -> int:
     )
     from softmark.owner.folder import load
     from softmark.owner.suspects.endpoint import Endpoint
-    from softmark.owner.suspects.files import read_predictions
+    from softmark.owner.suspects.files import max_answer_bytes, read_predictions
     from softmark.owner.verify import examine
 
     if options.to:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
-    labels = read_predictions(options.labels) if options.labels else None
+    max_bytes = max_answer_bytes(len(probes), key.classes)
+    labels = read_predictions(options.labels, max_bytes) if options.labels else None
     chain = options.chain or QUICKNET
     beacon = Beacon(options.beacon, chain) if options.beacon else None
-    suspect, file = suspect_of(options)
+    suspect, file = suspect_of(options, max_bytes)
     examination = examine(
         suspect,
         key,
@@ -154,7 +155,7 @@ def passphrase_of(marked: Path) -> str | None:
     return given
 
 
-def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
+def suspect_of(options: argparse.Namespace, max_bytes: int) -> tuple[Any, Path | None]:
     """Return the suspect, and the file that it was read from, if any."""
     from softmark.errors import InputError
     from softmark.owner.model_files import load_model
@@ -167,7 +168,7 @@ def suspect_of(options: argparse.Namespace) -> tuple[Any, Path | None]:
     if server:
         return endpoint(options), None
     if file.suffix in FORMATS:
-        return read_predictions(file), file
+        return read_predictions(file, max_bytes), file
     if ":" not in name and file.suffix != ".safetensors":
         raise InputError(
             f"{name}: a .safetensors file of softmark's, MODULE:FUNCTION, a server's address, or "

@@ -24,9 +24,10 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHUNK_BYTES = 1 << 20
 
 
-def unpacked_limit(size: int) -> int:
-    """Return how many bytes a file of ``size`` bytes may unpack to."""
-    return MAX_RATIO * size + MAX_EXTRA_BYTES
+def unpacked_limit(size: int, max_bytes: int | None = None) -> int:
+    """Return how many bytes a file of ``size`` bytes may unpack to: ``max_bytes`` at most."""
+    limit = MAX_RATIO * size + MAX_EXTRA_BYTES
+    return limit if max_bytes is None else min(limit, max_bytes)
 
 
 def read_array(

@@ -180,3 +180,16 @@ def test_what_is_no_predictions_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", x=ANSWERS, y=ANSWERS)
     with pytest.raises(InputError, match="it holds x, y; answers is needed"):
         read_predictions(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet", "csv"])
+def test_answers_of_many_more_probes_than_there_are_take_no_memory(form, tmp_path):
+    path = tmp_path / f"answers.{form}"
+    if form == "npz":
+        np.savez_compressed(path, answers=np.zeros((10**6, 3)))
+    elif form == "parquet":
+        parquet.write_table(pa.table({"0": np.zeros(3 * 10**6)}), path)
+    else:
+        path.write_bytes(b"0,1,2\n" * 10**6)
+    with pytest.raises(InputError, match=rf"answers\.{form}: .*(expect|unpack|have)"):
+        read_predictions(path, 2**22)

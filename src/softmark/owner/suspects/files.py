@@ -24,7 +24,7 @@ TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 MAX_NAME = 500  # letters of a column's name, or of a picture's with its folders
 
 
-def read_predictions(path: Path) -> np.ndarray:
+def read_predictions(path: Path, max_bytes: int | None = None) -> np.ndarray:
     """Return the answers in ``path``, one row for each probe, in the order of the probes.
 
     Tables have a column for each class; pandas' row numbers are left out. Where a column ``probe``
@@ -33,6 +33,8 @@ def read_predictions(path: Path) -> np.ndarray:
 
     Args:
         path: a file with one of the ``FORMATS``.
+        max_bytes: what the file, and what it unpacks to, may have (``max_answer_bytes``); None for
+            no limit but ``numpy_files.unpacked_limit``.
 
     Returns:
         Floats (N, K), or labels (N,) where there is one column.
@@ -51,7 +53,12 @@ def read_predictions(path: Path) -> np.ndarray:
     if path.suffix not in readers:
         raise InputError(f"{path}: predictions are {', '.join(FORMATS)}")
     try:
-        return readers[path.suffix](path)
+        if path.is_file() and max_bytes and path.stat().st_size > max_bytes:
+            raise InputError(
+                f"{path}: it has {path.stat().st_size:,} bytes; answers to these probes have "
+                f"{max_bytes:,} at most"
+            )
+        return readers[path.suffix](path, max_bytes)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -62,19 +69,24 @@ def read_predictions(path: Path) -> np.ndarray:
         raise InputError(f"{path}: it can't be read as {path.suffix[1:]} ({reason})") from error
 
 
-def _read_array(path: Path) -> np.ndarray:
+def max_answer_bytes(rows: int, classes: int) -> int:
+    """Return how many bytes a file of answers may have: 64 for each number, and 64 MiB more."""
+    return 64 * rows * (classes + 1) + (64 << 20)
+
+
+def _read_array(path: Path, max_bytes: int | None) -> np.ndarray:
     def choose(names: list[str]) -> str:
         if len(names) == 1 or "answers" in names:
             return "answers" if "answers" in names else names[0]
         raise InputError(f"{path}: it holds {short(', '.join(names))}; answers is needed")
 
-    return read_array(path, choose)
+    return read_array(path, choose, max_bytes)
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: Path, max_bytes: int | None) -> np.ndarray:
     with path.open() as file:
         line = file.readline()
-    if line.count(",") * CSV_COLUMN_BYTES > unpacked_limit(path.stat().st_size):
+    if line.count(",") * CSV_COLUMN_BYTES > unpacked_limit(path.stat().st_size, max_bytes):
         raise InputError(f"{path}: {line.count(',') + 1:,} columns are too many for so few rows")
     cells = line.strip().split(",")
     # Numbers in the first line are a row, unless they count the classes.
@@ -84,7 +96,7 @@ def _read_csv(path: Path) -> np.ndarray:
     return _table_answers(csv.read_csv(path, options), path)
 
 
-def _read_parquet(path: Path) -> np.ndarray:
+def _read_parquet(path: Path, max_bytes: int | None) -> np.ndarray:
     def check(schema: pa.Schema) -> None:
         _check_columns(schema, path)
         kind = schema.field(PROBE_COLUMN).type if PROBE_COLUMN in schema.names else pa.int64()
@@ -93,7 +105,7 @@ def _read_parquet(path: Path) -> np.ndarray:
                 f"{path}: column {PROBE_COLUMN!r} holds {short(kind)}, not numbers or names"
             )
 
-    return _table_answers(read_parquet(path, PROBE_COLUMN, check), path)
+    return _table_answers(read_parquet(path, PROBE_COLUMN, check, max_bytes), path)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -154,7 +166,7 @@ def _by_class(names: list[str]) -> list[str]:
     return [name for _, name in sorted(zip(numbers, names, strict=True))]
 
 
-def _read_json_lines(path: Path) -> np.ndarray:
+def _read_json_lines(path: Path, max_bytes: int | None) -> np.ndarray:
     rows: list[Any] = []
     probes: list[Any] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):

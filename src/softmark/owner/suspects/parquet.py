@@ -35,7 +35,12 @@ FOOTER: Fields = {2: {}, 3: I64, 4: GROUP, 5: {}, 7: {}}
 PAGE: Fields = {2: I32, 3: I32, 5: {2: I32}, 7: {1: I32}, 8: {4: I32}}
 
 
-def read_parquet(path: Path, text_column: str, check: Callable[[pa.Schema], None]) -> pa.Table:
+def read_parquet(
+    path: Path,
+    text_column: str,
+    check: Callable[[pa.Schema], None],
+    max_bytes: int | None = None,
+) -> pa.Table:
     """Return the table in ``path``.
 
     Args:
@@ -43,13 +48,14 @@ def read_parquet(path: Path, text_column: str, check: Callable[[pa.Schema], None
         text_column: the column that may hold text. It comes as a dictionary if the file has it as
             one: else each text would be repeated in every row.
         check: is given the schema, and raises for columns that can't be used.
+        max_bytes: what the table may take in memory; None for no limit but the file's own.
 
     Raises:
         ValueError: for a file that would unpack to more than ``numpy_files.unpacked_limit``;
             besides, whatever ``check`` and pyarrow raise.
     """
     content = path.read_bytes()
-    dictionary_columns = _check_size(content)
+    dictionary_columns = _check_size(content, unpacked_limit(len(content), max_bytes))
     # A list or a text has as many bytes as it has entries, or more.
     limit = min(len(content), MAX_INT32)
     # What was checked is what is read: the file isn't opened twice.
@@ -63,7 +69,7 @@ def read_parquet(path: Path, text_column: str, check: Callable[[pa.Schema], None
         return file.read()
 
 
-def _check_size(content: bytes) -> set[bytes]:
+def _check_size(content: bytes, most: int) -> set[bytes]:
     """Return the columns that have a dictionary. Raise ``ValueError`` for too large a content."""
     end = len(content) - 8
     begin = end - int.from_bytes(content[-8:-4], "little")
@@ -71,16 +77,16 @@ def _check_size(content: bytes) -> set[bytes]:
         raise ValueError("it is cut short, or encrypted")
     try:
         footer = _ThriftReader(content, begin, end).struct(FOOTER)
-        return _check_columns(content, footer)
+        return _check_columns(content, footer, most)
     except (LookupError, TypeError) as error:
         raise ValueError("its footer, or the header of a page, is damaged") from error
 
 
-def _check_columns(content: bytes, footer: dict[int, Any]) -> set[bytes]:
+def _check_columns(content: bytes, footer: dict[int, Any], most: int) -> set[bytes]:
     dictionary_columns: set[bytes] = set()
     unpacked, num_values, num_pages = 0, 0, 0
     num_rows = max(footer[3], sum(group[3] for group in footer[4]))
-    _check_unpacked(content, MAX_VALUE_BYTES * num_rows * len(footer[2]))
+    _check_unpacked(content, most, MAX_VALUE_BYTES * num_rows * len(footer[2]))
     for column in (chunk[3] for group in footer[4] for chunk in group[1]):
         num_values += max(0, column[5])
         for length, is_dictionary in _pages(content, column):
@@ -88,12 +94,12 @@ def _check_columns(content: bytes, footer: dict[int, Any]) -> set[bytes]:
             dictionary_columns |= {b".".join(column[3])} if is_dictionary else set()
             if num_pages > len(content):
                 raise ValueError("its columns share their pages")
-        _check_unpacked(content, max(unpacked, MAX_VALUE_BYTES * num_values))
+        _check_unpacked(content, most, max(unpacked, MAX_VALUE_BYTES * num_values))
     return dictionary_columns
 
 
-def _check_unpacked(content: bytes, length: int) -> None:
-    if length > unpacked_limit(len(content)):
+def _check_unpacked(content: bytes, most: int, length: int) -> None:
+    if length > most:
         raise ValueError(f"{len(content):,} bytes would unpack to {length:,} or more")
 
 
