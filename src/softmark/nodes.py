@@ -46,9 +46,42 @@ def make(node: dict[str, Any], where: str = "") -> Any:
     node = _for_classes({name: value for name, value in node.items() if name not in PLAN_KEYS})
     try:
         _check(node, where)
-        return instantiate(node, _convert_="all")
+        return _build(node, where)
     except Exception as error:
         raise InputError(_reason(error, where)) from error
+
+
+def _build(value: Any, where: str) -> Any:
+    """Return ``value``, a checked node or what stands in one, with the object of each node.
+
+    Hydra's ``instantiate`` copies and resolves each node anew, which took half of a cell's time: it
+    builds what isn't a class of softmark, or asks for more than a call.
+    """
+    if isinstance(value, list):
+        return [_build(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" not in value:
+        return {name: _build(item, f"{where}.{name}") for name, item in value.items()}
+    target, partial = _located(value["_target_"]), value.get("_partial_", False)
+    try:
+        if not _is_plain(value, target):
+            return instantiate(value, _convert_="all")
+        arguments = {
+            name: _build(item, f"{where}.{name}" if where else str(name))
+            for name, item in value.items()
+            if name not in OF_HYDRA
+        }
+        return functools.partial(target, **arguments) if partial else target(**arguments)
+    except Exception as error:
+        raise InputError(_reason(error, where)) from error
+
+
+def _is_plain(node: dict[str, Any], target: Any) -> bool:
+    """Return whether ``node`` asks for a call of a class of softmark, ``target``, and no more."""
+    ours = isinstance(target, type) and target.__module__.startswith("softmark.")
+    more = any(name in node for name in OF_HYDRA if name not in ("_target_", "_partial_"))
+    return ours and not more and isinstance(node.get("_partial_", False), bool)
 
 
 def suggestion(word: str, choices: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
@@ -103,11 +136,7 @@ def _check(node: dict[str, Any], where: str) -> None:
         target = _located(node["_target_"])
     except Exception as error:
         raise InputError(f"{paths['_target_']}={_reason(error, location)}") from error
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # not every class of C tells its signature
-        parameters = None
-    if parameters is not None:
+    if (parameters := _parameters(target)) is not None:
         _check_arguments(node, where, target, parameters)
     for name, value in node.items():
         for path, inner in _nodes(value, paths[name]):
@@ -148,6 +177,16 @@ def _located(name: Any) -> Any:
     return instantiate({"_target_": name, "_partial_": True}).func
 
 
+@functools.lru_cache
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter] | None:
+    """Return what ``target`` takes; None where it doesn't say, as some classes of C."""
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+
+
+@functools.lru_cache
 def _hints(target: Any) -> dict[str, Any]:
     """Return the arguments' types; none where only a type checker has what they name."""
     try:

@@ -86,17 +86,15 @@ def convolve(sizes: np.ndarray, score: float, grid: int) -> float:
     """
     step = sizes.sum() / grid
     jumps = np.rint(sizes / step).astype(int)  # (M,)
-    reach = int(jumps.sum())
-    mass = np.zeros(2 * reach + 1)  # of each sum from -reach to reach
-    mass[reach] = 1.0
+    mass = np.ones(1)  # of each sum that the jumps so far can reach, lowest first
     for jump in jumps[jumps > 0]:
         halved = mass / 2
-        mass = np.zeros_like(mass)
-        mass[jump:] += halved[: len(mass) - jump]
-        mass[: len(mass) - jump] += halved[jump:]
+        mass = np.zeros(len(mass) + 2 * jump)
+        mass[2 * jump :] += halved
+        mass[: len(halved)] += halved
     lowest = math.floor(score / step - len(sizes) / 2 - 1e-9)
     # A part in a billion outweighs what the additions themselves can have lost.
-    return float(mass[max(0, lowest + reach) :].sum() * (1 + 1e-9))
+    return float(mass[max(0, lowest + len(mass) // 2) :].sum() * (1 + 1e-9))
 
 
 def chernoff(sizes: np.ndarray, score: float) -> float:
