@@ -219,17 +219,23 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     modes = [(module, module.training) for module in network.modules()]
     # Moved outside of inference mode: weights that are copied within can't be trained again.
     network = network.to(device).eval()
-    # Large pictures in small batches: the layers of a network hold many times as much.
-    batch_size = max(1, min(1000, 2**22 // max(1, inputs[:1].numel())))
     with torch.inference_mode():
         parts = [
-            network(as_input(part.to(device))).float().softmax(1).cpu()  # (batch_size, K)
-            for part in inputs.split(batch_size)
+            network(as_input(part.to(device))).float().softmax(1).cpu()  # (n, K)
+            for part in split_to_ask(inputs)
         ]
     network.to(home)
     for module, mode in modes:
         module.training = mode
     return torch.cat(parts)
+
+
+def split_to_ask(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return ``inputs`` (N, ...) in the batches in which a network is asked, (n, ...) each.
+
+    Large pictures in small batches: the layers of a network hold many times as much.
+    """
+    return inputs.split(max(1, min(1000, 2**22 // max(1, inputs[:1].numel()))))
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

@@ -228,6 +228,8 @@ def files_of_evidence(kind: str, classes: int, folder: Path, lean: float = 1.5, 
         patch.setattr("secrets.token_bytes", Random(0).randbytes)
         key = commit_key(kind, config, ["a"], classes, probes, victim, labels, None)
     top = torch.randint(classes, (300,), generator=random)
+    if told:  # a suspect that answers the task
+        top = torch.where(torch.rand(300, generator=random) < 0.6, labels, top)
     pattern = watermark_of_config(config).pattern(key.pattern_key("a"))
     logits = lean * pattern[top] + torch.randn(300, classes, generator=random)
     answers = logits.scatter(1, top[:, None], 30.0).softmax(1)
@@ -471,7 +473,8 @@ def test_what_cannot_be_written_is_said_before_any_training(call, monkeypatch):
 
 def test_weights_that_nobody_gave_are_noticed(marked, call):
     ran = call("verify", "marked", "mine:build")
-    assert (ran.code, "no --weights are given" in ran.err) == (3, True)
+    assert (ran.code, "no --weights are given" in ran.err) == (2, True)
+    assert ran.out.startswith("no verdict: it doesn't answer this task as asked")
 
 
 def test_a_mark_too_weak_to_claim_says_so(call, tmp_path):

@@ -526,6 +526,10 @@ def frozen():
         ({"recipe": 5}, "recipe=5: a mapping"),
         ({"overrides": ["tries=0"]}, "tries=0: at least 1"),
         ({"probes": []}, "probes: there are none"),
+        (
+            {"model": owners.seer(0), "data": owners.pictures(), "probes": torch.ones(9, 1, 8, 8)},
+            r"they are floats \(torch.float32\), and data bytes \(torch.uint8\)",
+        ),
         ({"probes": torch.zeros(5, 3)}, r"can't take probes of shape \(3,\)"),
         ({"model": Changing()}, "gives a tuple while it trains"),
         ({"model": Unused()}, "isn't what gives the logits"),

@@ -11,7 +11,7 @@ server: one that speaks the Open Inference Protocol (v2), or with --protocol jso
 takes a JSON POST. A locked key's passphrase is taken from SOFTMARK_PASSPHRASE, or asked for on a
 terminal.
 
-Exit status: 0 claimed, 3 not claimed, 2 for input that can't be used.
+Exit status: 0 claimed, 3 not claimed, 2 no verdict, or input that can't be used.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     if options.to:
         for path in write_evidence(evidence, options.to, probes):
             print(path)
-    return 0 if evidence["claimed"] else 3
+    return {"claimed": 0, "not claimed": 3, "no verdict": 2}[examination.verdict.outcome]
 
 
 def passphrase_of(marked: Path) -> str | None:
@@ -181,7 +181,8 @@ def suspect_of(options: argparse.Namespace, max_bytes: int) -> tuple[Any, Path |
 def show(evidence: dict[str, Any]) -> None:
     """Print the verdict, in a few lines."""
     if evidence["p"] is None:
-        print("no verdict: nothing could be tested")
+        reason = next(iter(evidence["remarks"]), "")
+        print(reason if reason.startswith("no verdict") else "no verdict: nothing could be tested")
     else:
         verdict = "claimed" if evidence["claimed"] else "not claimed"
         copy = f", the copy of {evidence['customer']}" if evidence["customer"] else ""
@@ -191,11 +192,13 @@ def show(evidence: dict[str, Any]) -> None:
         )
         print(f"it stands on: {evidence['grounds']}")
     for remark in evidence["remarks"]:
-        print(f"note: {remark}")
-    if (agreement := evidence["agreement"]) and agreement["contradicted"]:
+        if not remark.startswith("no verdict"):
+            print(f"note: {remark}")
+    if agreement := evidence["agreement"]:
+        shown = "; evidence.html (--to) shows those where it contradicts"
         print(
             f"the suspect gives the committed label for {agreement['agrees']} of "
-            f"{agreement['labels']} probes; evidence.html (--to) shows those where it contradicts"
+            f"{agreement['labels']} probes{shown if agreement['contradicted'] else ''}"
         )
     date = evidence["published"] or "never"
     print(f"commitment {evidence['commitment'][:16]}..., published {date}, as its file says")

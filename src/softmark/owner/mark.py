@@ -22,7 +22,14 @@ from softmark.errors import InputError
 from softmark.owner.beacon import Beacon
 from softmark.owner.key import Key, check_messages
 from softmark.owner.new_key import check_num_classes, commit_key
-from softmark.owner.samples import as_probes, as_samples, check_labels, check_model, unlabelled
+from softmark.owner.samples import (
+    as_probes,
+    as_samples,
+    check_alike,
+    check_labels,
+    check_model,
+    unlabelled,
+)
 from softmark.owner.verify import Verdict, verify
 from softmark.owner.watermarks import owner_config, watermark_of_config
 from softmark.training import Fit, predict
@@ -176,6 +183,7 @@ def mark_each(
     else:
         probe_inputs, true_labels = as_probes(probes)
         check_model(model, probe_inputs, "probes")
+        check_alike(samples.inputs, probe_inputs)
     for inputs in (samples.inputs, probe_inputs):
         watermark.check_inputs(inputs)
     fit = Fit(accelerator, config["precision"], lambda name: contextlib.nullcontext())

@@ -87,6 +87,26 @@ def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
     return logits.shape[1]
 
 
+def check_alike(inputs: Tensor, probes: Tensor) -> None:
+    """Raise ``InputError`` where ``inputs`` and ``probes`` are numbers of different kinds.
+
+    A model gets uint8 as floats in [0, 1] and anything else as it is: of the two kinds one would
+    reach it in another range.
+    """
+    kinds = [_kind_of_number(part.dtype) for part in (inputs, probes)]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"probes: they are {kinds[1]} ({probes.dtype}), and data {kinds[0]} ({inputs.dtype}): "
+            "the model would get one of both in another range; give both in the same form"
+        )
+
+
+def _kind_of_number(dtype: torch.dtype) -> str:
+    if dtype == torch.uint8:
+        return "bytes"
+    return "floats" if dtype.is_floating_point else "whole numbers"
+
+
 def check_labels(labels: Tensor, classes: int) -> None:
     """Raise ``InputError`` for labels that aren't from 0 to ``classes`` - 1."""
     low, high = int(labels.min()), int(labels.max())

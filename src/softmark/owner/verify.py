@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softmark.errors import InputError
@@ -18,9 +19,10 @@ from softmark.owner.committed_key_verifier import (
 from softmark.owner.key import Key
 from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
+from softmark.owner.suspects.agreement import agreement_of, disagreement, is_certain, other_columns
 from softmark.owner.suspects.diagnose import remarks_on
 from softmark.owner.suspects.query import query_suspect
-from softmark.verification.evidence import Evidence
+from softmark.verification.evidence import Evidence, usable
 from softmark.verification.verdict import Verdict
 
 NO_BEACON = (
@@ -35,6 +37,8 @@ LOOKED_UP = (
     "round {round} of the beacon drew after the commitment of {published}, so that the level is "
     f"{LEVEL_WITH_BEACON:g}; each further commitment of the owner for such a round is one more try"
 )
+# A suspect of so small a p was asked rightly, whatever it answers.
+SHOWS_MARK = 1e-3
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def verify(
     labels: Any = None,
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
+    raw: bool = False,
 ) -> Verdict:
     """Judge whether ``suspect`` derives from the model that ``key`` has marked.
 
@@ -84,9 +89,10 @@ def verify(
     were seen. docs/FORMAT.md describes them.
 
     Args:
-        suspect: a module that gives logits (asked in eval mode), a function from inputs to
-            probabilities (N, K), an array of probabilities, one row for each probe in order,
-            labels (N,), or an ``Endpoint``.
+        suspect: a module that gives logits (asked in eval mode), a function from a batch of inputs
+            to probabilities (n, K), an array of probabilities, one row for each probe in order,
+            labels (N,), or an ``Endpoint``. Module and function are given the same: uint8 pictures
+            as floats in [0, 1], anything else as it is.
         key: of ``mark``, ``new_key`` or ``load``.
         probes: those of the commitment, in their order.
         keys_tried: keys that were tried on this suspect; p is multiplied by it.
@@ -97,11 +103,14 @@ def verify(
         beacon: where to look up the round that the key names.
         published: when its commitment became public, as its public record says, with a time zone.
             Without ``beacon`` and ``published`` the level is 1e-12, as for a key without a beacon.
+        raw: give a function uint8 pictures as bytes.
 
     Returns:
-        The verdict: ``claimed``, ``p_value``, ``levels`` (what p must reach), ``identified`` (which
-        of the key's customers leaked the model), ``why`` (remarks on the answers), and ``grounds``
-        (what keeps an owner from drawing keys until one fits).
+        The verdict: ``outcome``, ``claimed``, ``p_value``, ``levels`` (what p must reach),
+        ``identified`` (which of the key's customers leaked the model), ``agreement`` (how often the
+        suspect answers as the unmarked model did), ``why`` (remarks on the answers), and
+        ``grounds`` (what keeps an owner from drawing keys until one fits). Where the answers hardly
+        agree with the unmarked model's there is no verdict, unless the mark is claimed.
 
     Raises:
         InputError: for answers or probes that can't be used, and for a key that isn't what was
@@ -114,7 +123,7 @@ def verify(
         >>> softmark.verify(model, marked.key, marked.probes).claimed  # the unmarked model
         False
     """
-    return examine(suspect, key, probes, keys_tried, logits, labels, beacon, published).verdict
+    return examine(suspect, key, probes, keys_tried, logits, labels, beacon, published, raw).verdict
 
 
 def examine(
@@ -126,28 +135,62 @@ def examine(
     labels: Any = None,
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
+    raw: bool = False,
 ) -> Examination:
     """Return the verdict of ``verify`` together with what it stands on; arguments as there."""
     level, grounds = level_and_grounds(key, beacon, published)
     inputs = as_inputs(probes)
     key_verifier = CommittedKeyVerifier(key, inputs, level, keys_tried, labels)
-    answers, remarks = query_suspect(suspect, inputs, key.classes, logits)
+    answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw)
     evidence = key_verifier.evidence(answers)
     num_open = len(key_verifier.open_classes(answers))
     open_orders = num_open_orders(num_open, key.classes)
-    verdict = key_verifier.judge(evidence, answers, open_orders)
+    verdict = replace(key_verifier.judge(evidence, answers, open_orders), grounds=grounds)
     labels_checked = key_verifier.checked_labels is not None
     remarks += remarks_on(
         answers[: key_verifier.num_probes], key.statement.has_triggers, labels_checked
     )
-    if open_orders > 1 and evidence.tests:
+    scaled = callable(suspect) and not raw and inputs.dtype == torch.uint8
+    verdict = _with_agreement(verdict, key, answers[: key_verifier.num_probes], scaled)
+    if open_orders > 1 and verdict.tests:
         remarks.append(
             f"the committed labels don't show the column of {num_open} of {key.classes} classes "
             f"({MIN_PROBES_OF_CLASS} probes of each must be answered as labelled): p is multiplied "
             f"by {float(min(open_orders, 10**300)):.2g}, for any order of them"
         )
     why = "; ".join(filter(None, [verdict.why, *remarks]))
-    return Examination(replace(verdict, why=why, grounds=grounds), key_verifier, answers, evidence)
+    return Examination(replace(verdict, why=why), key_verifier, answers, evidence)
+
+
+def _with_agreement(verdict: Verdict, key: Key, answers: Tensor, scaled: bool) -> Verdict:
+    """Return ``verdict`` with the agreement of ``answers`` (N, K); none where that is too low.
+
+    ``scaled``: the suspect was given uint8 pictures as floats in [0, 1].
+    """
+    probs = usable(answers)[0]  # (N, K)
+    agreement = agreement_of(probs, key.labels)
+    if agreement is None:
+        unknown = "the key has no labels of the probes: whether this task is answered isn't known"
+        why = "; ".join(filter(None, [verdict.why, "" if verdict.claimed else unknown]))
+        return replace(verdict, why=why)
+    verdict = replace(verdict, agreement=agreement.share)
+    if verdict.claimed or not verdict.tests:
+        return verdict
+    if not agreement.answers_task or other_columns(probs, key.labels):
+        reason = disagreement(agreement, probs, key.labels, scaled)
+        if verdict.p_value <= SHOWS_MARK:
+            return replace(verdict, why="; ".join(filter(None, [verdict.why, reason])))
+        return Verdict(
+            None, None, None, False, unusable=verdict.unusable, agreement=agreement.share,
+            why=f"no verdict: it doesn't answer this task as asked, {reason}",
+            grounds=verdict.grounds,
+        )  # fmt: skip
+    remark = ""
+    if is_certain(probs):
+        remark = "most answers are certain (.999999): inputs in another range would do that"
+    elif agreement.is_low:
+        remark = disagreement(agreement, probs, key.labels, scaled)
+    return replace(verdict, why="; ".join(filter(None, [verdict.why, remark])))
 
 
 def level_and_grounds(

@@ -37,6 +37,8 @@ class Verdict:
         >>> verdict = softmark.verify(marked.model, marked.key, marked.probes)
         >>> verdict.claimed, verdict.null, verdict.levels
         (True, 'signs', {'signs': 1e-12})
+        >>> verdict.outcome, verdict.agreement > 0.9
+        ('claimed', True)
     """
 
     score: float | None
@@ -75,3 +77,12 @@ class Verdict:
     """Why there is no test, or what limits those that there are."""
     grounds: str = ""
     """What keeps an owner from drawing keys until one fits, where the judge didn't draw them."""
+    agreement: float | None = None
+    """The part of an owner's probes that is answered as the unmarked model did; None if unknown."""
+
+    @property
+    def outcome(self) -> str:
+        """Claimed, not claimed, or no verdict, where nothing could be tested."""
+        if self.p_value is None:
+            return "no verdict"
+        return "claimed" if self.claimed else "not claimed"

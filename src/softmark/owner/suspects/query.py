@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.diagnose import as_probabilities
 from softmark.owner.suspects.endpoint import Endpoint, fraction_changed
-from softmark.training import predict
+from softmark.training import predict, split_to_ask
 
 NUM_REPEATED = 8  # inputs that a function is asked twice
 
 
 def query_suspect(
-    suspect: Any, inputs: Tensor, classes: int, logits: bool
+    suspect: Any, inputs: Tensor, classes: int, logits: bool, raw: bool = False
 ) -> tuple[Tensor, list[str]]:
     """Return the answers of ``suspect`` to ``inputs``, and remarks on them.
 
@@ -29,6 +30,8 @@ def query_suspect(
         inputs: (N, ...), in the order of the key's probes.
         classes: K of the marked model.
         logits: the function or the array gives logits or log-probabilities.
+        raw: a function gets ``inputs`` as they are; otherwise what a module gets, uint8 pictures
+            as floats in [0, 1].
 
     Returns:
         Probabilities (N, K), and what a reader of the verdict must know of them, in sentences.
@@ -45,7 +48,7 @@ def query_suspect(
             raise InputError(f"suspect: the module can't take the probes ({reason})") from error
         logits = False
     elif callable(suspect):
-        answers, remarks = _call_twice(suspect, inputs)
+        answers, remarks = _call_twice(suspect, inputs, raw)
     else:
         answers = _as_table(suspect)
     if answers.ndim == 1:
@@ -58,23 +61,34 @@ def query_suspect(
     return as_probabilities(answers, logits), remarks
 
 
-def _call_twice(suspect: Callable[[Tensor], Any], inputs: Tensor) -> tuple[Tensor, list[str]]:
+def _call_twice(
+    suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool
+) -> tuple[Tensor, list[str]]:
     """Return the answers of a function, and a remark where it answers the first inputs anew."""
     if isinstance(suspect, Endpoint):
         answers, changed = suspect(inputs), suspect.changed
     else:
-        try:
-            answers, repeated = suspect(inputs), suspect(inputs[:NUM_REPEATED])
-        except Exception as error:
-            raise InputError(f"suspect: the function raises {error!r:.200}") from error
-        answers = _as_table(answers)
-        changed = fraction_changed(answers[:NUM_REPEATED], _as_table(repeated))
+        parts = [_call(suspect, part, raw) for part in split_to_ask(inputs)]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise InputError("suspect: the function answers each batch in another shape")
+        answers = torch.cat(parts)
+        repeated = _call(suspect, inputs[:NUM_REPEATED], raw)
+        changed = fraction_changed(answers[:NUM_REPEATED], repeated)
     if changed:
         return answers, [
             f"{100 * changed:.0f} % of the answers that were asked for twice differ: noise, or a "
             "module in training mode"
         ]
     return answers, []
+
+
+def _call(suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool) -> Tensor:
+    """Return the answers (n, K), or labels (n,), of a function to ``inputs`` (n, ...)."""
+    try:
+        answers = suspect(inputs if raw else as_input(inputs))
+    except Exception as error:
+        raise InputError(f"suspect: the function raises {error!r:.200}") from error
+    return _as_table(answers)
 
 
 def _as_table(answers: Any) -> Tensor:
