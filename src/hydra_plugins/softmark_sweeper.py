@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 
 class StageSweeper(BasicSweeper):
-    """Hydra's basic sweeper, in another order: shared stages come before the cells."""
+    """Hydra's basic sweeper, whose jobs are workers: each takes stages and cells that are ready."""
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
         """Run all cells of ``arguments`` with the launcher that Hydra was given."""
@@ -21,4 +21,5 @@ class StageSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        return Sweep(expand_sweep(arguments)).run(self.launcher, self.max_batch_size)
+        Sweep(expand_sweep(arguments)).run(self.launcher, self.max_batch_size, folder)
+        return []

@@ -9,9 +9,11 @@ Only Hydra is imported here: ``--help`` and a mistyped override answer at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from softmark.choice_help import help_of_choices
-from softmark.errors import InputError
+from softmark.errors import InputError, reason_of
 from softmark.renamed import current
 from softmark.settings import CONF
 from softmark.sweep.command_line import check_arguments, to_hydra_arguments
@@ -33,46 +35,35 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def cell(config: DictConfig) -> None:
-    """Run one cell, or make only the stages that ``config.only`` lists; Hydra calls it."""
+    """Run one cell, or work for the sweep that ``config.worker`` names; Hydra calls it."""
     from softmark.console import report
-    from softmark.experiment.run import make_all, make_only, run_cell
+    from softmark.experiment.run import make_all, run_cell
     from softmark.report.terminal import print_verdict
+    from softmark.sweep.job import work
     from softmark.sweep.progress import live_stderr
     from softmark.sweep.workers import make_cell
 
     job = HydraConfig.get()
+    if config.worker:
+        work(Path(config.worker), functools.partial(print_verdict, brief=True))
+        return
     sweeping = job.mode == RunMode.MULTIRUN
     with live_stderr() if sweeping else contextlib.nullcontext():
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            if plain["only"]:
-                make_only(plain, plain["only"], report)
-            else:
-                # A sweep has made what its cells share before them.
-                make = make_all if sweeping else make_cell
-                record = run_cell(plain, list(job.overrides.task), report, make)
-                print_verdict(record, brief=sweeping)
+            # A sweep has made what its cells share before them.
+            make = make_all if sweeping else make_cell
+            record = run_cell(plain, list(job.overrides.task), report, make)
+            print_verdict(record, brief=sweeping)
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.
-            if reason := _reason(error):
-                lines = [line for line in job.overrides.task if not line.startswith("only=")]
-                report(f"error in {' '.join(lines)}: {reason}" if sweeping else f"error: {reason}")
+            if reason := reason_of(error):
+                where = f" in {' '.join(job.overrides.task)}" if sweeping else ""
+                report(f"error{where}: {reason}")
             else:
                 traceback.print_exc()
             if not sweeping:
                 raise SystemExit(1) from None
-
-
-def _reason(error: Exception) -> str:
-    """Return what a config, a disk or the memory caused; "" for a bug, which needs a traceback."""
-    if isinstance(error, InputError):
-        return str(error)
-    # Of torch, on a CPU and on a GPU.
-    if isinstance(error, RuntimeError) and "allocate" in str(error):
-        return f"out of memory, smaller models or a smaller recipe.batch_size need less: {error}"
-    if isinstance(error, OSError | MemoryError | OmegaConfBaseException):
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ REPEATABLE = settings(
 @example([], ["++innocents.kinds=${seed}"], False)
 @example([], ["~method.message=null"], False)
 @example([], ["++trainer.accelerator=true"], False)
-@example([], ["only=inf"], False)
+@example([], ["worker=inf"], False)
 @example([], ["+seed=[null]"], False)
 def test_a_value_works_or_is_refused(elsewhere, choices, line, multirun):
     works_or_is_refused([*["-m"] * multirun, *choices, *line])

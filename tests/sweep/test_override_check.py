@@ -58,7 +58,7 @@ from softmark.sweep.command_line import CONF, check_arguments, to_hydra_argument
         (["++method.detector.hidden=/dev/null"], ["method.detector.hidden=/dev/null", "a list"]),
         (["++innocents.kinds=${seed}"], ["innocents.kinds=0", "a mapping"]),
         (["+seed=[null]"], ["seed=[None]", "whole number"]),
-        (["only=inf"], ["only=inf", "null or a list"]),
+        (["worker=inf"], ["worker=inf", "null or text"]),
         (["~method.message=null"], ["method.message", "needed"]),
         (["~model=true"], ["~model", "needed", "vgg11"]),
         (["model=null"], ["model=None", "no such choice"]),
@@ -119,7 +119,7 @@ def test_a_wrong_override_is_named(line, words, tmp_path):
         ["attack=distill_finetune", "attack@attack.steps.1=distill_hot", "~attack.steps.2"],
         ["+attack@method.simulated_attacks.more=prune", "~method.simulated_attacks.distill"],
         ["+innocents.kinds.mine={party: owner}", "++recipe.lr=1", "trainer.threads=null"],
-        ["only=[victim/0123456789abcdef]", "verifier.messages=[one,two]"],
+        ["worker=/somewhere", "verifier.messages=[one,two]"],
     ],
 )
 def test_a_right_line_passes(line, tmp_path):

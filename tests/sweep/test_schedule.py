@@ -1,4 +1,4 @@
-"""How a sweep shares out its work: waves, lost workers, the live line."""
+"""How a sweep shares out its work: its plan, lost workers of real launchers, the live line."""
 
 import io
 import json
@@ -7,20 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
 
 from helpers import ROOT
 from helpers.cells import composed
-from softmark.errors import InputError
-from softmark.experiment.plan import plan
-from softmark.experiment.run import make_only, run_cell
+from softmark.experiment.run import run_cell
 from softmark.sweep.command_line import expand_sweep
 from softmark.sweep.progress import LiveLine, file_stamp
-from softmark.sweep.schedule import Sweep, Task, launch, num_joblib_jobs
+from softmark.sweep.schedule import Sweep
 
 LINES = ["method=usp,csp", "attack=finetune,prune", "seed=0,1", "scale=smoke", "logger=none"]
 
@@ -30,51 +28,30 @@ def swept(*lines: str) -> Sweep:
         return Sweep(expand_sweep(list(lines)))
 
 
-def names(task: Task) -> list[str]:
-    (only,) = [line for line in task.job if line.startswith("only=")]
-    return only.removeprefix("only=[").removesuffix("]").split(",")
-
-
-def test_each_shared_stage_is_made_once_and_after_its_parents(tmp_path):
+def test_workers_are_given_each_stage_once_with_its_parents_and_cells(tmp_path):
     found = swept(*LINES, f"output_dir={tmp_path}")
-    waves = [[name for task in wave for name in names(task)] for wave in found.waves(None)]
-    made = [name for wave in waves for name in wave]
-    assert len(made) == len(set(made))
-    roles = [sorted(name.split("/")[0] for name in wave) for wave in waves]
-    assert roles == [
-        ["innocent"] * 4 + ["victim"] * 2,
-        ["control"] * 2 + ["watermarked"] * 4,
-        ["key"] * 4,
-        ["evidence"] * 4,
-    ]
-    place = {name.split("/")[-1]: level for level, wave in enumerate(waves) for name in wave}
+    items = found.items()
+    roles = Counter(item.role.split("/")[0] for item in items.values())
+    assert roles == {
+        "innocent": 4, "victim": 2, "control": 2, "watermarked": 4, "key": 4, "evidence": 4,
+        "suspect": 8, "cell": 8,
+    }  # fmt: skip
     for stage, _ in found.missing.values():
-        for parent in stage.parents:
-            if stage.address in place:
-                assert place[parent.address] < place[stage.address]
-    # A suspect is one cell's own: no job for it.
-    assert len(found.missing) == 6 + 6 + 4 + 4 + 8
-    assert len(found.tasks) == 8
+        item = items[stage.address]
+        assert set(item.parents) == {parent.address for parent in stage.parents}
+        assert item.folder == str(tmp_path / "store" / item.role.split("/")[0] / stage.address)
+        # An innocent serves all cells, a suspect one.
+        number = {"innocent": 8, "victim": 4, "control": 4, "suspect": 1}
+        assert len(item.cells) == number.get(item.role.split("/")[0], 2)
+    for plan in found.plans:
+        assert {"suspect", "evidence"} <= {
+            items[parent].role for parent in items[plan.verdict.address].parents
+        }
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
-def test_jobs_share_a_wave_evenly(jobs, tmp_path):
-    first = swept(*LINES, f"output_dir={tmp_path}").waves(jobs)[0]
-    sizes = [len(names(task)) for task in first]
-    assert sum(sizes) == 6
-    assert max(sizes) <= -(-6 // jobs)
-
-
-def test_joblibs_workers_get_a_few_jobs_of_a_wave_each():
-    cores = os.cpu_count()
-    for given, jobs in ((2, 8), (-1, 4 * cores), (None, None)):
-        assert num_joblib_jobs(SimpleNamespace(joblib={"n_jobs": given})) == jobs
-    assert num_joblib_jobs(SimpleNamespace()) is None
-
-
-def test_one_cell_shares_out_all_its_stages(tmp_path):
-    found = swept("method=usp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
-    assert [len(wave) for wave in found.waves(None)] == [5, 2, 2, 1]
+def test_a_cell_that_cant_be_planned_is_left_to_a_worker(tmp_path):
+    found = swept("data=imagefolder", f"data.path={tmp_path}/none", f"output_dir={tmp_path}")
+    assert found.items()["cell-0"].cells == (0,)
 
 
 def test_what_is_done_is_not_planned_again(archived, tmp_path):
@@ -82,59 +59,7 @@ def test_what_is_done_is_not_planned_again(archived, tmp_path):
     archived("method=csp", "attack=prune", status="failed", reason="no")
     found = swept("method=usp,csp", "attack=prune", "scale=smoke", f"output_dir={tmp_path}")
     assert found.num_done == 1
-    assert [task.job[0] for task in found.tasks] == ["method=csp"]
-
-
-def test_a_stage_job_makes_what_it_is_told_and_nothing_more(cell, tmp_path):
-    config = cell("method=none", "attack=prune", f"output_dir={tmp_path}")
-    draft, lines = plan(config), []
-    make_only(config, [f"suspect/{draft.suspect.address}"], lines.append)
-    assert lines == []  # its parents are missing: a wave before has failed
-    make_only(config, [f"victim/{draft.victim.address}"], lines.append)
-    assert [line.split()[1] for line in lines] == ["victim"]
-    with pytest.raises(InputError, match="no such stage"):
-        make_only(config, ["victim/0123"], lines.append)
-
-
-class Launcher:
-    """Does the tasks' work by ``hand(job)``, which may raise, as a killed worker does."""
-
-    def __init__(self, hand):
-        self.hand, self.numbers = hand, []
-
-    def launch(self, jobs, initial_job_idx):
-        self.numbers.append(initial_job_idx)
-        for job in jobs:
-            self.hand(job)
-
-
-def test_a_lost_worker_costs_no_other_job(tmp_path):
-    tasks = [Task([str(number)], tmp_path / str(number)) for number in range(6)]
-    lives = {"2": 1}  # the job that kills its worker, once
-
-    def hand(job):
-        if lives.get(job[0], 0):
-            lives[job[0]] -= 1
-            raise RuntimeError("worker gone")
-        (tmp_path / job[0]).write_text("done")
-
-    launcher = Launcher(hand)
-    assert launch(launcher, tasks, 10) == 10 + 6 + 4
-    assert launcher.numbers == [10, 16]
-    assert all(task.result.exists() for task in tasks)
-
-
-def test_a_job_that_always_kills_its_worker_is_given_up_and_alone(tmp_path, capsys):
-    tasks = [Task([str(number)], tmp_path / str(number)) for number in range(6)]
-
-    def hand(job):
-        if job == ["2"]:
-            raise RuntimeError("worker gone")
-        (tmp_path / job[0]).write_text("done")
-
-    launch(Launcher(hand), tasks, 0)
-    assert [task.job for task in tasks if not task.result.exists()] == [["2"]]
-    assert "a worker was lost" in capsys.readouterr().err
+    assert [cell[0] for cell in found.cells] == ["method=csp"]
 
 
 def test_a_record_written_anew_counts_whatever_the_clock_says(tmp_path):
@@ -176,7 +101,7 @@ def test_the_line_counts_cells_stages_and_failures(archived, tmp_path):
     found.store.folder(stages[3]).with_suffix(".making").mkdir(parents=True)
     archived("method=usp", "attack=prune")
     archived("method=csp", "attack=prune", status="failed")
-    watch.started = time.monotonic() - 6
+    watch.looked = time.monotonic() - 6
     expected = "cells 2/2 (1 failed) · stages 3/14, 1 in the making · about 0:22 left"
     assert watch.line() == expected
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from helpers import ROOT
 from softmark.errors import InputError
@@ -18,53 +16,14 @@ from softmark.experiment import stages as makers
 from softmark.experiment.plan import decode_data, plan
 from softmark.experiment.run import missing_stages, run_cell
 from softmark.models.files import read_tensors
-from softmark.store.address import Stage
 from softmark.store.store import Store
-from softmark.sweep.workers import Queue, make_cell, make_stages
+from softmark.sweep.workers import make_cell, make_stages
 
 LINES = ("method=csp", "attack=distill", "trainer.workers=2")
 
 
 def silent(line: str) -> None:
     pass
-
-
-@st.composite
-def graphs(draw) -> list[Stage]:
-    """Stages of which each may descend from any before it."""
-    stages: list[Stage] = []
-    for number in range(draw(st.integers(1, 12))):
-        parents = tuple(stage for stage in stages if draw(st.booleans()))
-        stages.append(Stage("victim", {"number": number}, (), parents))
-    return stages
-
-
-@given(stages=graphs(), data=st.data())
-def test_each_stage_comes_once_and_after_its_parents(stages, data):
-    queue = Queue({stage.address: stage for stage in stages})
-    made, running = [], []
-    while queue.ready or running:
-        if queue.ready and (not running or data.draw(st.booleans())):
-            running.append(queue.pop())
-        else:
-            stage = running.pop(data.draw(st.integers(0, len(running) - 1)))
-            made.append(stage.address)
-            queue.finish(stage)
-    assert sorted(made) == sorted(stage.address for stage in stages)
-    for stage in stages:
-        place = made.index(stage.address)
-        assert all(made.index(parent.address) < place for parent in stage.parents)
-
-
-def test_the_longest_chain_begins_first():
-    alone = Stage("innocent/evaluation/0", {}, ())
-    victim = Stage("victim", {}, ())
-    marked = Stage("watermarked", {}, (), (victim,))
-    stages = {stage.address: stage for stage in (alone, marked, victim)}
-    queue = Queue(stages)
-    assert [queue.pop(), queue.pop()] == [victim, alone]
-    queue.finish(victim)
-    assert queue.pop() == marked
 
 
 @pytest.fixture

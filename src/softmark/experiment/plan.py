@@ -20,7 +20,7 @@ from softmark.experiment.provenance import precision
 from softmark.store.address import Stage
 
 # Where a cell runs and how it is watched: never part of what it is.
-UNHASHED = ("output_dir", "trainer", "logger", "table", "only")
+UNHASHED = ("output_dir", "trainer", "logger", "table", "worker")
 # All settings that innocents depend on, beside the content of the data.
 SHARED = ("data", "model", "recipe", "innocents", "precision", "output_dir")
 # Whose pictures an attacker holds: their own, or the owner's, of which a copy has leaked.

@@ -119,32 +119,6 @@ def judge(cell: Plan, store: Store) -> dict[str, Any]:
     return verdict(load(cell, context))
 
 
-def make_only(config: Config, names: list[str], report: Report) -> None:
-    """Make the stages ROLE/ADDRESS of the cell ``config``, but for those that miss a parent.
-
-    A parent that couldn't be made has failed in a wave before; each cell that needs it says why.
-
-    Raises:
-        InputError: the cell has no such stage.
-    """
-    from softmark.experiment.stages import make_stage
-
-    decode_data(config)
-    store = Store.under(config["output_dir"], report)
-    todo = list(plan(config).verdict.parents)
-    stages = {}
-    while todo:
-        stage = todo.pop()
-        stages[f"{stage.role}/{stage.address}"] = stage
-        todo += stage.parents
-    if unknown := set(names) - set(stages):
-        raise InputError(f"only={sorted(unknown)}: the cell has no such stage")
-    check(config)
-    for name in names:
-        if all(map(store.has, stages[name].parents)):
-            store.once(stages[name], functools.partial(make_stage, config))
-
-
 def check(config: Config) -> None:
     """Build everything that has numbers, so that a wrong one stops the cell before it trains.
 

@@ -77,21 +77,25 @@ class Store:
         """Return whether ``stage`` is there with every file as it was written."""
         return _is_complete(self.folder(stage))
 
-    def once(self, stage: Stage, make: Make) -> Path:
+    def once(self, stage: Stage, make: Make, wait: bool = True) -> Path:
         """Return the folder of ``stage``, made now if it isn't there, its parents first.
 
         Args:
             stage: what is needed.
             make: writes a stage into an empty folder; what it returns goes into ``stage.json``.
+            wait: for another process that makes it now.
+
+        Raises:
+            Timeout: of ``filelock``: another process makes it, and ``wait`` is False.
         """
         folder = self.folder(stage)
         if _is_complete(folder):
             return folder
         for parent in stage.parents:
-            self.once(parent, make)
+            self.once(parent, make, wait)
         with _writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
+            with FileLock(folder.with_suffix(".lock"), timeout=-1 if wait else 0):
                 # Another process may have made it while this one waited.
                 if not _is_complete(folder):
                     self._make(stage, folder, make)

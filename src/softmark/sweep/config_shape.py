@@ -9,7 +9,7 @@ from softmark.nodes import TYPE_NAMES, fits, short, suggestion
 
 # What may stand where the default is null, or an empty list.
 EXAMPLES = {
-    "only": ["ROLE/ADDRESS"],
+    "worker": "DIR",
     "data.name": "NAME",
     "data.path": "DIR",
     "data.size": 32,

@@ -82,7 +82,9 @@ class SweepProgress:
     def __init__(self, records: Sequence[Path], stages: Mapping[Path, str]):
         self.records = records
         self.stages = {folder: role.split("/")[0] for folder, role in stages.items()}
-        self.started = time.monotonic()
+        self.looked = time.monotonic()
+        self.seconds_at_work = 0.0  # in which a stage was in the making
+        self.note = ""  # what a launcher has to say
         self.stamps = {path: file_stamp(path) for path in records}
 
     @contextlib.contextmanager
@@ -111,12 +113,17 @@ class SweepProgress:
         """Return the cells done and failed, the stages made and begun, and the time left."""
         finished = [folder for folder in self.stages if folder.exists()]
         begun = sum(folder.with_suffix(".making").exists() for folder in self.stages)
+        now = time.monotonic()
+        # Neither the start of workers nor their time in a queue is work.
+        self.seconds_at_work += (now - self.looked) * bool(begun)
+        self.looked = now
         judged = [path for path in self.records if file_stamp(path) != self.stamps[path]]
         failed = sum(map(_has_failed, judged))
         parts = [
             f"cells {len(judged)}/{len(self.records)}" + f" ({failed} failed)" * bool(failed),
             f"stages {len(finished)}/{len(self.stages)}, {begun} in the making",
             self._time_left(finished),
+            self.note,
         ]
         return " · ".join(filter(None, parts))
 
@@ -126,14 +133,14 @@ class SweepProgress:
         for folder in finished:
             seconds.setdefault(self.stages[folder], []).append(manifest(folder)["seconds"])
         spent = [second for of_role in seconds.values() for second in of_role]
-        if not spent or len(finished) == len(self.stages):
+        if not spent or not self.seconds_at_work or len(finished) == len(self.stages):
             return ""
         mean = sum(spent) / len(spent)
         means = {role: sum(of_role) / len(of_role) for role, of_role in seconds.items()}
         missing = [role for folder, role in self.stages.items() if folder not in finished]
         work = sum(means.get(role, mean) for role in missing)
         # Several workers make more than a second's work in a second.
-        left = work * (time.monotonic() - self.started) / sum(spent)
+        left = work * self.seconds_at_work / sum(spent)
         minutes, rest = divmod(round(left), 60)
         return f"about {minutes}:{rest:02d} left"
 

@@ -1,15 +1,14 @@
-"""A sweep: its cells, the stages that they share, and the order in which workers make them.
+"""A sweep: its cells, the stages that they miss, and who makes them.
 
-Any launcher of Hydra's gets the shared stages first, each once and parents before children, and the
-cells last. So no worker waits for a stage that another one makes.
+Any launcher of Hydra's starts workers: each takes stages and cells from the plan as they become
+ready, until none is left. Hydra's own runs one cell after another, after processes of this machine
+have made what the cells miss.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,13 @@ from softmark.experiment.record import read_record
 from softmark.store.address import Stage
 from softmark.store.store import Store
 from softmark.sweep.compose import CellComposer
-from softmark.sweep.progress import SweepProgress, file_stamp
+from softmark.sweep.launch import run_workers
+from softmark.sweep.progress import SweepProgress
+from softmark.sweep.work_folder import Item, WorkFolder
 from softmark.sweep.workers import make_stages
 
 Job = list[str]
 ROLES = ("victim", "control", "innocent", "watermarked", "key", "evidence", "suspect")
-
-
-@dataclass(frozen=True)
-class Task:
-    """The overrides of a worker's job, and the file or folder that exists when it is done."""
-
-    job: Job
-    result: Path
 
 
 class Sweep:
@@ -45,9 +38,11 @@ class Sweep:
 
     def __init__(self, cells: list[Job]):
         self.missing: dict[str, tuple[Stage, Job]] = {}  # by address, with a cell that needs it
+        self.folders: dict[str, Path] = {}  # where they will lie
         self.stored: set[str] = set()
-        self.num_users: Counter[str] = Counter()  # cells that need a stage, by its address
-        self.tasks: list[Task] = []
+        self.users: dict[str, list[int]] = {}  # the places of cells that need a missing stage
+        self.cells: list[Job] = []  # that aren't done, with their plans
+        self.plans: list[Plan] = []
         self.unplanned: list[Job] = []
         self.num_done = 0
         self.store: Store | None = None
@@ -70,7 +65,8 @@ class Sweep:
         if record and record["status"] == "done":
             self.num_done += 1
             return
-        self.tasks.append(Task(job, cell.record))
+        self.cells.append(job)
+        self.plans.append(cell)
         todo, seen = list(cell.verdict.parents), set()
         while todo:
             stage = todo.pop()
@@ -81,73 +77,58 @@ class Sweep:
                 self.stored.add(stage.address)
                 continue
             self.missing.setdefault(stage.address, (stage, job))
+            self.folders.setdefault(stage.address, self.store.folder(stage))
             todo += stage.parents
-        self.num_users.update(seen)
+        for address in seen:
+            self.users.setdefault(address, []).append(len(self.cells) - 1)
 
-    def waves(self, max_jobs: int | None) -> list[list[Task]]:
-        """Return the missing stages that several cells share, in waves: parents come earlier.
-
-        A stage that one cell alone needs is left to it: another job would cost the time to start.
-
-        Args:
-            max_jobs: Into about how many jobs each wave is cut; None for a job for each stage.
-        """
-        depths: dict[str, int] = {}
-
-        def depth_of(stage: Stage) -> int:
-            if stage.address not in depths:
-                missing = [parent for parent in stage.parents if parent.address in self.missing]
-                depths[stage.address] = 1 + max(map(depth_of, missing), default=-1)
-            return depths[stage.address]
-
-        levels: dict[int, dict[str, list[Stage]]] = {}
-        for stage, job in self.missing.values():
-            if self.num_users[stage.address] > 1 or len(self.tasks) == 1:
-                stages_by_job = levels.setdefault(depth_of(stage), {})
-                stages_by_job.setdefault("\n".join(job), []).append(stage)
-        waves = []
-        for _, stages_by_job in sorted(levels.items()):
-            total = sum(map(len, stages_by_job.values()))
-            size = math.ceil(total / max_jobs) if max_jobs else 1
-            waves.append(
-                [
-                    self._task(job.split("\n"), stages[start : start + size])
-                    for job, stages in stages_by_job.items()
-                    for start in range(0, len(stages), size)
-                ]
-            )
-        return waves
-
-    def _task(self, job: Job, stages: list[Stage]) -> Task:
-        names = ",".join(f"{stage.role}/{stage.address}" for stage in stages)
-        return Task([*job, f"only=[{names}]"], self.store.folder(stages[-1]))
-
-    def run(self, launcher: Any, max_parallel: int | None) -> list[Any]:
-        """Launch what is missing.
+    def run(self, launcher: Any, max_workers: int | None, folder: Path) -> None:
+        """Make and judge what is missing.
 
         Args:
             launcher: Hydra's.
-            max_parallel: How many jobs a launch has at most; None for all at once.
+            max_workers: How many workers there are at most; None for the launcher's own number.
+            folder: Of this sweep, for its plan and logs.
+
+        Raises:
+            InputError: The launcher, or a machine of its, refuses.
         """
         report(self.summary())
+        jobs = [*self.cells, *self.unplanned]
+        if not jobs:
+            return
         if getattr(launcher, "_EXECUTOR", "") == "local":
-            # It would start all jobs at once, each with as many threads as there are cores.
+            # Its workers would have as many threads as there are cores, each.
             cores = os.cpu_count() or 1
-            max_parallel = max_parallel or cores
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max_parallel)))
-        single_worker = "basic" in type(launcher).__module__
-        cells = [*self.tasks, *(Task(job, Path(os.devnull)) for job in self.unplanned)]
-        # Hydra's own launcher runs one cell after another: what they miss is made before them.
-        shared = [] if single_worker else self.waves(max_parallel or num_joblib_jobs(launcher))
-        number = 0
-        with self.progress().shown():
-            if single_worker:
+            threads = max(1, cores // (max_workers or cores))
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        progress = self.progress()
+        with progress.shown():
+            if "basic" in type(launcher).__module__:
+                # It runs one cell after another: what they miss is made before them.
                 self.make_missing()
-            for wave in filter(None, [*shared, cells]):
-                size = max_parallel or len(wave)
-                for start in range(0, len(wave), size):
-                    number = launch(launcher, wave[start : start + size], number)
-        return []
+                launcher.launch(jobs, initial_job_idx=0)
+                return
+            path = folder.absolute() / "work"
+            output_dir = str(self.store.root.parent) if self.store else "."
+            work = WorkFolder.create(path, jobs, self.items(), output_dir)
+            run_workers(launcher, work, max_workers, progress)
+
+    def items(self) -> dict[str, Item]:
+        """Return what workers have to do: missing stages, then cells, by address."""
+        items = {}
+        for address, (stage, _) in self.missing.items():
+            parents = tuple(p.address for p in stage.parents if p.address in self.missing)
+            folder = str(self.folders[address])
+            items[address] = Item(stage.role, folder, parents, tuple(self.users[address]))
+        for place, cell in enumerate(self.plans):
+            needed = (stage.address for stage in cell.verdict.parents)
+            parents = tuple(address for address in needed if address in self.missing)
+            # A cell may be there twice, with settings that decide nothing.
+            items.setdefault(cell.verdict.address, Item("cell", "", parents, (place,)))
+        for place in range(len(self.plans), len(self.plans) + len(self.unplanned)):
+            items[f"cell-{place}"] = Item("cell", "", (), (place,))
+        return items
 
     def make_missing(self) -> None:
         """Make what the cells miss with several processes; each cell makes what they left."""
@@ -176,47 +157,12 @@ class Sweep:
 
     def progress(self) -> SweepProgress:
         """Return what counts this sweep's cells and stages from now on."""
-        roles = {self.store.folder(stage): stage.role for stage, _ in self.missing.values()}
-        return SweepProgress([task.result for task in self.tasks], roles)
+        roles = {self.folders[name]: stage.role for name, (stage, _) in self.missing.items()}
+        return SweepProgress([cell.record for cell in self.plans], roles)
 
     def summary(self) -> str:
         """Return one line: the cells to judge, those done before, and the stages to make."""
         roles = Counter(stage.role.split("/")[0] for stage, _ in self.missing.values())
         stages = ", ".join(f"{roles[role]} {role}" for role in ROLES if roles[role]) or "none"
-        cells = len(self.tasks) + len(self.unplanned)
+        cells = len(self.cells) + len(self.unplanned)
         return f"{cells} cells to judge, {self.num_done} done before; stages to make: {stages}"
-
-
-def num_joblib_jobs(launcher: Any) -> int | None:
-    """Return into how many jobs a wave is cut for joblib; None for another launcher.
-
-    Four for each worker, so that one with the slower stages doesn't keep the others waiting. A job
-    for each stage would take .3 s more for each, to compose its config.
-    """
-    workers = (getattr(launcher, "joblib", None) or {}).get("n_jobs")
-    if workers and workers < 0:
-        workers += 1 + (os.cpu_count() or 1)
-    return 4 * workers if workers else None
-
-
-def launch(launcher: Any, tasks: list[Task], number: int) -> int:
-    """Launch ``tasks`` until each is done, and return the number of the next job.
-
-    Some launchers lose all jobs with one worker. What is missing is launched again, last first, so
-    that a job which kills its worker doesn't keep those after it from their turn; no more once two
-    launches in a row got nothing done.
-    """
-    fruitless = 0
-    while tasks and fruitless < 2:
-        stamps = [file_stamp(task.result) for task in tasks]
-        number += len(tasks)
-        try:
-            launcher.launch([task.job for task in tasks], initial_job_idx=number - len(tasks))
-            return number
-        except Exception as error:
-            pairs = zip(tasks, stamps, strict=True)
-            left = [task for task, stamp in pairs if file_stamp(task.result) == stamp]
-            report(f"a worker was lost ({type(error).__name__}): {len(left)} jobs are not done")
-            fruitless = fruitless + 1 if len(left) == len(tasks) else 0
-            tasks = left[::-1]
-    return number

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import multiprocessing
 import multiprocessing.connection
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -19,6 +18,7 @@ from softmark.experiment.cell import Config, Plan
 from softmark.experiment.run import make_all, missing_stages
 from softmark.store.address import Stage
 from softmark.store.store import Store
+from softmark.sweep.queue import Queue
 
 
 def make_cell(cell: Plan, store: Store) -> None:
@@ -70,7 +70,7 @@ def make_stages(
             return pool.submit(_make, config_of(stage.address), stage)
 
         try:
-            _run(Queue(stages), submit, workers, store)
+            _run(stages, submit, workers, store)
         except BrokenProcessPool:
             store.report("a worker was lost: each cell makes what it misses")
         except BaseException:
@@ -78,62 +78,25 @@ def make_stages(
             raise
 
 
-class Queue:
-    """The stages whose parents are there; those come first on which the longest chains wait.
-
-    Args:
-        stages: all that are missing, by address.
-    """
-
-    def __init__(self, stages: Mapping[str, Stage]):
-        self.stages = stages
-        self.children: dict[str, list[str]] = {address: [] for address in stages}
-        self.num_missing: dict[str, int] = {}
-        for address, stage in stages.items():
-            missing = {parent.address for parent in stage.parents} & stages.keys()
-            self.num_missing[address] = len(missing)
-            for parent in missing:
-                self.children[parent].append(address)
-        self.heights: dict[str, int] = {}
-        self.ready: list[tuple[int, int, str]] = []
-        self.order = {address: number for number, address in enumerate(stages)}
-        self._add(address for address, number in self.num_missing.items() if not number)
-
-    def _add(self, addresses: Iterable[str]) -> None:
-        for address in addresses:
-            heapq.heappush(self.ready, (-self._height(address), self.order[address], address))
-
-    def _height(self, address: str) -> int:
-        """Return how many stages wait for this one, one after the other."""
-        if address not in self.heights:
-            heights = map(self._height, self.children[address])
-            self.heights[address] = 1 + max(heights, default=0)
-        return self.heights[address]
-
-    def pop(self) -> Stage:
-        """Return the next stage to make."""
-        return self.stages[heapq.heappop(self.ready)[2]]
-
-    def finish(self, stage: Stage) -> None:
-        """Note that ``stage`` is there: those that waited for it alone are ready."""
-        for child in self.children[stage.address]:
-            self.num_missing[child] -= 1
-        self._add(child for child in self.children[stage.address] if not self.num_missing[child])
-
-
-def _run(queue: Queue, submit: Callable[[Stage], Future], workers: int, store: Store) -> None:
+def _run(
+    stages: Mapping[str, Stage],
+    submit: Callable[[Stage], Future],
+    workers: int,
+    store: Store,
+) -> None:
     """Keep ``workers`` processes at work until nothing is left that can be made."""
-    running: dict[Future, Stage] = {}
+    parents = {address: [p.address for p in stage.parents] for address, stage in stages.items()}
+    queue, running = Queue(parents), {}
     while queue.ready or running:
         while queue.ready and len(running) < workers:
-            stage = queue.pop()
+            stage = stages[queue.pop()]
             running[submit(stage)] = stage
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             stage, lines = running.pop(future), future.result()
             # Each cell that needs a stage that failed tries again, and says why.
             if lines is not None:
-                queue.finish(stage)
+                queue.finish(stage.address)
                 store.made.append(stage)
                 for line in lines:
                     store.report(line)

@@ -1,0 +1,268 @@
+"""Workers as jobs of SLURM: submitted once, watched with squeue, cancelled with the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from softmark.console import report
+from softmark.errors import InputError
+from softmark.nodes import short
+from softmark.sweep.progress import SweepProgress
+from softmark.sweep.work_folder import Remaining, WorkFolder
+
+POLL = 2.0  # seconds between two looks at the queue
+TOO_LONG = 60.0  # seconds after which it is said why a job waits
+SILENCE = 600.0  # seconds for which squeue may fail
+ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STOPPED",
+         "RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED",
+         "RESV_DEL_HOLD"}  # fmt: skip
+# Ends that no stage brings about: they don't count against it.
+BLAMELESS = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "PENDING")
+# The setting that a sentence of sbatch's, a reason of squeue's or a state of a job is about.
+KEYS = {
+    r"partition.*(time|node)? ?limit|time ?limit|wall|deadline|timeout": "timeout_min",
+    r"partition": "partition",
+    r"gres|gpu|tres": "gpus_per_node",
+    r"memory|out_of_mem": "mem_gb",
+    r"qos": "qos",
+    r"account|assoc": "account",
+    r"constraint|feature|reqnode|node configuration|resources": "constraint",
+    r"array": "array_parallelism",
+}
+
+
+class Job(NamedTuple):
+    """What squeue says of a job: PENDING, RUNNING, TIMEOUT ..., why it waits, where it runs."""
+
+    state: str
+    reason: str
+    node: str
+
+
+class Slurm:
+    """The jobs of a sweep.
+
+    Args:
+        launcher: Hydra's ``submitit_slurm``.
+        folder: what there is to do.
+        max_workers: jobs at the same time; None for ``array_parallelism``.
+        progress: what the live line tells.
+    """
+
+    def __init__(
+        self,
+        launcher: Any,
+        folder: WorkFolder,
+        max_workers: int | None,
+        progress: SweepProgress,
+    ):
+        self.launcher, self.progress = launcher, progress
+        self.name = f"{launcher.params['name']}-{identity(folder)}"
+        launcher.params["name"] = self.name
+        logs = str(launcher.params["submitit_folder"]).split("%j")[0]
+        self.logs = Path(logs).absolute()
+        launcher.params["submitit_folder"] = str(self.logs / "%j")
+        self.folder = self._joined(folder)
+        self.remaining = Remaining(self.folder)
+        self.limit = min(max_workers or launcher.params["array_parallelism"], max_array_size())
+        self.known: dict[str, Job] = {}
+        self.first_seen: dict[str, float] = {}
+        self.told: set[str] = set()
+        self.number = 0  # of jobs that were submitted
+        self.useless = 0  # jobs that ended without having begun anything
+
+    def _joined(self, folder: WorkFolder) -> WorkFolder:
+        """Return the folder of this sweep's jobs that are queued or running; else ``folder``."""
+        pointer = folder.output_dir / "sweeps" / f"{self.name}.json"
+        running = [name for name, job in (squeue(self.name) or {}).items() if job.state in ALIVE]
+        if running:
+            with contextlib.suppress(OSError, ValueError, InputError):
+                other = WorkFolder(Path(json.loads(pointer.read_text())))
+                if folder.items.keys() <= other.items.keys():
+                    report(f"{len(running)} jobs of this sweep are there already: they are joined")
+                    return other
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(json.dumps(str(folder.path)))
+        return folder
+
+    def run(self, lock: FileLock) -> None:
+        """Keep as many jobs as have something to do, until all is finished.
+
+        Args:
+            lock: the starter's; of two commands for the same jobs, its holder submits.
+
+        Raises:
+            InputError: SLURM refuses the jobs, or none of them gets to work.
+        """
+        heard = time.monotonic()
+        try:
+            while wanted := self.remaining.count():
+                if refusal := self.folder.refusal():
+                    raise InputError(refusal)
+                jobs = squeue(self.name)
+                if jobs is not None:
+                    heard = time.monotonic()
+                    alive = self._look(jobs)
+                    missing = min(self.limit, wanted) - alive
+                    if self.limit < 1 and not alive:
+                        raise InputError(
+                            f"the jobs of {self.name} were cancelled, or ended before they had "
+                            f"begun anything; logs: {self.logs}"
+                        )
+                    if missing > 0 and holds(lock):
+                        self._submit(missing)
+                elif time.monotonic() - heard > SILENCE:
+                    raise InputError(f"squeue has failed for {SILENCE:.0f} s: {self.name}")
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            report(f"cancelled {self._cancel(ALIVE)} jobs of {self.name}")
+            raise
+        except InputError:
+            self._cancel(ALIVE)
+            raise
+        self._cancel({"PENDING"})  # those that run find that nothing is left
+
+    def _cancel(self, states: set[str]) -> int:
+        """Cancel the jobs of this sweep in these states; return how many there were."""
+        jobs = [name for name, job in (squeue(self.name) or {}).items() if job.state in states]
+        if jobs:
+            subprocess.run(["scancel", "--quiet", *jobs], capture_output=True)
+        return len(jobs)
+
+    def _submit(self, count: int) -> None:
+        """Submit ``count`` jobs."""
+        try:
+            with without_waiting():
+                self.launcher.launch([self.folder.job()] * count, initial_job_idx=self.number)
+        except Exception as error:
+            said = re.findall(r"sbatch: error: (.*)", str(error)) or [error]
+            sentence = short(said[-1])
+            raise InputError(
+                f"SLURM refused the jobs: {sentence}{key_of(sentence)}; logs: {self.logs}"
+            ) from error
+        self.number += count
+        report(f"{count} jobs of {self.name} submitted; their logs: {self.logs}")
+
+    def _look(self, jobs: dict[str, Job]) -> int:
+        """Say what became of jobs since the last look; return how many are queued or running."""
+        now = time.monotonic()
+        for name in self.known.keys() - jobs.keys():
+            jobs[name] = self.known[name]._replace(state="gone")
+        for name, job in jobs.items():
+            self.first_seen.setdefault(name, now)
+            before = self.known.get(name)
+            requeued = job.state == "PENDING" and before and before.state == "RUNNING"
+            if requeued or (before and before.state in ALIVE and job.state not in ALIVE):
+                self._note_end(name, job)
+        self.known = jobs
+        waiting = {name: job for name, job in jobs.items() if job.state == "PENDING"}
+        reasons = Counter(job.reason for job in waiting.values())
+        running = sum(job.state == "RUNNING" for job in jobs.values())
+        what = ", ".join(f"{count} wait ({reason})" for reason, count in reasons.items())
+        self.progress.note = ", ".join(filter(None, [f"{running} jobs run", what]))
+        late = {job.reason for name, job in waiting.items()
+                if now - self.first_seen[name] > TOO_LONG}  # fmt: skip
+        for reason in sorted(late - self.told):
+            self.told.add(reason)
+            report(f"{reasons[reason]} jobs wait: SLURM's reason is {reason}{key_of(reason)}")
+        return sum(job.state in ALIVE for job in jobs.values())
+
+    def _note_end(self, name: str, job: Job) -> None:
+        """Say how a job ended that should not have, and don't start too many like it."""
+        well = job.state in ("COMPLETED", "gone") and self.folder.has_log(f"{name}-")
+        tries = self.folder.tries_of(f"{name}-")
+        if job.state == "CANCELLED":
+            self.limit -= 1  # by somebody who doesn't want it
+        elif not well and not tries and job.state != "PENDING":
+            self.useless += 1
+            self.limit -= self.useless > 1
+        if job.state in BLAMELESS:
+            for note in tries:
+                note.unlink(missing_ok=True)
+        if not well:
+            report(f"job {name} ({job.node or 'on no node'}) ended as {job.state}"
+                   f"{key_of(job.state)}; its log: {self.logs / name}")  # fmt: skip
+
+
+def identity(folder: WorkFolder) -> str:
+    """Return 8 hex digits that are the same for the same cells in the same output_dir."""
+    cells = [str(folder.output_dir), *sorted(map(json.dumps, folder.cells))]
+    return hashlib.sha256("\n".join(cells).encode()).hexdigest()[:8]
+
+
+def holds(lock: FileLock) -> bool:
+    """Return whether this process holds ``lock``, or has it from now on."""
+    if not lock.is_locked:
+        with contextlib.suppress(Timeout):
+            lock.acquire()
+    return lock.is_locked
+
+
+def key_of(sentence: str) -> str:
+    """Return the setting that ``sentence`` is about, as the end of a line; empty if it's unclear.
+
+    Example:
+        >>> key_of("Invalid partition name specified")
+        ' (hydra.launcher.partition)'
+        >>> key_of("PartitionTimeLimit")
+        ' (hydra.launcher.timeout_min)'
+    """
+    for pattern, key in KEYS.items():
+        if re.search(pattern, sentence, re.IGNORECASE):
+            return f" (hydra.launcher.{key})"
+    return ""
+
+
+def squeue(name: str) -> dict[str, Job] | None:
+    """Return this user's jobs called ``name``, also those that ended of late, by id.
+
+    Accounting isn't asked: many clusters have none. None where squeue fails, as it does while
+    SLURM's controller is restarted.
+    """
+    words = ["--noheader", "--array", "--states=all", f"--user={os.getuid()}", f"--name={name}"]
+    lines = run("squeue", *words, "--format=%i|%T|%r|%N")
+    if lines is None:
+        return None
+    parts = (line.split("|") for line in lines)
+    return {number: Job(*others) for number, *others in parts if len(others) == 3}
+
+
+def max_array_size() -> int:
+    """Return how many jobs one submission may have: an index must be below MaxArraySize."""
+    for line in run("scontrol", "show", "config") or ():
+        if match := re.match(r"MaxArraySize\s*=\s*(\d+)", line):
+            return max(1, int(match[1]))
+    return 1000
+
+
+def run(*command: str) -> Sequence[str] | None:
+    """Return the lines that a command of SLURM's prints; None where it fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.splitlines() if result.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def without_waiting() -> Iterator[None]:
+    """Let the launcher return as soon as it has submitted: it would wait by sacct, job by job."""
+    from submitit.slurm.slurm import SlurmJob
+
+    SlurmJob.results = lambda job: [None]
+    try:
+        yield
+    finally:
+        del SlurmJob.results
