@@ -85,8 +85,9 @@ def training(overrides: list[str]) -> Pair:
     accelerator = config["trainer"]["accelerator"]
     compute_on(accelerator, config["trainer"]["threads"])
     roles, recipe = roles_of(config), make(config["recipe"])
-    autocast = precision(config["precision"]) == "bf16-mixed"
-    fit = Fit(accelerator, precision(config["precision"]))
+    chosen = precision(config["precision"], accelerator)
+    autocast = chosen == "bf16-mixed"
+    fit = Fit(accelerator, chosen, threads=config["trainer"]["threads"])
 
     def network() -> nn.Module:
         torch.manual_seed(0)

@@ -203,6 +203,36 @@ def test_a_gpu_is_taken_where_it_is_wanted_and_there(monkeypatch):
         assert choose_device("auto").type == ("cuda" if available else "cpu")
 
 
+def test_on_a_mac_training_and_prediction_use_the_same_device(monkeypatch):
+    """Lightning's own ``auto`` takes mps, where ``predict`` would take the CPU."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 1)
+    trainer = Fit("auto")._trainer(1, 1, None, "example")
+    assert trainer.strategy.root_device == choose_device("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match="there is no GPU; cpu is"):
+        compute_on("gpu", None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "threads", "expected"),
+    [("bf16-mixed", None, 1), ("bf16-mixed", 2, 2), ("32-true", None, 2)],
+)
+def test_bfloat16_on_a_cpu_takes_one_thread_unless_it_is_told(precision, threads, expected, chosen):
+    seen = []
+
+    class Watched(Classifier):
+        def loss(self, batch):
+            seen.append(torch.get_num_threads())
+            return super().loss(batch)
+
+    torch.set_num_threads(2)
+    module = Watched(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), recipe(epochs=1))
+    Fit("cpu", precision, threads=threads)(module, samples(20), "example")
+    assert seen == [expected]
+    assert torch.get_num_threads() == 2
+
+
 def test_no_more_threads_than_there_are_cores(chosen, monkeypatch):
     monkeypatch.setattr("softmark.devices.os.cpu_count", lambda: 2)
     for threads, expected in ((1, 1), (2, 2), (64, 2), (None, 2)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -49,3 +51,20 @@ def compute_on(accelerator: str, threads: int | None, where: str = "trainer.acce
         if not threads >= 1:
             raise InputError(f"trainer.threads={threads}: at least 1 (or null for all)")
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one core while this lasts.
+
+    Example:
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 import multiprocessing
+import os
 import secrets
 import sys
 import warnings
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
@@ -21,7 +25,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from softmark.batches import Batch, Batches, Chunks
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
-from softmark.devices import choose_device, device_of_predictions
+from softmark.devices import choose_device, device_of_predictions, one_thread
 from softmark.errors import InputError
 from softmark.progress import Lines, Progress
 from softmark.recipe import Recipe, one_cycle
@@ -123,6 +127,8 @@ class Fit:
         logger: ``logger(name)`` opens the logger of one training, or None, as a context manager.
         entropy: ``entropy(n)`` returns n secret bytes; the system's, unless an experiment is to be
             repeatable.
+        threads: the cores that ``compute_on`` was told; None: it was told none, and a training in
+            bf16-mixed on a CPU uses one.
 
     Example:
         >>> module = Classifier(nn.Linear(16, 10), Recipe(epochs=1, pad=0, flip=False))
@@ -136,11 +142,13 @@ class Fit:
         precision: str = "32-true",
         logger: Callable = lambda name: contextlib.nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        threads: int | None = None,
     ):
         self.accelerator = accelerator
         self.precision = precision
         self.logger = logger
         self.entropy = entropy
+        self.threads = threads
 
     def __call__(self, module: lightning.LightningModule, data: Any, name: str) -> nn.Module:
         """Train ``module`` for its ``epochs`` on ``module.batches(data)``.
@@ -157,6 +165,8 @@ class Fit:
             InputError: the loss became infinite or no number.
         """
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        # A launcher's RANK says which of its jobs this is: each writes the curves of its trainings.
+        rank_zero_only.rank = 0
         # Lightning keeps the mode that it finds: after an eval() BatchNorm would stay frozen.
         module.train()
         module.to(choose_device(self.accelerator))
@@ -166,7 +176,11 @@ class Fit:
         if isinstance(module, Classifier):
             module.steps_per_epoch = len(batches)
             batches = Chunks(batches)
-        with self.logger(name) as logger, warnings.catch_warnings():
+        # oneDNN's bfloat16 threads wait for each other actively: on busy cores a second one makes a
+        # training take 10 to 160 times the CPU seconds of one alone.
+        spins = self.precision != "32-true" and module.device.type == "cpu"
+        alone = one_thread() if spins and self.threads is None else contextlib.nullcontext()
+        with self.logger(name) as logger, warnings.catch_warnings(), alone:
             # Lightning advises DataLoader workers, which are slower here.
             warnings.simplefilter("ignore")
             trainer = self._trainer(module.epochs, len(batches), logger, name)
@@ -182,19 +196,26 @@ class Fit:
         """Return the Trainer of one training, which reports ``steps`` steps an epoch."""
         # Several processes would draw their bars over each other.
         on_terminal = sys.stderr.isatty() and multiprocessing.parent_process() is None
-        return lightning.Trainer(
-            max_epochs=epochs,
-            accelerator=choose_device(self.accelerator).type,  # where ``predict`` computes, too
-            devices=1,
-            precision=self.precision,
-            logger=logger or False,
-            callbacks=[Progress(name) if on_terminal else Lines(name)],
-            enable_progress_bar=on_terminal,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=steps,
-        )
+        ours = {
+            "max_epochs": epochs,
+            "accelerator": choose_device(self.accelerator).type,  # where ``predict`` computes, too
+            "devices": 1,
+            "precision": self.precision,
+            "logger": logger or False,
+            "callbacks": [Progress(name) if on_terminal else Lines(name)],
+            "enable_progress_bar": on_terminal,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": steps,
+            # Whatever launched this process, a training is one process.
+            "plugins": [LightningEnvironment()],
+            # Under SLURM a training would go on from a checkpoint that lies in this folder.
+            "default_root_dir": os.devnull,
+        }
+        # What is left out, Lightning takes from PL_TRAINER_..., FAST_DEV_RUN for one.
+        parameters = inspect.signature(lightning.Trainer).parameters.values()
+        return lightning.Trainer(**{each.name: each.default for each in parameters} | ours)
 
 
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def build(folder, layout, entries):
             path.symlink_to(put(beside / f"{number}.png", entry.value))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(layout=st.sampled_from(LAYOUTS), entries=st.lists(ENTRIES, max_size=12))
 def test_fingerprint_and_reader_see_the_same_files(layout, entries):
     always = [

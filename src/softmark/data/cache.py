@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -18,6 +17,7 @@ from softmark.data.pictures import reason
 from softmark.data.roles import Roles, Shares, share
 from softmark.data.sources import Decoded, Source
 from softmark.errors import InputError
+from softmark.store.lock import locked
 
 BROKEN_CACHE = (SafetensorError, KeyError, TypeError, ValueError)
 
@@ -74,7 +74,7 @@ def _cached(source: Source, folder: Path, read: Callable[[Path], Any]) -> Any:
             with suppress(*BROKEN_CACHE):
                 return read(path)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locked(Path(f"{path}.lock"), folder):
             if path.exists():  # another process made it meanwhile, or it is broken
                 try:
                     return read(path)

@@ -22,7 +22,7 @@ from softmark.store.address import Stage
 # Where a cell runs and how it is watched: never part of what it is.
 UNHASHED = ("output_dir", "trainer", "logger", "table", "worker")
 # All settings that innocents depend on, beside the content of the data.
-SHARED = ("data", "model", "recipe", "innocents", "precision", "output_dir")
+SHARED = ("data", "model", "recipe", "innocents", "precision", "trainer", "output_dir")
 # Whose pictures an attacker holds: their own, or the owner's, of which a copy has leaked.
 PICTURES = {"own": "attacker", "owner": "owner"}
 # What decides the result of every stage that trains, beside its own function and its config.
@@ -122,7 +122,7 @@ class _Draft:
             raise InputError(f"{folder} has no decoded data of this source yet: a run decodes them")
         self.common = {
             "data": [content, config["data"]["roles"]],
-            "precision": precision(config["precision"]),
+            "precision": precision(config["precision"], config["trainer"]["accelerator"]),
         }
 
     def stage(

@@ -10,6 +10,12 @@ import platform
 import subprocess
 from pathlib import Path
 
+# They choose among the processor's instructions: of torch, of oneDNN and of MKL.
+INSTRUCTIONS = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+)
+
 
 @functools.cache
 def commit() -> str | None:
@@ -27,11 +33,16 @@ def commit() -> str | None:
 
 @functools.cache
 def processor() -> str:
-    """Return the processor's name: another gives other last digits for the same address."""
+    """Return the processor's name: another gives other last digits for the same address.
+
+    So do the variables that keep torch from instructions that it has.
+    """
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    limits = [f"{each}={os.environ[each]}" for each in INSTRUCTIONS if os.environ.get(each)]
+    return f"{name} ({', '.join(limits)})" if limits else name
 
 
 @functools.cache
@@ -50,12 +61,26 @@ def versions() -> dict[str, str]:
     return packages | {"python": platform.python_version()}
 
 
-def precision(setting: str) -> str:
-    """Return ``setting``; for ``auto`` bf16-mixed where the machine has bfloat16, else 32-true."""
+def precision(setting: str, accelerator: str) -> str:
+    """Return ``setting``; for ``auto`` bf16-mixed where the device has bfloat16, else 32-true.
+
+    Args:
+        setting: auto, bf16-mixed or 32-true.
+        accelerator: auto, cpu or gpu: a GPU's driver says nothing about a CPU.
+    """
     if setting != "auto":
         return setting
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and _has_gpu()):
+        return "bf16-mixed"
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
         if "avx512_bf16" in flags or "amx_bf16" in flags:
             return "bf16-mixed"
-    return "bf16-mixed" if Path("/proc/driver/nvidia/version").exists() else "32-true"
+    return "32-true"
+
+
+def _has_gpu() -> bool:
+    """Return whether torch finds a GPU, without importing it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    without = importlib.metadata.version("torch").endswith("+cpu")
+    return Path("/proc/driver/nvidia/version").exists() and not hidden and not without

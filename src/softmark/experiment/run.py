@@ -197,7 +197,7 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
         },
         overrides=overrides,
         config={name: value for name, value in config.items() if name not in UNHASHED},
-        precision=provenance.precision(config["precision"]),
+        precision=provenance.precision(config["precision"], config["trainer"]["accelerator"]),
         threads=config["trainer"]["threads"],
         secrets=config["secrets"],
         versions=provenance.versions(),

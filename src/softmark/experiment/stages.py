@@ -43,7 +43,14 @@ def make_stage(settings: Config, stage: Stage, folder: Path) -> dict[str, Any]:
     with stage_logger(settings, stage, folder) as logger:
         seed_torch(config.get("seed", 0), stage.role)
         entropy = {} if config.get("secrets") == "system" else {"entropy": repeatable}
-        fit = Fit(settings["trainer"]["accelerator"], config["precision"], logger, **entropy)
+        trainer = settings["trainer"]
+        fit = Fit(
+            trainer["accelerator"],
+            config["precision"],
+            logger,
+            threads=trainer["threads"],
+            **entropy,
+        )
         context = StageContext(stage, folder, roles, fit, Store.under(settings["output_dir"]))
         context.check_data()
         return MAKERS[stage.code[0].partition(":")[2]](context)
@@ -119,7 +126,7 @@ class Counted(Fit):
     """Trains as ``fit`` does, and counts the pictures that all trainings together have seen."""
 
     def __init__(self, fit: Fit):
-        super().__init__(fit.accelerator, fit.precision, fit.logger, fit.entropy)
+        super().__init__(fit.accelerator, fit.precision, fit.logger, fit.entropy, fit.threads)
         self.seen = 0
 
     def __call__(self, module: LightningModule, data: Any, name: str) -> nn.Module:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from softmark.errors import InputError
 from softmark.experiment.record import read_record
+from softmark.store.lock import locked
 from softmark.store.store import manifest
 
 ADDRESS = re.compile("[0-9a-f]{16}")
@@ -206,7 +207,7 @@ def _locked(store: Path) -> Iterator[Path]:
     """Yield the stages that a run is making now."""
     for lock in sorted(store.glob("*/*.lock")):
         try:
-            with FileLock(lock, timeout=0):
+            with locked(lock, store, timeout=0):
                 pass
         except Timeout:
             yield lock.with_suffix("")
@@ -229,7 +230,7 @@ def _left_over(base: Path) -> tuple[Path, Path]:
 def _remove(base: Path, stage: bool) -> None:
     """Remove lock and unfinished folder of ``base`` and, if ``stage``, its folder; none in use."""
     unfinished, lock = _left_over(base)
-    with suppress(Timeout), FileLock(lock, timeout=0):
+    with suppress(Timeout), locked(lock, base.parent.parent, timeout=0):
         shutil.rmtree(unfinished, ignore_errors=True)
         if stage:
             shutil.rmtree(base)

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from softmark.errors import InputError
 from softmark.store.address import Stage
+from softmark.store.lock import locked
 
 # What a folder that can't be written, or a disk that is full, raises.
 _UNWRITABLE = {
@@ -95,7 +95,7 @@ class Store:
             self.once(parent, make, wait)
         with _writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock"), timeout=-1 if wait else 0):
+            with locked(folder.with_suffix(".lock"), self.root, -1 if wait else 0):
                 # Another process may have made it while this one waited.
                 if not _is_complete(folder):
                     self._make(stage, folder, make)

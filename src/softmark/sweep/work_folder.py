@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from softmark.errors import InputError
+from softmark.store.lock import can_lock
 from softmark.store.store import write_json
 from softmark.sweep.queue import Queue
 
@@ -79,7 +80,16 @@ class WorkFolder:
     def create(
         cls, path: Path, cells: Sequence[list[str]], items: Mapping[str, Item], output_dir: str
     ) -> WorkFolder:
-        """Return a new one: its plan, and nothing done yet."""
+        """Return a new one: its plan, and nothing done yet.
+
+        Raises:
+            InputError: its file system has no locks, by which workers share work.
+        """
+        if not can_lock(path):
+            raise InputError(
+                f"{path}: its file system has no locks, by which workers share work; "
+                "hydra/launcher=basic needs none, and output_dir=DIR works elsewhere"
+            )
         for name in ("locks", "tries", "failed", "judged", "logs"):
             (path / name).mkdir(parents=True, exist_ok=True)
         plan = {

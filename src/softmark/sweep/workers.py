@@ -17,6 +17,7 @@ from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
 from softmark.experiment.run import make_all, missing_stages
 from softmark.store.address import Stage
+from softmark.store.lock import can_lock
 from softmark.store.store import Store
 from softmark.sweep.queue import Queue
 
@@ -36,7 +37,8 @@ def make_stages(
 ) -> None:
     """Make ``stages`` with several processes; leave to the cells what fails or is lost.
 
-    Nothing is made where one process is as good: with one worker, on a GPU, for a single stage.
+    Nothing is made where one process is as good: with one worker, on a GPU, for a single
+    stage, on a file system without locks.
 
     Args:
         stages: those that the store lacks, by address, with all missing ancestors.
@@ -57,7 +59,7 @@ def make_stages(
     import softmark.experiment.stages  # noqa: F401
     from softmark.devices import choose_device
 
-    if choose_device(trainer["accelerator"]).type == "cuda":
+    if choose_device(trainer["accelerator"]).type == "cuda" or not can_lock(store.root):
         return
     threads = trainer["threads"] or max(1, (cores or 1) // workers)
     # A copy of a process whose OpenMP has worked would wait forever in a second thread of it.
