@@ -28,6 +28,7 @@ from softmark.renamed import current
 from softmark.settings import configs
 from softmark.sweep.command_line import check_arguments, expand_sweep
 from softmark.sweep.compose import CellComposer
+from softmark.sweep.spelling import folders_of, spelled
 from softmark.training import Classifier, Fit
 
 NUM_SAMPLES = 8  # of a batch that are counted on
@@ -82,21 +83,19 @@ class Work:
 
 def main() -> None:
     work = Work()
-    overrides = current(sys.argv[1:])
-    folders = [line.partition("=")[2] for line in overrides if line.startswith("output_dir=")]
-    data = Path(folders[-1] if folders else "outputs", "data").resolve()
-    data.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "data").symlink_to(data)
-        with configs():
+    try:
+        overrides = current(spelled(sys.argv[1:]))
+        data = Path(check_arguments(["-m", *overrides])["output_dir"], "data")
+        data.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "data").symlink_to(data)
             more = [f"output_dir={folder}", "logger=none"]
-            try:
-                check_arguments(["-m", *overrides])
+            with configs(folders_of(overrides)):
                 compose = CellComposer().compose
                 cells = [compose([*cell, *more]) for cell in expand_sweep(overrides)]
-            except InputError as error:
-                sys.exit(f"error: {error}")
-        work.count(cells)
+            work.count(cells)
+    except InputError as error:
+        sys.exit(f"error: {error}")
     for role, flops in work.flops.items():
         print(f"{role:12}{work.steps[role]:>9,} steps {flops / 1e15:>10.3f} PFLOP")
     total = sum(work.flops.values())

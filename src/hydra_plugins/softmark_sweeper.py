@@ -15,11 +15,12 @@ class StageSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
         """Run all cells of ``arguments`` with the launcher that Hydra was given."""
-        from softmark.sweep.command_line import expand_sweep
+        from softmark.sweep.command_line import cells_of
         from softmark.sweep.schedule import Sweep
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        Sweep(expand_sweep(arguments)).run(self.launcher, self.max_batch_size, folder)
+        sweep = Sweep(cells_of(self.config), self.config)
+        sweep.run(self.launcher, self.max_batch_size, folder)
         return []

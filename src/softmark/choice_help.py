@@ -21,9 +21,10 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from softmark.nodes import OF_HYDRA
-from softmark.settings import CONF, configs
+from softmark.settings import config_files, configs
 from softmark.store.names import Place, bindings, find, home_of
 from softmark.sweep.override_check import check_choice, parse_override
+from softmark.sweep.spelling import folders_of
 
 WIDTH = 100  # of a line that is printed
 KEY_WIDTH = 36  # of a key with its value, where its sentence stands beside it
@@ -70,30 +71,37 @@ def help_of_choices(arguments: Sequence[str]) -> str:
     given = get_args_parser().parse_known_args(arguments)[0]
     if not given.help:
         return ""
-    words = [word for word in given.overrides if _group_of(word)]
-    # A group inside of another is shown as its YAML says: it may fit none of the other choices.
-    overrides = [word for word in given.overrides if "=" in word and "/" not in _group_of(word)]
-    for word in words:
-        if "=" in word:
-            check_choice(parse_override(word))
-    if not words:
-        return ""
-    with configs():
+    with configs(folders_of(arguments)):
+        words = [word for word in given.overrides if _group_of(word)]
+        # A group inside of another is shown as its YAML says: it may fit none of the other choices.
+        overrides = [word for word in given.overrides if "=" in word and "/" not in _group_of(word)]
+        for word in words:
+            if "=" in word:
+                check_choice(parse_override(word))
+        if not words:
+            return ""
         config = compose("config", overrides, return_hydra_config=True)
-    return "\n\n".join(_help_of(_group_of(word), word, config) for word in words)
+        return "\n\n".join(_help_of(_group_of(word), word, config) for word in words)
 
 
 def _group_of(word: str) -> str:
     """Return the config group that a word of the command line names, "" where it names none."""
     group = word.partition("=")[0].lstrip("+")
-    is_group = group and "/hydra" not in f"/{group}" and (CONF / group).is_dir()
-    return group if is_group else ""
+    is_ours = group and "/hydra" not in f"/{group}"
+    return group if is_ours and config_files().repository.group_exists(group) else ""
+
+
+def _file_of(group: str, choice: str) -> Path:
+    """Return the YAML of a choice, in conf/ or in the first folder beside it that has one."""
+    name = f"{group}/{choice}.yaml"
+    folders = (Path(source.path) for source in config_files().get_sources())
+    return next(folder / name for folder in folders if (folder / name).is_file())
 
 
 def _help_of(group: str, word: str, config: DictConfig) -> str:
     """Return the help on one choice: a heading, what it is, and a paragraph of keys."""
     choice = word.partition("=")[2] or config.hydra.runtime.choices[group]
-    path = CONF / group / f"{choice}.yaml"
+    path = _file_of(group, choice)
     node = OmegaConf.select(config, group.replace("/", "."))
     if "/" in group or "@package _global_" in path.read_text(encoding="utf-8") or node is None:
         node = OmegaConf.load(path)

@@ -25,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from softmark.choice_help import help_of_choices
 from softmark.errors import InputError, reason_of
 from softmark.renamed import current
-from softmark.settings import CONF
+from softmark.settings import CONF, configs, with_absolute_paths
 from softmark.sweep.command_line import check_arguments, to_hydra_arguments
+from softmark.sweep.spelling import folders_of, spelled
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
 # victim took 27.5 s instead of 2.6 s beside another job. Read when torch starts.
@@ -45,20 +46,24 @@ def cell(config: DictConfig) -> None:
 
     job = HydraConfig.get()
     if config.worker:
-        work(Path(config.worker), functools.partial(print_verdict, brief=True))
+        work(Path(config.worker), functools.partial(print_verdict, brief=True), config)
         return
+    # As they were given: iterating would resolve the interpolations in them.
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
     sweeping = job.mode == RunMode.MULTIRUN
     with live_stderr() if sweeping else contextlib.nullcontext():
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            # Where the command began: hydra.job.chdir may have left that.
+            plain = with_absolute_paths(plain, job.runtime.cwd)
             # A sweep has made what its cells share before them.
             make = make_all if sweeping else make_cell
-            record = run_cell(plain, list(job.overrides.task), report, make)
+            record = run_cell(plain, overrides, report, make)
             print_verdict(record, brief=sweeping)
         except Exception as error:
             # Its record says why it failed; the other cells of a sweep go on.
             if reason := reason_of(error):
-                where = f" in {' '.join(job.overrides.task)}" if sweeping else ""
+                where = f" in {' '.join(overrides)}" if sweeping else ""
                 report(f"error{where}: {reason}")
             else:
                 traceback.print_exc()
@@ -71,12 +76,14 @@ def main() -> None:
     # Hydra raises what it would print as a traceback otherwise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = current(sys.argv[1:])
-        if text := help_of_choices(sys.argv[1:]):
-            print(text)
-            return
-        check_arguments(sys.argv[1:])
-        sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
+        sys.argv[1:] = spelled(sys.argv[1:])
+        with configs(folders_of(sys.argv[1:])):
+            sys.argv[1:] = current(sys.argv[1:])
+            if text := help_of_choices(sys.argv[1:]):
+                print(text)
+                return
+            check_arguments(sys.argv[1:])
+            sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
         cell()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")

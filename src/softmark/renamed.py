@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from softmark.settings import CONF
+from softmark.settings import config_files
 
 ATTACKS = {
     "anp": "repair_anp",
@@ -90,11 +90,11 @@ def _current(line: str, renamed: dict[str, str]) -> str:
 
         def of_today(name: re.Match[str]) -> str:
             """Return what the attack ``name`` is called now."""
+            new = ATTACKS.get(name[0])
             # Somebody's own attack may have this name.
-            taken = (CONF / "attack" / f"{name[0]}.yaml").exists()
-            new = name[0] if taken else ATTACKS.get(name[0], name[0])
-            if new != name[0]:
-                renamed[f"attack={name[0]}"] = f"attack={new}"
+            if new is None or config_files().repository.config_exists(f"attack/{name[0]}"):
+                return name[0]
+            renamed[f"attack={name[0]}"] = f"attack={new}"
             return new
 
         value = NAME.sub(of_today, value)

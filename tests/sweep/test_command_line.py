@@ -16,7 +16,8 @@ from PIL import Image
 from softmark.errors import InputError
 from softmark.experiment.plan import decode_data, plan
 from softmark.nodes import make
-from softmark.sweep.command_line import CONF, check_arguments
+from softmark.settings import CONF
+from softmark.sweep.command_line import check_arguments
 
 CHOICES = [
     [],

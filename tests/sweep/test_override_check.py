@@ -12,9 +12,13 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from helpers import ROOT
+from softmark.choice_help import help_of_choices
 from softmark.errors import InputError
 from softmark.nodes import DISPLAY_KEYS, make
-from softmark.sweep.command_line import CONF, check_arguments, to_hydra_arguments
+from softmark.renamed import current
+from softmark.settings import CONF, configs, with_absolute_paths
+from softmark.sweep.command_line import check_arguments, to_hydra_arguments
+from softmark.sweep.spelling import folders_of
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_a_right_line_passes(line, tmp_path):
     if "-m" not in line:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", line)
-        assert config == OmegaConf.to_container(composed, resolve=True)
+        assert config == with_absolute_paths(OmegaConf.to_container(composed, resolve=True))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +250,55 @@ def test_no_class_of_a_config_takes_what_tables_read():
     for target in targets:
         taken = inspect.signature(get_class(target)).parameters
         assert not set(DISPLAY_KEYS) & set(taken), target
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder ``mine`` of somebody's own configs; one attack has a name that ours once had."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "search"):
+        path = tmp_path / f"mine/attack/{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        node = f"name: {name}\n_target_: softmark.attacks.prune.Prune\nsparsity: 0.3\n"
+        path.write_text(f"# Prunes less.\n{node}")
+    (tmp_path / "mine/table").mkdir()
+    table = (CONF / "table/prune.yaml").read_text().replace("attack: prune", "attack: mine")
+    (tmp_path / "mine/table/mine.yaml").write_text(table)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--config-dir", "mine", "-m", "attack=mine,prune"],
+        ["hydra.searchpath=[mine]", "attack=mine"],
+        ["-m", "hydra.searchpath=[file://mine]", "attack=glob(m*)"],
+        ["--config-dir=mine", "table=mine", "method=csp", "attack.sparsity=0.3"],
+    ],
+)
+def test_what_hydra_finds_is_found(line, mine):
+    config = check_arguments(line, writes=False)
+    assert (config["attack"]["name"], config["attack"]["sparsity"]) == ("mine", 0.3)
+
+
+def test_others_attacks_are_explained_and_keep_their_names(mine, capsys):
+    words = ["--config-dir", "mine", "--help", "attack=mine"]
+    assert help_of_choices(words).startswith("attack=mine: ")
+    assert "Prunes less." in help_of_choices(words)
+    with configs(folders_of(words)):
+        assert current(["attack=search"]) == ["attack=search"]
+    with configs():
+        assert current(["attack=search"]) == ["attack=adaptive_search"]
+
+
+def test_hydras_own_word_for_a_sweep_makes_one():
+    check_arguments(["hydra.mode=MULTIRUN", "method=usp,csp"], writes=False)
+    with pytest.raises(InputError, match="add -m"):
+        check_arguments(["hydra.mode=RUN", "method=usp,csp"], writes=False)
+
+
+def test_what_is_swept_over_is_named_itself():
+    with pytest.raises(InputError, match=r"hydra.sweeper.params.seed: .* seed=0,1"):
+        check_arguments(["-m", "+hydra.sweeper.params.seed='0,1'"], writes=False)
 
 
 def test_a_wrong_number_answers_without_torch(tmp_path):

@@ -33,9 +33,13 @@ def run(options: argparse.Namespace) -> None:
     """Write the tables or the page, and print the paths."""
     from softmark.renamed import current
     from softmark.report.sheets import write_page_of, write_tables_of
+    from softmark.settings import configs
+    from softmark.sweep.spelling import folders_of, spelled
 
     write = write_page_of if options.page else write_tables_of
-    written, problems = write(current(options.overrides), options.name, options.to)
+    overrides = spelled(options.overrides)
+    with configs(folders_of(overrides)):
+        written, problems = write(current(overrides), options.name, options.to)
     for path in written:
         print(path)
     for line in problems:

@@ -12,6 +12,7 @@ from softmark.report.page_details import is_unhashed, public
 from softmark.report.sweep_table import Problem, by_reason, gather
 from softmark.settings import configs
 from softmark.sweep.command_line import check_arguments, expand_sweep, expand_table
+from softmark.sweep.spelling import folders_of
 
 
 def name_of(overrides: list[str], name: str | None) -> str:
@@ -47,7 +48,7 @@ def write_page_of(overrides: list[str], name: str | None, to: Path) -> tuple[lis
 def read_sweep(overrides: list[str]) -> tuple[Sheet, list[Problem]]:
     """Return the sweep that run.py makes of ``overrides``, and its cells without result."""
     check_arguments(["-m", *overrides], writes=False)
-    with configs():
+    with configs(folders_of(overrides)):
         table, _ = expand_table(overrides)
         rows, varied, problems = gather(expand_sweep(overrides))
     if not any(record for row in rows for record in row.records):

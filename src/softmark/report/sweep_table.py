@@ -23,8 +23,9 @@ from softmark.report.rows import Record, Row, filled
 from softmark.report.summary import SUMMARY_CAPTION, summary_table
 from softmark.report.terminal import plain_table, sweep_table
 from softmark.report.wandb_sweep import log_sweep
-from softmark.sweep.command_line import expand_sweep
+from softmark.sweep.command_line import cells_of
 from softmark.sweep.compose import CellComposer
+from softmark.sweep.override_check import parse_override
 
 
 class Problem(NamedTuple):
@@ -48,11 +49,18 @@ def by_reason(problems: Sequence[Problem]) -> list[str]:
     ]
 
 
-def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Problem]]:
-    """Return the rows of the table, the keys that vary, and the cells without result."""
+def gather(
+    cells: list[list[str]], sweep: DictConfig | None = None
+) -> tuple[list[Row], list[str], list[Problem]]:
+    """Return the rows of the table, the keys that vary, and the cells without result.
+
+    Args:
+        cells: The overrides of each.
+        sweep: The config of the sweep, as Hydra composed it; None outside of Hydra.
+    """
     groups: dict[tuple[str, ...], list[tuple[Record | None, bool]]] = {}
     problems: list[Problem] = []
-    settings = [dict(line.split("=", 1) for line in cell) for cell in cells]
+    settings = [dict(map(_setting, cell)) for cell in cells]
     varied = [
         key
         for key in settings[0]
@@ -60,7 +68,7 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Problem]]
     ]
     varied = list(dict.fromkeys(["method", "attack", *varied]))
     recorded = functools.cache(_recorded_configs)
-    composer, planner = CellComposer(), Planner()
+    composer, planner = CellComposer(sweep), Planner()
     for cell, setting in zip(cells, settings, strict=True):
         name = [setting.get(key, MISSING) for key in varied]
         record: Record | None = None
@@ -83,6 +91,14 @@ def gather(cells: list[list[str]]) -> tuple[list[Row], list[str], list[Problem]]
         for name, seeds in groups.items()
     ]
     return rows, varied, problems
+
+
+def _setting(line: str) -> tuple[str, str]:
+    """Return the key of an override, and its value as a person reads it: without quotes."""
+    override = parse_override(line)
+    value = override.value()
+    text = value if isinstance(value, str) else line.partition("=")[2]
+    return override.get_key_element(), text
 
 
 def _identity(config: dict[str, Any]) -> str:
@@ -115,8 +131,8 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table; exit with 1 where a cell failed or is missing."""
         try:
-            sweep = expand_sweep(list(config.hydra.overrides.task))
-            rows, varied, problems = gather(sweep)
+            sweep = cells_of(config)
+            rows, varied, problems = gather(sweep, config)
         except InputError as error:
             sys.exit(f"error: {error}")
         console().print(sweep_table(rows, varied))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from softmark.experiment.record import CSV
 from softmark.report.columns import cells, columns
@@ -28,7 +28,8 @@ def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) ->
     records = [record for row in rows for record in row.records if record]
     verdicts = [[record[name] for name in VERDICT_FIELDS] for record in records]
     group = config.logger.group or os.environ.get("WANDB_RUN_GROUP")
-    run_config = {"overrides": list(config.hydra.overrides.task), "varied": list(varied)}
+    overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    run_config = {"overrides": overrides, "varied": list(varied)}
     with (
         wandb_errors_reported("the sweep"),
         open_run(config, name=group, job_type="sweep", config=run_config) as run,

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from softmark.errors import InputError
 from softmark.nodes import make
-from softmark.settings import CONF, configs
+from softmark.settings import config_files, configs
 from softmark.sweep.override_check import (
     check_choice,
     check_overrides,
     check_writable,
     parse_override,
 )
+from softmark.sweep.spelling import folders_of
 
 MAX_VALUES = 10_000  # values of one sweep
+ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # what Hydra puts a backslash before
 
 
 def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, Any]:
@@ -39,14 +41,15 @@ def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, A
     options = get_args_parser().parse_known_args(arguments)[0]
     if options.help or options.hydra_help or options.shell_completion:
         return {}
-    table, lines = expand_table(options.overrides)
-    parsed = [parse_override(line) for line in lines]
-    for override in parsed:
-        if override.is_sweep_override() and not (options.multirun or table):
-            raise InputError(f"{override.input_line} is a sweep of several values: add -m")
-    values = [_sweep_values(override) for override in parsed]
-    first = [texts[0] for texts in values]
-    with configs():
+    with configs(folders_of(arguments)):
+        table, lines = expand_table(options.overrides)
+        parsed = [parse_override(line) for line in lines]
+        sweeping = options.multirun or table or any(map(_asks_for_sweep, parsed))
+        for override in parsed:
+            if override.is_sweep_override() and not sweeping:
+                raise InputError(f"{override.input_line} is a sweep of several values: add -m")
+        values = [_sweep_values(override) for override in parsed]
+        first = [texts[0] for texts in values]
         config = _check_cell(first)
         if writes:
             check_writable("output_dir", config["output_dir"])
@@ -69,7 +72,7 @@ def expand_table(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     if not chosen:
         return {}, overrides
     check_choice(chosen[-1])
-    table = OmegaConf.load(CONF / "table" / f"{chosen[-1].value()}.yaml")
+    table = config_files().repository.load_config(f"table/{chosen[-1].value()}").config
     narrowed = {line.split("=", 1)[0].lstrip("+~") for line in overrides}
     params = OmegaConf.to_container(table.hydra.sweeper.params)
     swept = [f"{key}={value}" for key, value in params.items() if key not in narrowed]
@@ -77,17 +80,38 @@ def expand_table(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def expand_sweep(overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of each cell that Hydra's basic sweeper makes of them, in order.
+    """Return the overrides of each cell of a sweep, in the order of Hydra's basic sweeper.
 
-    A cell that is named twice, as by ``seed=0,0``, is returned once.
+    What isn't swept over stands in each cell as it was given. A cell that is named twice, as by
+    ``seed=0,0``, is returned once.
 
     Raises:
         InputError: An override can't be read, or there is no such table.
+
+    Example:
+        >>> expand_sweep(["seed=0,1", "recipe.epochs=${seed}"])
+        [['seed=0', 'recipe.epochs=${seed}'], ['seed=1', 'recipe.epochs=${seed}']]
     """
     _, lines = expand_table(overrides)
-    batches = BasicSweeper.split_arguments([parse_override(line) for line in lines], None)
-    cells = [tuple(cell) for batch in batches for cell in batch]
-    return [list(cell) for cell in dict.fromkeys(cells)]
+    parsed = [parse_override(line) for line in lines]
+    # The last of those that set the same counts.
+    values = {override.get_key_element(): _sweep_values(override) for override in parsed}
+    return [list(cell) for cell in dict.fromkeys(itertools.product(*values.values()))]
+
+
+def cells_of(sweep: DictConfig) -> list[list[str]]:
+    """Return the overrides of each cell of a sweep that Hydra runs; ``sweep``: its config."""
+    with configs(added_folders(sweep)):
+        return expand_sweep(OmegaConf.to_container(sweep.hydra.overrides.task, resolve=False))
+
+
+def added_folders(sweep: DictConfig) -> list[str]:
+    """Return where Hydra looked for configs beside conf/ when it composed ``sweep``."""
+    own = ("hydra", "main", "schema")
+    sources = [
+        source for source in sweep.hydra.runtime.config_sources if source.provider not in own
+    ]
+    return [f"{source.schema}://{source.path}" for source in sources]
 
 
 def to_hydra_arguments(arguments: list[str]) -> list[str]:
@@ -127,7 +151,18 @@ def _sweep_values(override: Override) -> list[str]:
         ) from None
     if not 0 < len(values) <= MAX_VALUES:
         raise InputError(f"{line}: a sweep has from 1 to {MAX_VALUES} values")
-    return [f"{override.get_key_element()}={value}" for value in values]
+    return [_as_given(f"{override.get_key_element()}={value}") for value in values]
+
+
+def _as_given(line: str) -> str:
+    """Return ``line`` without the backslashes that Hydra writes into an interpolation."""
+    plain = ESCAPED.sub(r"\1", line) if r"$\{" in line else line
+    is_same = plain != line and parse_override(plain).value() == parse_override(line).value()
+    return plain if is_same else line
+
+
+def _asks_for_sweep(override: Override) -> bool:
+    return override.key_or_group == "hydra.mode" and override.value() == "MULTIRUN"
 
 
 def _check_cell(overrides: list[str]) -> dict[str, Any]:

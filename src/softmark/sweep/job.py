@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
 
 from softmark.console import report
 from softmark.errors import InputError, reason_of
@@ -33,12 +34,13 @@ PATIENCE = 60.0  # seconds without work after which a job of SLURM's gives its n
 Show = Callable[[dict[str, Any]], None]
 
 
-def work(path: Path, show: Show) -> None:
+def work(path: Path, show: Show, job: DictConfig) -> None:
     """Work for a sweep until nothing is left to take: one job of a launcher calls it.
 
     Args:
         path: of the sweep's ``WorkFolder``.
         show: gets the record of each cell that was judged.
+        job: the config of this job, as Hydra gave it.
 
     Raises:
         InputError: this machine can't work for it.
@@ -50,7 +52,9 @@ def work(path: Path, show: Show) -> None:
     with (path / "logs" / name).open("a", buffering=1) as log, contextlib.redirect_stderr(log):
         try:
             folder.check_locks()
-            Worker(folder, name, show).run()
+            with open_dict(job):
+                job.hydra = HydraConfig.instance().cfg.hydra
+            Worker(folder, name, show, job).run()
         except InputError as error:
             report(f"error: {error}")
             raise
@@ -63,13 +67,15 @@ class Worker:
         folder: what there is to do.
         name: of the worker, for its notes.
         show: gets the record of each cell that was judged.
+        job: the config of its job, whose settings of Hydra and whose time are the sweep's; None
+            outside of Hydra.
     """
 
-    def __init__(self, folder: WorkFolder, name: str, show: Show):
+    def __init__(self, folder: WorkFolder, name: str, show: Show, job: DictConfig | None = None):
         self.folder, self.name, self.show = folder, name, show
         self.queue = Queue({address: item.parents for address, item in folder.items.items()})
         self.taken: list[str] = []  # by others
-        self.composer, self.planner = CellComposer(), Planner()
+        self.composer, self.planner = CellComposer(job, folder.directory), Planner()
         self.stages: dict[str, Stage] = {}
         self.refused: dict[int, str] = {}  # cells whose settings can't work, and why
         self.began = time.monotonic()

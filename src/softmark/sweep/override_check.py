@@ -24,8 +24,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from softmark.errors import InputError
 from softmark.nodes import short, suggestion
 from softmark.renamed import current
-from softmark.settings import CONF, configs
+from softmark.settings import config_files, configs, with_absolute_paths
 from softmark.sweep.config_shape import check_finite, check_shape
+from softmark.sweep.spelling import folders_of, spelled
 
 # The Python package of a launcher's plugin, and the extra of softmark that installs it.
 LAUNCHERS = {
@@ -52,16 +53,17 @@ def compose_checked(name: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: An override can't work.
     """
-    overrides = current(overrides)
-    for override in map(parse_override, overrides):
-        if override.is_sweep_override():
-            raise InputError(f"{override.input_line}: one value is needed here, not a sweep")
-    with configs():
+    overrides = spelled(overrides)
+    with configs(folders_of(overrides)):
+        overrides = current(overrides)
+        for override in map(parse_override, overrides):
+            if override.is_sweep_override():
+                raise InputError(f"{override.input_line}: one value is needed here, not a sweep")
         return check_overrides(name, overrides)
 
 
 def check_overrides(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Do the work of ``compose_checked``, while Hydra is initialised."""
+    """Do the work of ``compose_checked`` in ``settings.configs()``, with overrides of today."""
     parsed = [parse_override(line) for line in overrides]
     choices = [override for override in parsed if _is_choice(override)]
     values = [override for override in parsed if not _is_choice(override)]
@@ -81,7 +83,7 @@ def check_overrides(name: str, overrides: list[str]) -> dict[str, Any]:
     named_first = sorted(chosen.plain.items(), key=lambda item: item[0] not in named)
     check_shape(dict(named_first), plain)
     check_finite(plain)  # what was added, too
-    return plain
+    return with_absolute_paths(plain)
 
 
 def parse_override(line: str) -> Override:
@@ -112,7 +114,7 @@ def matching_choices(group: str, pattern: Glob) -> list[str]:
     In the order of the patterns, and by name among those of one pattern: glob([none,*]) begins
     with none.
     """
-    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    names = choices_of(group)
     matches = [
         name for one in pattern.include for name in Glob([one], pattern.exclude).filter(names)
     ]
@@ -163,7 +165,13 @@ def _reason(error: BaseException) -> str:
 
 def _is_choice(override: Override) -> bool:
     """Return whether ``override`` chooses a file of a group."""
-    return (CONF / override.key_or_group).is_dir() or override.key_or_group.startswith("hydra/")
+    group = override.key_or_group
+    return group.startswith("hydra/") or config_files().repository.group_exists(group)
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the names of the files of ``group``, in conf/ and the folders beside it."""
+    return config_files().get_group_options(group)
 
 
 def check_choice(override: Override) -> None:
@@ -171,7 +179,7 @@ def check_choice(override: Override) -> None:
     line, group, chosen = override.input_line, override.key_or_group, override.value()
     if override.is_sweep_override() or isinstance(chosen, list | dict):
         raise InputError(f"{line}: one choice is needed")
-    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    choices = choices_of(group)
     listed = f"\nthere are: {', '.join(choices)}" if choices else ""
     if override.is_delete() and override.package is None and group not in OPTIONAL_GROUPS:
         raise InputError(f"{line}: {group} is needed{listed}")
@@ -239,6 +247,9 @@ def _check_hydra_values(values: list[Override], chosen: Composed) -> None:
     for override in hydra_values:
         if override.is_delete():
             raise InputError(f"{override.input_line}: Hydra needs it")
+        if swept := override.key_or_group.partition("hydra.sweeper.params.")[2]:
+            line = f"{swept}={override.value()}"
+            raise InputError(f"{override.key_or_group}: say what is swept over itself, as {line}")
     config = _set_values(chosen.with_hydra, values)
     for override in hydra_values:
         if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir"):

@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
@@ -34,9 +36,10 @@ class Sweep:
 
     Args:
         cells: The overrides of each cell.
+        config: Of the sweep, as Hydra composed it; None outside of Hydra.
     """
 
-    def __init__(self, cells: list[Job]):
+    def __init__(self, cells: list[Job], config: DictConfig | None = None):
         self.missing: dict[str, tuple[Stage, Job]] = {}  # by address, with a cell that needs it
         self.folders: dict[str, Path] = {}  # where they will lie
         self.stored: set[str] = set()
@@ -46,7 +49,7 @@ class Sweep:
         self.unplanned: list[Job] = []
         self.num_done = 0
         self.store: Store | None = None
-        self.composer, planner = CellComposer(), Planner()
+        self.composer, planner = CellComposer(config), Planner()
         for job in cells:
             try:
                 config = self.composer.compose(job)
