@@ -14,6 +14,8 @@ _MODULES = {
     "Endpoint": "softmark.owner.suspects.endpoint",
     "InputError": "softmark.errors",
     "Key": "softmark.owner.key",
+    "MarkProgress": "softmark.owner.lightning_progress",
+    "MarkProgressCallback": "softmark.owner.transformers_progress",
     "Marked": "softmark.owner.mark",
     "Verdict": "softmark.verification.verdict",
     "load": "softmark.owner.folder",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.methods.key import SECRET_BYTES
-from softmark.methods.parts.loss import Marking, MarkingLoss
 from softmark.methods.parts.soft_labels import observe_victim
 from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
@@ -21,12 +20,8 @@ from softmark.owner.key import Key, check_messages
 from softmark.owner.pattern_key import seals
 from softmark.owner.samples import as_probes, check_model, unlabelled
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
-from softmark.owner.watermarks import (
-    numbers_to_commit,
-    owner_config,
-    watermark_of_config,
-    watermark_of_statement,
-)
+from softmark.owner.training_loss import KeyLoss
+from softmark.owner.watermarks import numbers_to_commit, owner_config, watermark_of_config
 
 # Classes of which fewer can't reach a claim's level: without a beacon and triggers, and with one.
 MIN_CLASSES, MIN_CLASSES_WITH_HELP = 8, 5
@@ -122,16 +117,18 @@ def new_key(
     return commit_key("csp", config, [message], classes, inputs, victim, labels, beacon)
 
 
-def marking_loss(key: Key) -> MarkingLoss:
+def marking_loss(key: Key, label_smoothing: float = 0.0) -> KeyLoss:
     """Return the loss that marks a model by ``key``, in place of ``nn.CrossEntropyLoss``.
 
     Args:
         key: of ``new_key``, or another of csp.
+        label_smoothing: as in ``nn.CrossEntropyLoss``.
 
     Returns:
         A module: ``loss(logits, labels)`` maps logits (N, K) and int64 labels (N,) to a scalar.
         With ``loss(logits, labels, features)``, what the last layer is given (N, D), a new last
         layer doesn't remove the mark. Move it to the device of the model, as any module.
+        ``loss.p_value()`` estimates p while it trains.
 
     Raises:
         InputError: for a key of another method.
@@ -146,8 +143,7 @@ def marking_loss(key: Key) -> MarkingLoss:
             f"the key is of {key.statement.method}, which one loss can't train: softmark.mark "
             "does; marking_loss takes csp's keys"
         )
-    pattern = watermark_of_statement(key.statement).pattern(key.pattern_key(key.messages[0]))
-    return MarkingLoss(pattern, Marking(**key.statement.numbers))
+    return KeyLoss(key, label_smoothing)
 
 
 def check_num_classes(watermark: Watermark, classes: int, beacon: Beacon | None) -> None:
