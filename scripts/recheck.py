@@ -1,7 +1,7 @@
 """Recompute p from an evidence.json whose seed is disclosed, with numpy alone.
 
     python recheck.py evidence.json softmark.commitment.json probes.npz
-        [--labels FILE] [--answers FILE] [--round FILE --info FILE --published TIME]
+        [--model FILE] [--labels FILE] [--answers FILE] [--round FILE --info FILE --published TIME]
 
 Take the commitment from where it was published, and not from whoever accuses. docs/FORMAT.md
 describes every byte that is hashed, and every test.
@@ -59,6 +59,11 @@ def arguments():
     parser.add_argument("evidence", help="the evidence.json that verify.py --disclose wrote")
     parser.add_argument("commitment", help="softmark.commitment.json, from where it was published")
     parser.add_argument("probes", help="the probes.npz that the suspect was asked")
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        help="the marked model: its SHA-256 must be one of those that were published",
+    )
     parser.add_argument(
         "--labels",
         metavar="FILE",
@@ -134,6 +139,8 @@ def recheck(options):
     bound = hashlib.sha256(b"softmark pattern 1\n" + commitment + randomness).digest()
     root = hashlib.scrypt(seed, salt=bound, n=2**16, r=8, p=1, maxmem=2**27, dklen=32)
     check_probes(options.probes, statement, root)
+    if options.model:
+        check_model(options.model, published)
     ranks = checked_ranks(evidence["ranks"], K, N + T)
     your_labels = read_labels(options.labels, K, N) if options.labels else None
     if options.answers:
@@ -308,6 +315,14 @@ def check_probes(name, statement, root):
     if T:
         require(np.array_equal(inputs[N:], trigger_pictures(root, T, shape)),
                 f"{name}: the last {T} aren't the pictures that the seed draws")  # fmt: skip
+
+
+def check_model(name, published):
+    """Raise unless the file is one of the marked models that were published."""
+    with Path(name).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    known = published.get("models") or {}
+    require(sha256 in known.values(), f"{name}: its SHA-256 isn't among those of the commitment")
 
 
 def trigger_pictures(root, count, shape):
@@ -541,6 +556,8 @@ def report(p, level, evidence, statement, seal, your_labels, options):
         print("the file's p counts other labels than yours: the two aren't compared")
     seals = statement["seals"]
     print(f"the seed is number {seals.index(seal) + 1} of {len(seals)} that were published")
+    if not options.model:
+        print("not checked: which model was marked (--model)")
     if not options.answers:
         print("not checked: that the answers are the suspect's (--answers; ask it yourself)")
     if statement["labels"] and your_labels is None:

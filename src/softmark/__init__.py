@@ -18,6 +18,7 @@ _MODULES = {
     "MarkProgressCallback": "softmark.owner.transformers_progress",
     "Marked": "softmark.owner.mark",
     "Verdict": "softmark.verification.verdict",
+    "evidence": "softmark.owner.evidence",
     "load": "softmark.owner.folder",
     "mark": "softmark.owner.mark",
     "mark_each": "softmark.owner.mark",

@@ -126,6 +126,7 @@ def test_help_comes_at_once():
 def test_a_marked_folder_holds_all_and_the_key_is_private(marked):
     assert {path.name for path in marked.iterdir()} == {
         "model.safetensors", "key.safetensors", "softmark.commitment.json", "probes.npz",
+        "certificate.html",
     }  # fmt: skip
     assert (marked / "key.safetensors").stat().st_mode & 0o077 == 0
     about = json.loads((marked / "softmark.commitment.json").read_text())

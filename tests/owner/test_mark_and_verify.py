@@ -85,7 +85,9 @@ def test_a_folder_holds_all_that_verify_needs(tmp_path):
     with pytest.raises(InputError, match="empty"):
         softmark.save(mark, tmp_path / "new", passphrase="")
     assert {path: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    # What was trained is written beside it; without a passphrase that locks it, nowhere.
+    m, aside = sorted(path.name for path in tmp_path.iterdir())
+    assert (m, aside.startswith("m-")) == ("m", True)
     (tmp_path / "m" / "probes.npz").unlink()
     with pytest.raises(InputError, match=r"probes\.npz: it can't be read"):
         softmark.load(tmp_path / "m", "right")
@@ -682,6 +684,7 @@ def test_a_folder_may_be_a_link_or_the_one_we_are_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     softmark.save(marked(), ".")
     names = {"model.safetensors", "key.safetensors", "softmark.commitment.json", "probes.npz"}
+    names |= {"certificate.html"}
     assert {path.name for path in (tmp_path / "disk").iterdir()} == names
     assert {path.name for path in (tmp_path / "here").iterdir()} == names
 

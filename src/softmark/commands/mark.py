@@ -12,9 +12,10 @@ probes come from its test pictures. The other overrides are keys of conf/owner.y
 recipe.lr, method, method.marking.beta, verifier.probes, ...
 
 DIR gets model.safetensors (model-1, model-2, ... for several customers), key.safetensors (keep it
-secret), softmark.commitment.json (publish it now) and probes.npz (with method=csp_margin or
-usp_margin it ends with the triggers: keep it secret until you ask a suspect). The passphrase that
-locks the key is taken from SOFTMARK_PASSPHRASE, or asked for with --lock.
+secret), softmark.commitment.json (publish it now), certificate.html (what was published, and when)
+and probes.npz (with method=csp_margin or usp_margin it ends with the triggers: keep it secret until
+you ask a suspect). The passphrase that locks the key is taken from SOFTMARK_PASSPHRASE, or asked
+for with --lock.
 
 Exit status: 0 where the mark can be claimed, 3 where it is too weak, 2 for input that can't be
 used.
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="the customer or the licence; repeat it to mark a copy for each customer",
     )
+    parser.add_argument(
+        "--owner", metavar="TEXT", help="who you are: published with the commitment"
+    )
+    parser.add_argument("--name", metavar="TEXT", help="what you call the model: published, too")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--lock", action="store_true", help="ask for a passphrase for the key")
     beacon = parser.add_argument_group("a public beacon")
@@ -85,14 +90,22 @@ def left_behind(options: argparse.Namespace) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Mark the model; return the exit status."""
+    from softmark.owner.folder import check_new, reserved
+
+    # Before anything is trained for nothing.
+    check_new(options.to)
+    with reserved(options.to):
+        return mark_and_save(options)
+
+
+def mark_and_save(options: argparse.Namespace) -> int:
+    """Mark the model and write the folder; return the exit status."""
     from softmark.owner.data import training_and_probes
-    from softmark.owner.folder import check_new, save
+    from softmark.owner.folder import bytes_needed, check_new, save
     from softmark.owner.mark import mark_each
     from softmark.owner.model_files import load_model
     from softmark.owner.watermarks import owner_config
 
-    # Before anything is trained for nothing.
-    check_new(options.to)
     passphrase = read_passphrase(options.lock)
     model = load_model(options.model, options.weights)
     methods = [word for word in options.overrides if word.startswith("method=")]
@@ -101,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
     exactly = any(word.startswith("verifier.probes=") for word in overrides)
     beacon = beacon_of(options) if options.beacon else None
     training, probes = training_and_probes(owner_config(method, overrides), exactly)
+    check_new(options.to, bytes_needed(model, len(options.message), probes.inputs))
     copies = mark_each(
         model,
         (training.inputs, training.labels),
@@ -110,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
         overrides=overrides,
         beacon=beacon,
     )
-    save(copies, options.to, passphrase)
+    save(copies, options.to, passphrase, options.owner, options.name)
     show(model, copies, options, probes)
     if not all(marked.verdict.claimed for marked in copies):
         print("too weak to prove anything: raise recipe.epochs, recipe.lr or method.marking.beta")
@@ -139,12 +153,14 @@ def show(
 
 def show_next_steps(copies: list[Marked], folder: Path) -> None:
     """Print what the mark can identify, and which files to publish and to keep."""
+    from softmark.owner.certificate import CERTIFICATE
     from softmark.owner.commitment import COMMITMENT
     from softmark.owner.folder import KEY, PROBES
 
     if (customers := min(marked.max_customers for marked in copies)) > 1:
         print(f"such a mark tells {customers:,} customers or more apart")
     print(f"publish now: {folder / COMMITMENT}")
+    print(f"what that proves: {folder / CERTIFICATE}")
     print(f"keep secret: {folder / KEY}")
     if copies[0].key.statement.has_triggers:
         print(f"keep secret until you ask a suspect: {folder / PROBES}, with the triggers")

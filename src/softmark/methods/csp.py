@@ -22,7 +22,14 @@ from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.methods.parts.feature_mark import NetworkWithFeatures
 from softmark.methods.parts.loss import Marking, MarkingLoss
-from softmark.methods.parts.soft_labels import SoftLabels, pairs
+from softmark.methods.parts.soft_labels import (
+    BEYOND_VICTIM,
+    MISTAKES,
+    PAIRS,
+    TAILS,
+    SoftLabels,
+    pairs,
+)
 from softmark.methods.parts.teacher import Teacher
 from softmark.recipe import Recipe
 from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
@@ -120,18 +127,20 @@ class CSP(SoftLabels):
         """
         sums, above = tail_sums(answers), pairs(key.classes)  # (K, K)
         signs = paired(self.pattern(key), above).sign()  # (K (K - 1),)
-        matrices = [sums]
+        matrices = {"": sums}
         if key.victim_stats is not None:
-            matrices.append(project_out(sums, key.victim_stats[0], only_agreeing=True))
+            beyond = project_out(sums, key.victim_stats[0], only_agreeing=True)
+            matrices[BEYOND_VICTIM] = beyond
         tests, half = [], len(signs) // 2
-        for matrix in matrices:
+        for beyond_victim, matrix in matrices.items():
             weights = paired(matrix, above)  # (K (K - 1),)
-            tests.append(Signs(weights, signs))
+            tests.append(Signs(weights, signs, TAILS + beyond_victim))
             # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
-            tests += [Signs(weights[:half], signs[:half])] if half > 20 else []
+            if half > 20:
+                tests.append(Signs(weights[:half], signs[:half], PAIRS + beyond_victim))
         counts = confusion_counts(answers, labels)  # (K, K)
         residuals = anscombe_residuals(counts, key.victim_stats)  # (K, K)
-        tests.append(Signs(paired(residuals, above), signs))
+        tests.append(Signs(paired(residuals, above), signs, MISTAKES))
         bits = len(signs)
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
         return "signs", Either.of(tests), few if 2.0**-bits > 1e-6 else ""

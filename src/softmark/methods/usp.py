@@ -26,7 +26,13 @@ from softmark.methods.csp import CSPModule
 from softmark.methods.key import Key
 from softmark.methods.parts.detector import Detector, shuffle_tails
 from softmark.methods.parts.loss import Marking
-from softmark.methods.parts.soft_labels import SoftLabels
+from softmark.methods.parts.soft_labels import (
+    BEYOND_VICTIM,
+    MISTAKES,
+    PAIRS,
+    TAILS,
+    SoftLabels,
+)
 from softmark.recipe import Recipe
 from softmark.tails import (
     FLOOR,
@@ -212,18 +218,19 @@ class USP(SoftLabels):
         sums, pattern = tail_sums(answers), self.pattern(key)  # (K, K)
         most = key.classes * (key.classes - 2)
         tests = []
-        removed_tails = [torch.zeros_like(sums)]
+        removed_tails = {"": torch.zeros_like(sums)}
         if key.victim_stats is not None:
-            removed_tails.append(key.victim_stats[0])
-        for tails in removed_tails:
+            removed_tails[BEYOND_VICTIM] = key.victim_stats[0]
+        for beyond_victim, tails in removed_tails.items():
             free_pattern = pattern - (pattern * tails).sum(1, keepdim=True) * tails  # (K, K)
             dimensions = most - int((tails != 0).any(1).sum())
-            tests.append(Direction(cosine(project_out(sums, tails), free_pattern), dimensions))
+            near = cosine(project_out(sums, tails), free_pattern)
+            tests.append(Direction(near, dimensions, TAILS + beyond_victim))
             symmetric, fewer = project_out_victim(torch.stack([sums, pattern]), tails)  # (2, K, K)
-            tests.append(Direction(cosine(*symmetric), fewer))
+            tests.append(Direction(cosine(*symmetric), fewer, PAIRS + beyond_victim))
         counts = confusion_counts(answers, labels)  # (K, K)
         residuals = centred(anscombe_residuals(counts, key.victim_stats))  # (K, K)
-        tests.append(Direction(cosine(residuals, pattern), most))
+        tests.append(Direction(cosine(residuals, pattern), most, MISTAKES))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor. With few
         # classes those of the most dimensions are left: of all tails, and of the labels alone.
         enough = [test for test in tests if test.dimensions >= min(ENOUGH, most)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,22 +12,44 @@ from typing import Any
 
 from softmark.errors import InputError
 from softmark.owner.key import Key
-from softmark.owner.statement import Statement
+from softmark.owner.statement import SHA256, Statement, canonical
 
 COMMITMENT = "softmark.commitment.json"
 FORMAT = "softmark commitment 3"
+MAX_NAME = 200  # letters of the owner's name, and of the model's
 MAX_BYTES = 2**23  # of a commitment file: ten thousand customers take 700 kB
 
 
-def publication(statement: Statement) -> dict[str, Any]:
-    """Return what to publish before any suspect is seen; nothing in it is secret."""
+def publication(
+    statement: Statement,
+    owner: str | None = None,
+    name: str | None = None,
+    models: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return what to publish before any suspect is seen; nothing in it is secret.
+
+    Args:
+        statement: what was committed to.
+        owner: who the owner is, in words.
+        name: what the owner calls the model.
+        models: the SHA-256 of each file with a marked model, by its name. The pattern of the mark
+            follows from the statement, so that no statement can hold them.
+    """
     return {
         "format": FORMAT,
         "commitment": statement.commitment,
         "statement": statement.as_dict(),
+        "owner": owner,
+        "name": name,
+        "models": dict(models or {}),
         "softmark": version("softmark"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def fingerprint(published: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what was published, each word of it."""
+    return hashlib.sha256(canonical(published)).hexdigest()
 
 
 def publish(key: Key, folder: str | Path = ".") -> Path:
@@ -94,7 +117,26 @@ def read_publication(path: Path) -> dict[str, Any]:
             f"{path}: its commitment isn't that of its statement, {statement.commitment[:16]}...: "
             "no verdict can stand on it"
         )
-    return {**content, **{name: str(content.get(name))[:100] for name in ("date", "softmark")}}
+    words = {name: str(content.get(name))[:100] for name in ("date", "softmark")}
+    names, models = {name: content.get(name) for name in ("owner", "name")}, content.get("models")
+    models = {} if models is None else models
+    valid = all(name is None or isinstance(name, str) for name in names.values())
+    if not valid or max(len(name or "") for name in names.values()) > MAX_NAME:
+        raise InputError(f"{path}: owner and name are texts of {MAX_NAME} letters at most")
+    if not isinstance(models, dict) or not all(
+        isinstance(value, str) and SHA256.fullmatch(value) for value in models.values()
+    ):
+        raise InputError(f"{path}: models holds a SHA-256 for each file")
+    return {**content, **words, **names, "models": models}
+
+
+def check_unedited(published: Mapping[str, Any], key: Key, path: Path) -> None:
+    """Raise ``InputError`` if the file beside ``key`` isn't as it was written, date included."""
+    if key.published and fingerprint(published) != key.published:
+        raise InputError(
+            f"{path}: it was edited after it was written (date, owner, model or another word): no "
+            "verdict can stand on it. Take the one that was published"
+        )
 
 
 def check_published(published: Mapping[str, Any], key: Key) -> None:

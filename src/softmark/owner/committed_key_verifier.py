@@ -21,6 +21,7 @@ from softmark.settings import CONF
 from softmark.tails import confusion_counts, is_clear
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.judge import Verifier
+from softmark.verification.nulls import Null
 from softmark.verification.verdict import Verdict
 
 # The fraction of answers to the probes that must tell something: who may leave some out can
@@ -98,7 +99,7 @@ class CommittedKeyVerifier:
         if len(self.key.messages) == 1 or not evidence.tests:
             return verdict
         # Of several customers the likeliest is named, and p corrected for the number of them.
-        tests = self._key_verifier(answers).messages(self._suspect(answers))
+        tests = self.customer_tests(answers)
         identified = terms.identify(tests)
         likeliest = min(identified.p_values, key=identified.p_values.__getitem__)
         return replace(
@@ -109,6 +110,10 @@ class CommittedKeyVerifier:
             tests=dict.fromkeys(verdict.tests, identified.p_value),
             identified=identified.name,
         )
+
+    def customer_tests(self, answers: Tensor) -> dict[str, Null]:
+        """Return the test of each customer's mark on ``answers`` (N + T, K)."""
+        return self._key_verifier(answers).messages(self._suspect(answers))
 
     def p_value(self, answers: Tensor) -> float:
         """Return p of ``answers`` (n, K) to the first n inputs; 1 where nothing can be tested."""

@@ -2,56 +2,81 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
 from scipy import stats
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.owner.commitment import check_published
+from softmark.owner.beacon import Beacon
+from softmark.owner.commitment import check_published, read_publication
+from softmark.owner.evidence_page import as_json, evidence_page
+from softmark.owner.folder import sha256_of
 from softmark.owner.key import Key
-from softmark.owner.probe_files import is_picture
+from softmark.owner.samples import as_inputs
 from softmark.owner.suspects.endpoint import Endpoint
-from softmark.owner.verify import Examination
+from softmark.owner.verify import Examination, examine
 from softmark.tails import is_clear
 from softmark.verification.evidence import usable
+from softmark.verification.nulls import Binomial, Both, Either, Null
+from softmark.verification.signs import Signs
+from softmark.verification.verdict import Verdict
 
-TEMPLATE = Path(__file__).with_name("evidence.html")
 FORMAT = "softmark evidence 4"
-MAX_SHOWN = 60  # pictures on the page
-# What each part of a method assumes of an innocent model, for somebody who never heard of it.
-ASSUMPTIONS = {
-    "csp": (
-        "For each pair of classes the secret holds two random signs, + or -: one for what they "
-        "show of each other together, one for the difference. A model that knows nothing of the "
-        "secret agrees with them only by luck. The chance that random signs agree with these "
-        "answers as well as the committed ones do is computed over all possible signs, and bounded "
-        "from above where they are more than a thousand."
-    ),
-    "usp": (
-        "For each class and each other class the secret holds a random number, all drawn together: "
-        "a direction in space. A model that knows nothing of the secret points the same way only "
-        "by luck. The chance that a random direction points as near to these answers as the "
-        "committed one does is computed exactly."
-    ),
-    "margin": (
-        "The last of the probes are pictures that the secret drew, and for each of them it drew a "
-        "class. A model that knows nothing of the secret answers that class only by luck. The "
-        "chance that it would answer as many of them so is computed exactly."
-    ),
-}
+
+
+def evidence(
+    suspect: Any,
+    key: Key,
+    probes: Any,
+    folder: str | Path,
+    name: str = "the suspect",
+    commitment: str | Path | None = None,
+    disclose: bool = False,
+    keys_tried: int = 1,
+    logits: bool = False,
+    labels: Any = None,
+    beacon: Beacon | None = None,
+    published: str | datetime | None = None,
+    raw: bool = False,
+) -> Verdict:
+    """Judge ``suspect`` as ``verify`` does, and write evidence.json and evidence.html for others.
+
+    Args:
+        suspect: as for ``verify``, as ``key``, ``probes``, ``keys_tried``, ``logits``, ``labels``,
+            ``beacon``, ``published`` and ``raw`` are.
+        folder: where to; it holds no evidence yet.
+        name: what the evidence calls the suspect.
+        commitment: the file as it was published, softmark.commitment.json; None where none is to
+            be shown.
+        disclose: add the seed of the pattern, from which ``softmark recheck`` computes p again.
+            Whoever has read it can remove the mark.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        InputError: as ``verify``, and where the files can't be written: the suspect isn't asked.
+
+    Example:
+        >>> verdict = softmark.evidence(marked.model, marked.key, marked.probes, folder / "e")
+        >>> verdict.claimed, sorted(path.name for path in (folder / "e").iterdir())
+        (True, ['evidence.html', 'evidence.json'])
+    """
+    check_folder(Path(folder))
+    shown = None if commitment is None else read_publication(Path(commitment))
+    if shown:
+        check_published(shown, key)
+    examination = examine(suspect, key, probes, keys_tried, logits, labels, beacon, published, raw)
+    source = source_of_endpoint(suspect) if isinstance(suspect, Endpoint) else None
+    made = evidence_of(examination, name, shown, disclose, source)
+    write_evidence(made, Path(folder), as_inputs(probes))
+    return examination.verdict
 
 
 def evidence_of(
@@ -67,9 +92,9 @@ def evidence_of(
         examination: what ``examine`` returned.
         suspect: who is accused, in words.
         published: what was published of the key (``commitment.publication``).
-        disclose: add the seed of the pattern and what the unmarked model shows, from which
-            ``scripts/recheck.py`` computes p again. Whoever has read them can remove the mark, or
-            put it into another model.
+        disclose: add the seed of the pattern, the message and what the unmarked model shows, from
+            which ``softmark recheck`` computes p again. Whoever has read them can remove the mark,
+            or put it into another model.
         source: where the answers come from (``source_of_file``, ``source_of_endpoint``).
 
     Raises:
@@ -95,12 +120,13 @@ def evidence_of(
         "format": FORMAT,
         "suspect": suspect,
         "source": dict(source) if source else None,
+        "asked": _asked(examination),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "softmark": version("softmark"),
         "commitment": key.commitment,
         "statement": key.statement.as_dict(),
         "randomness": key.randomness.hex() or None,
-        "published": published["date"] if published else None,
+        **_published(published or {}),
         "claimed": verdict.claimed,
         "customer": verdict.identified,
         "p": verdict.p_value,
@@ -108,6 +134,7 @@ def evidence_of(
         "grounds": verdict.grounds,
         "test": name,
         "tests": len(getattr(test, "tests", (test,))),
+        "parts": [described(*part) for part in parts_of(examination)],
         "score": verdict.score,
         "tried": key_verifier.terms.keys_tried,
         "remarks": [part for part in verdict.why.split("; ") if part],
@@ -118,6 +145,52 @@ def evidence_of(
         "agreement": _agreement(examination, probs[: key_verifier.num_probes]),
         "disclosed": _disclosed(key, verdict.identified) if disclose else None,
     }
+
+
+def _published(published: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the commitment file says of its date, its owner and the marked models."""
+    names = {name: published.get(name) for name in ("owner", "name")}
+    return {"published": published.get("date"), **names, "models": published.get("models") or {}}
+
+
+def _asked(examination: Examination) -> dict[str, str]:
+    times = {"begun": examination.begun, "ended": examination.ended}
+    said = {name: time.isoformat(timespec="seconds") for name, time in times.items()}
+    return {"how": examination.how, **said}
+
+
+def parts_of(examination: Examination) -> list[tuple[str, Null]]:
+    """Return the single tests that p is combined of, each with its name; none without a verdict.
+
+    Of several customers they are those of the likeliest one.
+    """
+    tests = examination.evidence.tests if examination.verdict.tests else {}
+    if len(examination.key_verifier.key.messages) > 1 and tests:
+        of_customers = examination.key_verifier.customer_tests(examination.answers)
+        likeliest = min(of_customers, key=lambda customer: of_customers[customer].p_value())
+        tests = {likeliest: of_customers[likeliest]}
+    return [part for test in tests.values() for part in _single_tests(test)]
+
+
+def _single_tests(test: Null) -> Iterator[tuple[str, Null]]:
+    if isinstance(test, Either):
+        for part in test.tests:
+            yield from _single_tests(part)
+    else:
+        names = {Binomial: "triggers", Both: "both"}
+        yield names.get(type(test)) or getattr(test, "about", "") or type(test).__name__, test
+
+
+def described(name: str, test: Null) -> dict[str, Any]:
+    """Return name, kind, p and effect of a single test; of signs also how many agree."""
+    about = {"name": name, "kind": type(test).__name__, "p": test.p_value(), "effect": test.score}
+    if isinstance(test, Signs):
+        seen = test.weights != 0
+        agreeing = test.weights * test.signs > 0
+        about |= {"agree": int(agreeing.sum()), "of": int(seen.sum())}
+    if isinstance(test, Binomial):
+        about |= {"agree": test.hits, "of": test.trials}
+    return about
 
 
 def _agreement(examination: Examination, probs: Tensor) -> dict[str, Any] | None:
@@ -148,7 +221,7 @@ def _agreement(examination: Examination, probs: Tensor) -> dict[str, Any] | None
 def source_of_file(path: Path) -> dict[str, Any]:
     """Return which file of predictions or of weights the answers come from, and its hash."""
     try:
-        return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {"file": path.name, "sha256": sha256_of(path)}
     except OSError as error:
         raise InputError(f"{path}: it can't be read ({error.strerror})") from error
 
@@ -163,7 +236,8 @@ def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
     if len(key.messages) > 1 and customer is None:
         return None
     victim = None if key.victim is None else key.victim.tolist()
-    return {"seed": key.seed(customer or key.messages[0]).hex(), "victim": victim}
+    message = customer or key.messages[0]
+    return {"seed": key.seed(message).hex(), "victim": victim, "message": message}
 
 
 def check_folder(folder: Path) -> None:
@@ -184,7 +258,8 @@ def write_evidence(
     Args:
         evidence: what ``evidence_of`` returned.
         folder: where to; created if need be.
-        inputs: the probes (N, ...): the page shows those on which a label and the suspect disagree.
+        inputs: the probes (N, ...): the page shows some, and those where a label and the suspect
+            disagree.
 
     Returns:
         The paths of both files.
@@ -192,8 +267,7 @@ def write_evidence(
     Raises:
         InputError: where they can't be written.
     """
-    data = json.dumps(evidence, separators=(",", ":")) + "\n"
-    html = evidence_page(evidence, inputs)
+    data, html = as_json(evidence), evidence_page(evidence, inputs)
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,56 +278,3 @@ def write_evidence(
     except OSError as error:
         raise InputError(f"{folder}: it can't be written ({error.strerror})") from error
     return paths
-
-
-def evidence_page(evidence: Mapping[str, Any], inputs: Tensor | None = None) -> str:
-    """Return one self-contained HTML page of the ``evidence``: it loads nothing, and holds it."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
-    environment.filters["percent"] = lambda part: f"{100 * part:.1f}\N{NO-BREAK SPACE}%"
-    method = evidence["statement"]["method"]
-    assumptions = [ASSUMPTIONS[part] for part in method.split("_")] if evidence["test"] else []
-    data = json.dumps(evidence, separators=(",", ":")).replace("<", "\\u003c")
-    contradicted = evidence["agreement"]["contradicted"] if evidence["agreement"] else []
-    contradicted = sorted(contradicted, key=lambda row: row[1:])
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        evidence=evidence,
-        statement=evidence["statement"],
-        assumptions=assumptions,
-        curve=Markup(_curve_image(evidence)),
-        data=Markup(data),
-        contradicted=[(*row, _picture_url(inputs, row[0])) for row in contradicted[:MAX_SHOWN]],
-        left_out=max(0, len(contradicted) - MAX_SHOWN),
-    )
-
-
-def _picture_url(inputs: Tensor | None, index: int) -> str | None:
-    """Return probe number ``index`` as a data: URL; None if it is no picture."""
-    if inputs is None or not is_picture(inputs):
-        return None
-    png = io.BytesIO()
-    Image.fromarray(inputs[index].permute(1, 2, 0).squeeze().numpy()).save(png, "png")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-
-
-def _curve_image(evidence: Mapping[str, Any]) -> str:
-    """Return p over the number of probes, as an image that needs no file."""
-    from matplotlib import pyplot as plt
-
-    from softmark.report.style import COLOURS
-
-    figure, panel = plt.subplots(figsize=(6.4, 2.6))
-    counts = [int(count) for count in evidence["curve"]]
-    panel.loglog(counts, list(evidence["curve"].values()), marker="o", color=COLOURS[0])
-    if evidence["level"]:
-        panel.axhline(evidence["level"], color="0.4", linestyle="--", linewidth=1)
-        style = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "left"}
-        panel.annotate("a claim needs this", (counts[0], evidence["level"]), (0, 3), **style)
-    panel.set(xlabel="probes", ylabel="p")
-    svg = io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    encoded = base64.b64encode(svg.getvalue()).decode()
-    return f'<img alt="p over the number of probes" src="data:image/svg+xml;base64,{encoded}">'

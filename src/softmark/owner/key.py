@@ -55,6 +55,7 @@ class Key:
             where there was no such model.
         labels: its answers to the probes, int64 (N,); None where there was no such model.
         randomness: the 32 bytes of the beacon's round; none without a beacon.
+        published: SHA-256 of the commitment file that was written beside the key's; "" for none.
 
     Raises:
         InputError: where the parts don't fit what was committed to.
@@ -73,6 +74,7 @@ class Key:
     victim: Tensor | None
     labels: Tensor | None
     randomness: bytes = b""
+    published: str = ""
     _pattern_keys: dict[str, PatternKey] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -170,6 +172,7 @@ class Key:
             "format": FORMAT,
             "messages": json.dumps(self.messages),
             "statement": json.dumps(self.statement.as_dict()),
+            "published": self.published,
         }
         content = safetensors.torch.save(tensors, metadata)
         write_private(Path(path), content if passphrase is None else lock(content, passphrase))
@@ -200,7 +203,7 @@ class Key:
             secret, randomness = (tensor_bytes(tensors[name]) for name in ("secret", "randomness"))
             return cls(
                 secret, tuple(messages), statement, tensors.get("victim"), tensors.get("labels"),
-                randomness,
+                randomness, metadata.get("published", ""),
             )  # fmt: skip
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from softmark.owner.samples import as_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
 from softmark.owner.suspects.agreement import agreement_of, disagreement, is_certain, other_columns
 from softmark.owner.suspects.diagnose import remarks_on
-from softmark.owner.suspects.query import query_suspect
+from softmark.owner.suspects.query import how_asked, query_suspect
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.verdict import Verdict
 
@@ -50,6 +50,9 @@ class Examination:
         key_verifier: the key, its probes, and the terms of the claim.
         answers: the suspect's, as probabilities (N + T, K).
         evidence: what they show of the key.
+        how: in which way the suspect was asked, in words.
+        begun: when it was asked first.
+        ended: when its last answer was there.
 
     Example:
         >>> examination = examine(marked.model, marked.key, marked.probes)
@@ -62,6 +65,9 @@ class Examination:
     key_verifier: CommittedKeyVerifier
     answers: Tensor
     evidence: Evidence
+    how: str
+    begun: datetime
+    ended: datetime
 
     def curve(self) -> dict[int, float]:
         """Return p by the number of probes: 1, 2, 5, 10, 20, 50, ... and all."""
@@ -141,7 +147,9 @@ def examine(
     level, grounds = level_and_grounds(key, beacon, published)
     inputs = as_inputs(probes)
     key_verifier = CommittedKeyVerifier(key, inputs, level, keys_tried, labels)
+    begun = datetime.now(UTC)
     answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw)
+    ended = datetime.now(UTC)
     evidence = key_verifier.evidence(answers)
     num_open = len(key_verifier.open_classes(answers))
     open_orders = num_open_orders(num_open, key.classes)
@@ -159,7 +167,8 @@ def examine(
             f"by {float(min(open_orders, 10**300)):.2g}, for any order of them"
         )
     why = "; ".join(filter(None, [verdict.why, *remarks]))
-    return Examination(replace(verdict, why=why), key_verifier, answers, evidence)
+    verdict, how = replace(verdict, why=why), how_asked(suspect)
+    return Examination(verdict, key_verifier, answers, evidence, how, begun, ended)
 
 
 def _with_agreement(verdict: Verdict, key: Key, answers: Tensor, scaled: bool) -> Verdict:

@@ -54,6 +54,7 @@ class Direction:
     Args:
         cosine: of pattern and evidence, from -1 to 1.
         dimensions: of the sphere's space.
+        about: which part of the answers the evidence is of, for whoever reads the verdict.
 
     Example:
         In two dimensions a direction is within 60 degrees of another with chance 1/3:
@@ -64,6 +65,7 @@ class Direction:
 
     cosine: float
     dimensions: int
+    about: str = ""
     kind: ClassVar[Kind] = "exact"
     independent_probes: ClassVar[bool] = True
 

@@ -26,6 +26,7 @@ class Signs:
     Args:
         weights: what the suspect shows of each sign, (M,).
         signs: of the key, 1 or -1, (M,).
+        about: which part of the answers the weights are of, for whoever reads the verdict.
 
     Example:
         Ten signs of which all agree have a chance of 2^-10:
@@ -38,6 +39,7 @@ class Signs:
 
     weights: Tensor
     signs: Tensor
+    about: str = ""
     kind: ClassVar[Kind] = "exact"
     independent_probes: ClassVar[bool] = True
 

@@ -27,6 +27,9 @@ from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
 MLP = functools.partial(Detector)  # of conf/method/detector/mlp.yaml
+# Which part of the answers a test reads; owner/explanations.py says it to a judge.
+TAILS, PAIRS, MISTAKES = "tails", "pairs", "mistakes"
+BEYOND_VICTIM = ", beyond the unmarked model"
 
 
 @dataclass(frozen=True, kw_only=True)

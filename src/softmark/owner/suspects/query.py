@@ -61,6 +61,23 @@ def query_suspect(
     return as_probabilities(answers, logits), remarks
 
 
+def how_asked(suspect: Any) -> str:
+    """Return in which way ``suspect`` is asked, in words.
+
+    Example:
+        >>> how_asked(torch.nn.Linear(2, 2))
+        'as a torch module (Linear), on the machine of whoever verifies'
+    """
+    if isinstance(suspect, Endpoint):
+        return f"over HTTP (protocol {suspect.protocol}), {suspect.batch_size} inputs a request"
+    if isinstance(suspect, nn.Module):
+        kind = type(suspect).__name__
+        return f"as a torch module ({kind}), on the machine of whoever verifies"
+    if callable(suspect):
+        return "as a function, on the machine of whoever verifies"
+    return "by somebody else, whose answers were handed over"
+
+
 def _call_twice(
     suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool
 ) -> tuple[Tensor, list[str]]:
