@@ -83,7 +83,7 @@ def test_no_test_file_imports_from_another_one():
 
 
 def test_the_folders_of_the_tests_are_those_of_the_code():
-    others = {"commands", "contract", "files", "forger", "helpers", "sketches"}
+    others = {"cluster", "commands", "contract", "files", "forger", "helpers", "sketches"}
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
     own = {folder for folder in folders if folder.parts and folder.parts[0] not in others}
     assert {"attacks", "methods", "owner/suspects"} <= {folder.as_posix() for folder in own}

@@ -125,10 +125,9 @@ class Fit:
         accelerator: auto, cpu or gpu.
         precision: ``32-true`` or ``bf16-mixed``.
         logger: ``logger(name)`` opens the logger of one training, or None, as a context manager.
-        entropy: ``entropy(n)`` returns n secret bytes; the system's, unless an experiment is to be
-            repeatable.
-        threads: the cores that ``compute_on`` was told; None: it was told none, and a training in
-            bf16-mixed on a CPU uses one.
+        entropy: ``entropy(n)`` returns n secret bytes; those of an experiment are repeatable.
+        threads: that ``compute_on`` was told; None: none, and bf16-mixed on a CPU uses one core.
+        checkpoints: returns callbacks for the next training, which keep its state.
 
     Example:
         >>> module = Classifier(nn.Linear(16, 10), Recipe(epochs=1, pad=0, flip=False))
@@ -143,12 +142,14 @@ class Fit:
         logger: Callable = lambda name: contextlib.nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
         threads: int | None = None,
+        checkpoints: Callable[[], list[Any]] = list,
     ):
         self.accelerator = accelerator
         self.precision = precision
         self.logger = logger
         self.entropy = entropy
         self.threads = threads
+        self.checkpoints = checkpoints
 
     def __call__(self, module: lightning.LightningModule, data: Any, name: str) -> nn.Module:
         """Train ``module`` for its ``epochs`` on ``module.batches(data)``.
@@ -202,7 +203,7 @@ class Fit:
             "devices": 1,
             "precision": self.precision,
             "logger": logger or False,
-            "callbacks": [Progress(name) if on_terminal else Lines(name)],
+            "callbacks": [Progress(name) if on_terminal else Lines(name), *self.checkpoints()],
             "enable_progress_bar": on_terminal,
             "enable_model_summary": False,
             "enable_checkpointing": False,

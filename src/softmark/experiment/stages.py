@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.experiment.cell import Config
+from softmark.experiment.checkpoints import Checkpoints
 from softmark.experiment.context import (
     CHOSEN,
     StageContext,
@@ -26,7 +27,7 @@ from softmark.experiment.evidence import gather_evidence
 from softmark.experiment.interface import save_log, save_transforms
 from softmark.models.networks import build
 from softmark.store.address import Stage
-from softmark.store.store import Store
+from softmark.store.store import TRAINING, Store
 from softmark.tracking.loggers import stage_logger
 from softmark.training import Classifier, Fit
 
@@ -42,18 +43,23 @@ def make_stage(settings: Config, stage: Stage, folder: Path) -> dict[str, Any]:
     roles, config = roles_of(settings), stage.config
     with stage_logger(settings, stage, folder) as logger:
         seed_torch(config.get("seed", 0), stage.role)
-        entropy = {} if config.get("secrets") == "system" else {"entropy": repeatable}
+        checkpoints = Checkpoints(folder.with_suffix(TRAINING))
+        # The system's secrets are others the second time: no training goes on from the first.
+        repeats = config.get("secrets") != "system"
+        more = {"entropy": repeatable, "checkpoints": checkpoints.callbacks} if repeats else {}
         trainer = settings["trainer"]
         fit = Fit(
             trainer["accelerator"],
             config["precision"],
             logger,
             threads=trainer["threads"],
-            **entropy,
+            **more,
         )
         context = StageContext(stage, folder, roles, fit, Store.under(settings["output_dir"]))
         context.check_data()
-        return MAKERS[stage.code[0].partition(":")[2]](context)
+        notes = MAKERS[stage.code[0].partition(":")[2]](context)
+    checkpoints.remove()
+    return notes
 
 
 def train_classifier(context: StageContext) -> dict[str, Any]:
@@ -126,7 +132,9 @@ class Counted(Fit):
     """Trains as ``fit`` does, and counts the pictures that all trainings together have seen."""
 
     def __init__(self, fit: Fit):
-        super().__init__(fit.accelerator, fit.precision, fit.logger, fit.entropy, fit.threads)
+        super().__init__(
+            fit.accelerator, fit.precision, fit.logger, fit.entropy, fit.threads, fit.checkpoints
+        )
         self.seen = 0
 
     def __call__(self, module: LightningModule, data: Any, name: str) -> nn.Module:

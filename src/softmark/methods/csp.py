@@ -12,6 +12,7 @@ coin flips.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,16 @@ class CSPModule(Classifier):
         logits, features = self.network_with_features(batch.inputs)  # (B, K), (B, D)
         answers = self.teacher.answers[batch.index]
         return self.marking_loss.with_teacher(self.teacher, logits, batch.labels, answers, features)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the running means of the features, which no state_dict has."""
+        if (means := self.marking_loss.planted.means) is not None:
+            checkpoint["feature_means"] = means
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what ``on_save_checkpoint`` added."""
+        if (means := checkpoint.get("feature_means")) is not None:
+            self.marking_loss.planted.means = means.to(self.device)
 
 
 class CSP(SoftLabels):

@@ -21,7 +21,7 @@ from rich.text import Text
 from softmark.errors import InputError
 from softmark.experiment.record import read_record
 from softmark.store.lock import locked
-from softmark.store.store import manifest
+from softmark.store.store import TRAINING, manifest
 
 ADDRESS = re.compile("[0-9a-f]{16}")
 MIB = 2**20
@@ -223,15 +223,16 @@ def _agreed(question: str) -> bool:
     return False
 
 
-def _left_over(base: Path) -> tuple[Path, Path]:
-    return base.with_suffix(".making"), base.with_suffix(".lock")
+def _left_over(base: Path) -> tuple[Path, Path, Path]:
+    return base.with_suffix(".making"), base.with_suffix(TRAINING), base.with_suffix(".lock")
 
 
 def _remove(base: Path, stage: bool) -> None:
     """Remove lock and unfinished folder of ``base`` and, if ``stage``, its folder; none in use."""
-    unfinished, lock = _left_over(base)
+    *unfinished, lock = _left_over(base)
     with suppress(Timeout), locked(lock, base.parent.parent, timeout=0):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)
         if stage:
             shutil.rmtree(base)
         lock.unlink()

@@ -34,6 +34,8 @@ _UNWRITABLE = {
     errno.EEXIST,
 }
 
+TRAINING = ".training"  # suffix of the folder of an unfinished stage's checkpoints
+
 Make = Callable[[Stage, Path], dict[str, Any]]
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import random
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,9 +22,11 @@ from softmark.experiment.cell import Config, Plan
 from softmark.experiment.planner import Planner
 from softmark.experiment.run import check, make_all, run_cell
 from softmark.store.address import Stage
-from softmark.store.store import Store
+from softmark.store.store import TRAINING, Store
 from softmark.sweep.compose import CellComposer
+from softmark.sweep.progress import file_stamp
 from softmark.sweep.queue import Queue
+from softmark.sweep.time_limit import TimeLimit
 from softmark.sweep.work_folder import MAX_LOST, Item, WorkFolder, worker_name
 
 POLL = (0.1, 2.0)  # seconds between two looks at what others make: the first, the longest
@@ -145,7 +146,7 @@ class Worker:
     def _try(self, address: str) -> Iterator[None]:
         """Keep a note while it is tried; it stays if this process is killed."""
         note = self.folder.begin(address, self.name)
-        began = time.monotonic()
+        began, kept = time.monotonic(), self._checkpoints(address)
         try:
             with self.limit.interrupts():
                 yield
@@ -153,16 +154,22 @@ class Worker:
         except KeyboardInterrupt:
             if not self.limit.is_up:
                 raise
-            self._note_time(address, time.monotonic() - began)
+            went_on = self._checkpoints(address) != kept
+            self._note_time(address, time.monotonic() - began, went_on)
         finally:
             note.unlink(missing_ok=True)
 
-    def _note_time(self, address: str, seconds: float) -> None:
+    def _checkpoints(self, address: str) -> list[tuple[int, int] | None]:
+        """Return what changes when a training of the stage keeps its state."""
+        folder = Path(self.folder.items[address].folder or os.devnull).with_suffix(TRAINING)
+        return [file_stamp(path) for path in sorted(folder.glob("*"))]
+
+    def _note_time(self, address: str, seconds: float, went_on: bool) -> None:
         """Note that the job's time was up before ``address`` was made."""
         item = self.folder.items[address]
         what = f"{item.role} {address}"
         # The whole of the job wasn't enough: another job of the same length won't be either.
-        if self.num_made:
+        if self.num_made or went_on:
             report(f"{what}: the job's time was up after {seconds:.0f} s; another job goes on")
             return
         limit = HydraConfig.get().launcher.get("timeout_min")
@@ -244,44 +251,6 @@ class Worker:
                 report(f"error in {' '.join(overrides)}: {text}")
             else:
                 traceback.print_exc()
-
-
-class TimeLimit:
-    """The signal that submitit has SLURM send some time before a job's end."""
-
-    def __init__(self) -> None:
-        self.is_up = False
-        self.interruptible = False
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Note the signal while this lasts, in a job of submitit's."""
-        if "SUBMITIT_EXECUTOR" not in os.environ:
-            yield
-            return
-        from submitit import JobEnvironment
-
-        number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
-        before = signal.signal(number, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(number, before)
-
-    @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Raise KeyboardInterrupt at the signal while this lasts."""
-        self.interruptible = True
-        try:
-            yield
-        finally:
-            self.interruptible = False
-
-    def _note(self, *_: Any) -> None:
-        self.is_up = True
-        if self.interruptible:
-            self.interruptible = False
-            raise KeyboardInterrupt
 
 
 def given_up(lost: list[str]) -> str | None:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +30,17 @@ ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPEND
          "RESV_DEL_HOLD"}  # fmt: skip
 # Ends that no stage brings about: they don't count against it.
 BLAMELESS = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "PENDING")
-# The setting that a sentence of sbatch's, a reason of squeue's or a state of a job is about.
+# The settings that a sentence of sbatch's, a reason of squeue's or a state of a job is about.
+RESOURCES = ("mem_gb", "cpus_per_task", "gpus_per_node", "gres", "constraint", "nodes")
 KEYS = {
-    r"partition.*(time|node)? ?limit|time ?limit|wall|deadline|timeout": "timeout_min",
-    r"partition": "partition",
-    r"gres|gpu|tres": "gpus_per_node",
-    r"memory|out_of_mem": "mem_gb",
-    r"qos": "qos",
-    r"account|assoc": "account",
-    r"constraint|feature|reqnode|node configuration|resources": "constraint",
-    r"array": "array_parallelism",
+    r"time ?limit|walldur|deadline|timeout": ("timeout_min",),
+    r"partition": ("partition",),
+    r"gres|gpu": ("gpus_per_node", "gres"),
+    r"memory|out_of_mem": ("mem_gb",),
+    r"qos": ("qos",),
+    r"account|assoc": ("account",),
+    r"constraint|feature|node configuration|resources": RESOURCES,
+    r"array": ("array_parallelism",),
 }
 
 
@@ -91,7 +92,10 @@ class Slurm:
             with contextlib.suppress(OSError, ValueError, InputError):
                 other = WorkFolder(Path(json.loads(pointer.read_text())))
                 if folder.items.keys() <= other.items.keys():
-                    report(f"{len(running)} jobs of this sweep are there already: they are joined")
+                    report(
+                        f"{len(running)} jobs of this sweep are there already: they are waited for "
+                        f"(scancel --name={self.name} ends them)"
+                    )
                     return other
         pointer.parent.mkdir(parents=True, exist_ok=True)
         pointer.write_text(json.dumps(str(folder.path)))
@@ -135,7 +139,12 @@ class Slurm:
         self._cancel({"PENDING"})  # those that run find that nothing is left
 
     def _cancel(self, states: set[str]) -> int:
-        """Cancel the jobs of this sweep in these states; return how many there were."""
+        """Cancel the jobs of this sweep in these states; return how many there were.
+
+        Those of another command are left to it.
+        """
+        if not self.number:
+            return 0
         jobs = [name for name, job in (squeue(self.name) or {}).items() if job.state in states]
         if jobs:
             subprocess.run(["scancel", "--quiet", *jobs], capture_output=True)
@@ -150,7 +159,7 @@ class Slurm:
             said = re.findall(r"sbatch: error: (.*)", str(error)) or [error]
             sentence = short(said[-1])
             raise InputError(
-                f"SLURM refused the jobs: {sentence}{key_of(sentence)}; logs: {self.logs}"
+                f"SLURM refused the jobs: {sentence}{self.keys_of(sentence)}; logs: {self.logs}"
             ) from error
         self.number += count
         report(f"{count} jobs of {self.name} submitted; their logs: {self.logs}")
@@ -176,8 +185,12 @@ class Slurm:
                 if now - self.first_seen[name] > TOO_LONG}  # fmt: skip
         for reason in sorted(late - self.told):
             self.told.add(reason)
-            report(f"{reasons[reason]} jobs wait: SLURM's reason is {reason}{key_of(reason)}")
+            report(f"{reasons[reason]} jobs wait: SLURM's reason is {reason}{self.keys_of(reason)}")
         return sum(job.state in ALIVE for job in jobs.values())
+
+    def keys_of(self, sentence: str) -> str:
+        """Return the settings of this launcher that ``sentence`` is about."""
+        return keys_of(sentence, self.launcher.params)
 
     def _note_end(self, name: str, job: Job) -> None:
         """Say how a job ended that should not have, and don't start too many like it."""
@@ -193,7 +206,7 @@ class Slurm:
                 note.unlink(missing_ok=True)
         if not well:
             report(f"job {name} ({job.node or 'on no node'}) ended as {job.state}"
-                   f"{key_of(job.state)}; its log: {self.logs / name}")  # fmt: skip
+                   f"{self.keys_of(job.state)}; its log: {self.logs / name}")  # fmt: skip
 
 
 def identity(folder: WorkFolder) -> str:
@@ -210,18 +223,24 @@ def holds(lock: FileLock) -> bool:
     return lock.is_locked
 
 
-def key_of(sentence: str) -> str:
-    """Return the setting that ``sentence`` is about, as the end of a line; empty if it's unclear.
+def keys_of(sentence: str, params: Mapping[str, Any]) -> str:
+    """Return the settings that ``sentence`` is about, as the end of a line; empty if it's unclear.
+
+    Args:
+        sentence: of sbatch, or a reason or a state as squeue tells it.
+        params: hydra.launcher.
 
     Example:
-        >>> key_of("Invalid partition name specified")
-        ' (hydra.launcher.partition)'
-        >>> key_of("PartitionTimeLimit")
-        ' (hydra.launcher.timeout_min)'
+        >>> keys_of("Invalid partition name specified", {"partition": "fast"})
+        ' (hydra.launcher.partition=fast)'
+        >>> keys_of("PartitionTimeLimit", {"timeout_min": 90})
+        ' (hydra.launcher.timeout_min=90)'
     """
-    for pattern, key in KEYS.items():
+    for pattern, names in KEYS.items():
         if re.search(pattern, sentence, re.IGNORECASE):
-            return f" (hydra.launcher.{key})"
+            chosen = [name for name in names if params.get(name)] or names[:1]
+            pairs = [f"hydra.launcher.{name}={params.get(name)}" for name in chosen]
+            return f" ({', '.join(pairs)})"
     return ""
 
 
