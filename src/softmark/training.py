@@ -239,9 +239,9 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     device = device_of_predictions()
     home = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     modes = [(module, module.training) for module in network.modules()]
-    # Moved outside of inference mode: weights that are copied within can't be trained again.
     network = network.to(device).eval()
-    with torch.inference_mode():
+    # Not inference_mode: what a module keeps of its first batch couldn't be trained with.
+    with torch.no_grad():
         parts = [
             network(as_input(part.to(device))).float().softmax(1).cpu()  # (n, K)
             for part in split_to_ask(inputs)

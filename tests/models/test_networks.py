@@ -196,3 +196,10 @@ def test_unknown_depth(network, numbers, message):
 def test_unusable_images(wrong, message):
     with pytest.raises(InputError, match=message):
         ConvNet(**{**COLOUR, **wrong}, width=4)
+
+
+@pytest.mark.parametrize("width", [0, -1, 200_000, 1.5, True])
+def test_a_size_that_no_network_has_is_named_before_one_is_built(width):
+    data = Samples(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match=rf"width={width}: a whole number from 1 to 100,000"):
+        build(partial(ConvNet, width=width), data, 2)

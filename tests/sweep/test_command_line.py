@@ -167,3 +167,18 @@ def test_a_value_works_or_is_refused(elsewhere, choices, line, multirun):
 @example("~", "table", "nan")
 def test_a_choice_works_or_is_refused(elsewhere, sign, group, choice):
     works_or_is_refused([f"{sign}{group}={choice}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["model.width=0"], r"^model\.width=0: a whole number from 1 to 100,000 is needed$"),
+        (["-m", "model.width=8,0"], r"^model\.width=0: "),
+        (["innocents.networks.vgg11.width=0"], r"^innocents\.networks\.vgg11\.width=0: a whole"),
+        (["-m", "--cfg", "job"], r"^--multirun --cfg: one of them; --cfg job shows one cell's"),
+        (["--info", "all", "--cfg", "job"], r"^--cfg --info: one of them"),
+    ],
+)
+def test_what_hydra_or_torch_would_trip_over_is_told(elsewhere, line, message):
+    with pytest.raises(InputError, match=message):
+        check_arguments(line)

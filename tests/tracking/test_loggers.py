@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import yaml
+from omegaconf import OmegaConf
 
 from helpers import ROOT
 from softmark.errors import InputError
@@ -296,6 +297,32 @@ def test_the_setting_comes_before_the_environment(monkeypatch, tmp_path):
     assert online.decide_mode("online") == ("offline", "no credentials")
     with pytest.raises(InputError, match=r"onlin \(logger\.mode\): online, offline or disabled"):
         online.decide_mode("onlin")
+
+
+@pytest.mark.parametrize(
+    ("environ", "project", "message"),
+    [
+        ({}, "a/b", r"^logger\.project=a/b: W&B refuses it \(Invalid project name"),
+        ({"WANDB_BASE_URL": "host"}, "a", r"^WANDB_BASE_URL=host: W&B refuses it \(.*valid URL"),
+        ({"WANDB_HTTP_TIMEOUT": "soon"}, "a", r"^WANDB_HTTP_TIMEOUT=soon: .*valid number"),
+        ({"WANDB_API_KEY": " so secret "}, "a", r"^WANDB_API_KEY: W&B refuses it"),
+    ],
+)
+def test_a_setting_that_wandb_refuses_is_told_before_anything_runs(
+    monkeypatch, environ, project, message
+):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message) as raised:
+        online.check_settings({"project": project, "group": None})
+    assert "\n" not in str(raised.value)
+    assert "so secret" not in str(raised.value)
+    config = OmegaConf.create({"logger": {"name": "wandb", "mode": "offline", "project": project}})
+    config.logger.group = None
+    with pytest.raises(SystemExit, match=message.replace("^", "error: ")):
+        online._set_mode(config, "outputs/runs/now")
 
 
 class Refusal(http.server.BaseHTTPRequestHandler):

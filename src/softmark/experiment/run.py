@@ -127,10 +127,12 @@ def check(config: Config) -> None:
     """
     from softmark.devices import compute_on
     from softmark.experiment.context import roles_of
+    from softmark.models.sizes import check_networks
     from softmark.nodes import make
 
     for name in ("recipe", "method", "verifier"):
         make(config[name], name)
+    check_networks(config)
     if control := config["method"].get("control"):
         make(control, "method.control")
     if unknown := set(config["attacker"]) - {"access", "pictures", "fraction"}:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from softmark.errors import InputError
 from softmark.models.networks import KINDS, VGG, ConvNet, Ensemble, OtherTail, ResNet, WideResNet
+from softmark.models.sizes import check_number, check_sizes
 from softmark.nodes import OF_HYDRA, fits, short
 
 Node = dict[str, Any]
@@ -28,8 +29,6 @@ CLASSES: Classes = {
 }
 # Kinds made of networks that a list holds.
 ENSEMBLES: dict[str, type[Ensemble]] = {kind.kind: kind for kind in (Ensemble, OtherTail)}
-# The least and the largest whole number that each argument may be.
-RANGES = {"classes": (2, 1_000_000), "width": (1, 100_000), "depth": (1, 250), "factor": (1, 100)}
 SIDES = (1, 10_000)  # the channels of an image, and its pixels a side
 TOGETHER = 64  # networks of an ensemble
 LEVELS = 4  # ensembles of ensembles
@@ -59,8 +58,7 @@ def check(node: Any, allowed: Collection[str] = (), level: int = 1) -> Classes:
         raise InputError(f"{kind} takes no {short(min(unknown))!r}")
     if missing := parameters.keys() - node.keys():
         raise InputError(f"{min(missing)} is missing: {kind} needs it")
-    for name in parameters.keys() & RANGES.keys():
-        _check_number(name, node[name], *RANGES[name])
+    check_sizes(node)
     _check_images(node)
     return {}
 
@@ -81,21 +79,13 @@ def _check_ensemble(node: Node, allowed: Collection[str], level: int) -> Classes
     return classes
 
 
-def _check_number(name: str, value: Any, least: int, most: int) -> None:
-    """Raise ``InputError`` where ``value`` is no whole number from ``least`` to ``most``."""
-    if type(value) is not int or not least <= value <= most:
-        raise InputError(
-            f"{name}={short(value)}: a whole number from {least} to {most:,} is needed"
-        )
-
-
 def _check_images(node: Node) -> None:
     """Raise ``InputError`` where shape, mean and std describe no images."""
     shape = node["image_shape"]
     if not isinstance(shape, list) or len(shape) != 3:
         raise InputError(f"image_shape={short(shape)}: a list of three whole numbers is needed")
     for size in shape:
-        _check_number("image_shape", size, *SIDES)
+        check_number("image_shape", size, *SIDES)
     for name in ("mean", "std"):
         values = node[name]
         good = isinstance(values, list) and len(values) == shape[0]

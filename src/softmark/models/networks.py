@@ -28,6 +28,7 @@ from softmark.models.layers import (
     halve,
     residual_stages,
 )
+from softmark.models.sizes import check_sizes
 from softmark.tails import log_of, with_tail
 
 RESNET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -251,6 +252,8 @@ def build(network: functools.partial[nn.Module], samples: Samples, classes: int)
         "mean": images.mean((0, 2, 3)).tolist(),
         "std": images.std((0, 2, 3)).clamp_min(1e-3).tolist(),
     }
+    if network.func.__module__ == __name__:  # a class of the user's own has numbers of its own
+        check_sizes(arguments)
     built = network.func(**arguments)
     name = f"{network.func.__module__}.{network.func.__qualname__}"
     built.node = {"kind": KINDS.get(name, name), **arguments}

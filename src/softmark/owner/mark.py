@@ -21,13 +21,13 @@ from softmark.devices import compute_on
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon
 from softmark.owner.key import Key, check_messages
+from softmark.owner.model_check import check_model, check_trainable, plain_copy
 from softmark.owner.new_key import check_num_classes, commit_key
 from softmark.owner.samples import (
     as_probes,
     as_samples,
     check_alike,
     check_labels,
-    check_model,
     unlabelled,
 )
 from softmark.owner.verify import Verdict, verify
@@ -170,9 +170,9 @@ def mark_each(
     config = owner_config(method, overrides, recipe)
     watermark = watermark_of_config(config)
     samples = as_samples(data)
+    model = plain_copy(model)
     classes = check_model(model, samples.inputs)
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise InputError("model: none of its weights can be trained (requires_grad)")
+    check_trainable(model, samples.inputs)
     if watermark.num_triggers and len(messages) > 1:
         raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
     check_num_classes(watermark, classes, beacon)

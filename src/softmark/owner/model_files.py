@@ -15,6 +15,7 @@ from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
 from softmark.nodes import short
+from softmark.owner.model_check import plain_names
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:
@@ -68,7 +69,7 @@ def _read_weights(model: nn.Module, path: Path) -> None:
                 f"{path}: not a state dict that can be read without running code ({reason})"
             ) from error
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(plain_names(state, set(model.state_dict())))
     except Exception as error:  # the file may hold anything else than a state dict
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: weights of another model ({reason} ...)") from error

@@ -17,8 +17,9 @@ from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication
 from softmark.owner.key import Key, check_messages
+from softmark.owner.model_check import check_model
 from softmark.owner.pattern_key import seals
-from softmark.owner.samples import as_probes, check_model, unlabelled
+from softmark.owner.samples import as_probes, unlabelled
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
 from softmark.owner.training_loss import KeyLoss
 from softmark.owner.watermarks import numbers_to_commit, owner_config, watermark_of_config

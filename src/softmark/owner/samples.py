@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.nodes import short
 
 
 def as_samples(data: Any) -> Samples:
@@ -28,7 +28,7 @@ def as_samples(data: Any) -> Samples:
         batches = list(_batches(data))
         if not batches:
             raise InputError("data: it is empty")
-        inputs, labels = (torch.cat(list(parts)) for parts in zip(*batches, strict=True))
+        inputs, labels = (_joined(list(parts)) for parts in zip(*batches, strict=True))
     if len(inputs) != len(labels):
         raise InputError(f"data: {len(inputs)} inputs and {len(labels)} labels")
     return Samples(_checked(inputs, "data"), _checked_labels(labels))
@@ -43,7 +43,7 @@ def as_inputs(probes: Any, where: str = "probes") -> Tensor:
     batches = [inputs for inputs, _ in _batches(probes)]
     if not batches:
         raise InputError(f"{where}: there are none")
-    return _checked(torch.cat(batches), where)
+    return _checked(_joined(batches, where), where)
 
 
 def as_probes(probes: Any) -> tuple[Tensor, Tensor | None]:
@@ -57,34 +57,6 @@ def as_probes(probes: Any) -> tuple[Tensor, Tensor | None]:
 def unlabelled(inputs: Tensor) -> Samples:
     """Return ``inputs`` as samples whose labels nobody knows: -1."""
     return Samples(inputs, torch.full((len(inputs),), -1))
-
-
-def check_model(model: nn.Module, inputs: Tensor, what: str = "data") -> int:
-    """Return how many classes K ``model`` has: it maps a batch of ``what`` to logits (N, K).
-
-    Raises ``InputError`` for anything else: what is no module, can't take the inputs, or gives
-    probabilities.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}: a torch.nn.Module is needed")
-    home = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    about = f"{what} of shape {tuple(inputs.shape[1:])} and type {inputs.dtype}"
-    try:
-        with torch.inference_mode():
-            logits = model.eval()(as_input(inputs[:8]).to(home))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model: it can't take {about} ({reason})") from error
-    finally:
-        model.train(was_training)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs[:8]):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: it gives {shape} for {len(inputs[:8])} {about}; logits (N, K)")
-    sums = logits.float().sum(1)
-    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-        raise InputError("model: it gives probabilities; logits are needed, without a softmax")
-    return logits.shape[1]
 
 
 def check_alike(inputs: Tensor, probes: Tensor) -> None:
@@ -118,6 +90,10 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 
 _NAMES = ("inputs", "labels")
+ONE_SHAPE = (
+    "each input must be a tensor or an array, all of one shape: of pictures "
+    "torchvision.transforms.PILToTensor() makes them, and Resize((N, N)) before it one size"
+)
 
 
 def _is_pair(data: Any) -> bool:
@@ -148,7 +124,7 @@ def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
             f"data is a {type(data).__name__}: a pair of tensors (inputs, labels), a Dataset or a "
             "DataLoader of such pairs is needed"
         )
-    for batch in data:
+    for batch in _each(data):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             has = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
             raise InputError(
@@ -159,6 +135,22 @@ def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
             _tensor(part, f"data: {n}") for part, n in zip(batch, _NAMES, strict=True)
         )
         yield inputs, labels
+
+
+def _each(data: Iterable) -> Iterator[Any]:
+    """Yield each batch of ``data``. Raise ``InputError`` where its samples make none."""
+    try:
+        yield from data
+    except Exception as error:  # of the owner's data set, or of the DataLoader's collation
+        raise InputError(f"data: {type(error).__name__}: {short(error)}; {ONE_SHAPE}") from error
+
+
+def _joined(batches: list[Tensor], where: str = "data") -> Tensor:
+    """Return all ``batches`` as one. Raise ``InputError`` where their samples differ in shape."""
+    if len(shapes := {tuple(batch.shape[1:]) for batch in batches}) > 1:
+        one, other, *_ = sorted(shapes)
+        raise InputError(f"{where}: samples of shape {one} and of {other}; {ONE_SHAPE}")
+    return torch.cat(batches)
 
 
 def _checked(inputs: Tensor, where: str) -> Tensor:

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from softmark.errors import InputError
+from softmark.models.sizes import check_networks
 from softmark.nodes import make
 from softmark.settings import config_files, configs
 from softmark.sweep.override_check import (
@@ -41,6 +42,9 @@ def check_arguments(arguments: list[str], *, writes: bool = True) -> dict[str, A
     options = get_args_parser().parse_known_args(arguments)[0]
     if options.help or options.hydra_help or options.shell_completion:
         return {}
+    modes = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(options, name)]
+    if len(modes) > 1:
+        raise InputError(f"{' '.join(modes)}: one of them; --cfg job shows one cell's config")
     with configs(folders_of(arguments)):
         table, lines = expand_table(options.overrides)
         parsed = [parse_override(line) for line in lines]
@@ -179,6 +183,7 @@ def _check_numbers(config: dict[str, Any]) -> None:
     for group in ("method", "attack", "model"):
         if "name" not in config[group]:
             raise InputError(f"{group}.name is missing: its YAML begins with name: NAME")
+    check_networks(config)
     recipe = config["recipe"]
     make(recipe, "recipe")
     kinds = config["innocents"]["kinds"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ def _set_mode(config: DictConfig, folder: str) -> None:
         return
     try:
         mode, reason = decide_mode(config.logger.mode)
+        if mode != "disabled":
+            check_settings(config.logger)
     except InputError as error:
         # An exception here would only be a warning to Hydra; this is none.
         sys.exit(f"error: {error}")
@@ -49,6 +53,37 @@ def _set_mode(config: DictConfig, folder: str) -> None:
     runs = Path(config.output_dir) / "wandb"
     later = f"; later: wandb sync {runs}" if mode == "offline" else ""
     report(f"W&B: {mode} ({reason}){later}")
+
+
+def check_settings(logger: Any) -> None:
+    """Raise ``InputError`` for a setting that W&B refuses: one of ours, or of the environment.
+
+    Args:
+        logger: The config node, with ``project`` and ``group``.
+    """
+    import wandb
+
+    settings = wandb.Settings()
+    ours = (("logger.project", "project"), ("logger.group", "run_group"))
+    variables = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name, value in variables.items():
+        with _refused(name if "KEY" in name or "TOKEN" in name else f"{name}={value}"):
+            settings.update_from_env_vars({name: value})
+    for name, field in ours:
+        value = logger[name.removeprefix("logger.")]
+        with _refused(f"{name}={value}"):
+            setattr(settings, field, value)
+
+
+@contextlib.contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Turn what W&B says of a setting into one line about ``what``."""
+    try:
+        yield
+    except Exception as error:  # its own, and pydantic's
+        messages = [one["msg"] for one in error.errors()] if hasattr(error, "errors") else [error]
+        reason = " ".join(str(messages[0]).split())[:160]
+        raise InputError(f"{what}: W&B refuses it ({reason})") from error
 
 
 def decide_mode(configured: str | None) -> tuple[str, str]:
