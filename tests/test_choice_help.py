@@ -1,11 +1,12 @@
 """What ``--help method=csp`` prints, and that there is a sentence for each key."""
 
+import functools
 import subprocess
 import sys
 
 import pytest
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from helpers import ROOT
 from softmark.choice_help import describe, first_sentence, help_of_choices, rows_of
@@ -22,11 +23,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
 
 
+@functools.cache
+def nodes_of(group: str, names: tuple[str, ...]) -> DictConfig:
+    """Return the nodes of all choices ``names``, composed at once: Hydra takes .2 s each time."""
+    with configs():
+        config = compose("config", [f"+{group}@choices.{name}={name}" for name in names])
+    return config["choices"]
+
+
 def node_of(group: str, name: str) -> dict:
     """Return the node of a choice, with its interpolations."""
-    with configs():
-        node = compose("config", [f"{group}={name}"])[group]
-    return OmegaConf.to_container(node, resolve=False)
+    names = {"attack": ATTACKS, "method": METHODS}.get(group, [name])
+    return OmegaConf.to_container(nodes_of(group, tuple(names))[name], resolve=False)
 
 
 def silent_keys(node: dict) -> list[str]:

@@ -17,6 +17,7 @@ from torch import nn
 
 import softmark.attacks
 from helpers import ROOT
+from helpers.cells import composed
 from softmark import attacks
 from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, TrainingAttack
@@ -24,7 +25,6 @@ from softmark.attacks.shadow import renewed
 from softmark.errors import InputError
 from softmark.nodes import make
 from softmark.recipe import Recipe
-from softmark.settings import composed
 
 SHORT = Recipe(epochs=1, batch_size=16, lr=0.02, pad=1)
 
@@ -66,9 +66,9 @@ def data(count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
 
 def watermark():
     """A watermark of the attacker's, trained for a moment."""
-    node = composed("config", ["method=uchida", "~protocol", "method.bits=4"])["method"]
-    node["recipe"] = {"_target_": "softmark.recipe.Recipe", **dataclasses.asdict(SHORT)}
-    return make(node, "method")
+    node = composed(("method=uchida", "~protocol", "method.bits=4"))["method"]
+    recipe = {"_target_": "softmark.recipe.Recipe", **dataclasses.asdict(SHORT)}
+    return make({**node, "recipe": recipe}, "method")
 
 
 def quick(kind: type) -> Attack:
@@ -141,7 +141,7 @@ def interpolated(node) -> bool:
 
 def config_of(name: str) -> dict:
     """Return the YAML of an attack with its groups, and ``None`` for what another key decides."""
-    whole = composed("config", [f"attack={name}", "~protocol", "scale=small", *PLAIN])
+    whole = composed((f"attack={name}", "~protocol", "scale=small", *PLAIN))
     return whole["attack"] if "_target_" in whole["attack"] else {}
 
 
@@ -189,7 +189,7 @@ def names_class(name: str, kind: str) -> bool:
     "name", sorted(path.stem for path in (ROOT / "conf/attack/change").glob("*"))
 )
 def test_the_defaults_of_a_change_are_those_of_its_config(name):
-    config = composed("config", ["attack=serve", f"attack/change={name}", "~protocol", *PLAIN])
+    config = composed(("attack=serve", f"attack/change={name}", "~protocol", "scale=small", *PLAIN))
     made = make(config["attack"]["change"])
     assert plain(type(made)()) == plain(made)
 
