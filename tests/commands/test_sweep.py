@@ -14,26 +14,21 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from helpers import ROOT
+from helpers import ROOT, processes
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.experiment.planner import Planner
 from softmark.report.sweep_table import Problem, by_reason
+from softmark.settings import with_absolute_paths
 from softmark.sweep.command_line import expand_sweep
 from softmark.sweep.compose import CellComposer
 
 SENTENCE = ["-m", "method=usp,csp", "attack=finetune,prune,distill", "scale=smoke"]
+OFFLINE = {**os.environ, "WANDB_MODE": "offline"}
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "run.py", *arguments, f"output_dir={folder}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "WANDB_MODE": "offline"},
-    )
+    return processes.run("run.py", *arguments, f"output_dir={folder}", env=OFFLINE)
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +83,8 @@ def test_seeds_are_summed_up(swept):
 
 
 def report(*arguments: str, folder: Path, into: Path) -> subprocess.CompletedProcess:
-    code = (
-        "import sys, runpy; sys.argv = ['report.py', *sys.argv[1:]]\n"
-        "runpy.run_path('scripts/report.py', run_name='__main__')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments, f"output_dir={folder}", "--to", str(into)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [*arguments, f"output_dir={folder}", "--to", into]
+    return processes.run("scripts/report.py", *words)
 
 
 def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
@@ -117,7 +102,13 @@ def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     for picture in ("robust-probes.svg", "robust-tradeoff.svg", "robust-heatmap.svg"):
         assert (tmp_path / picture).read_text().rstrip().endswith("</svg>")
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    report("--name=robust", *SENTENCE[1:], folder=folder, into=tmp_path)
+    words = ["--name=robust", *SENTENCE[1:], f"output_dir={folder}", f"--to={tmp_path}"]
+    code = (
+        f"import sys, runpy; sys.argv = ['report.py', *{words!r}]\n"
+        "runpy.run_path('scripts/report.py', run_name='__main__')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
@@ -174,10 +165,10 @@ def test_a_number_of_a_table_can_be_narrowed_too(swept, given):
     assert result.stdout.count("│ csp") == 1
 
 
-def test_an_ablation_takes_one_part_away_after_the_other(tmp_path):
+def test_an_ablation_takes_one_part_away_after_the_other(swept):
     sweep = ["table=ablation", "method=csp", "method.marking.beta=0", "attack=none", "seed=0"]
     sweep.append("method.marking.feature_weight=0")
-    result = run(*sweep, "scale=smoke", folder=tmp_path)
+    result = run(*sweep, "scale=smoke", folder=swept[0])
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith(("┃ method", "│"))]
     shown = [line.split()[1:9:2] for line in lines]
@@ -187,11 +178,11 @@ def test_an_ablation_takes_one_part_away_after_the_other(tmp_path):
 
 
 def test_an_unknown_table_is_refused_with_the_list(tmp_path):
-    for result in (
-        run("table=roobust", folder=tmp_path),
-        report("table=roobust", folder=tmp_path, into=tmp_path),
+    for result, code in (
+        (run("table=roobust", folder=tmp_path), 1),
+        (report("table=roobust", folder=tmp_path, into=tmp_path), 2),
     ):
-        assert result.returncode == 1
+        assert result.returncode == code
         assert "Traceback" not in result.stderr
         assert "roobust" in result.stderr
         assert all(name in result.stderr for name in TABLES)
@@ -254,7 +245,8 @@ def test_a_cells_config_is_what_hydra_composes():
 
 
 def of_hydra(cell: list[str]) -> dict:
-    return OmegaConf.to_container(compose("config", cell), resolve=True, throw_on_missing=True)
+    config = OmegaConf.to_container(compose("config", cell), resolve=True, throw_on_missing=True)
+    return with_absolute_paths(config)
 
 
 def test_cells_that_are_planned_together_have_the_plans_of_each_alone(tmp_path):
@@ -299,7 +291,7 @@ def test_a_cell_that_is_named_twice_is_one():
 
 def test_a_page_of_nothing_makes_no_folder(tmp_path):
     result = report("--page", folder=tmp_path / "typo", into=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "no record" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -338,23 +330,17 @@ def test_one_cell_ends_with_its_verdict(swept):
 
 
 def test_interrupted_it_keeps_what_was_finished(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "run.py", "method=usp", "attack=distill", f"output_dir={tmp_path}"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # As at a terminal: what a shell starts in the background ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    for line in process.stderr:
-        if line.startswith("made victim"):
-            break
+    words = ["method=usp", "attack=distill", "recipe.epochs=2", f"output_dir={tmp_path}"]
+    running = processes.start("run.py", *words, env=OFFLINE)
+    while "made victim" not in running.stderr():
+        assert running.is_alive(), running.stderr()
+        time.sleep(0.05)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) != 0
-    assert "Traceback" not in rest
-    assert "interrupted" in rest
+    os.kill(running.pid, signal.SIGINT)
+    interrupted = running.wait(timeout=60)
+    assert interrupted.returncode != 0
+    assert "Traceback" not in interrupted.stderr
+    assert "interrupted" in interrupted.stderr
     assert not list((tmp_path / "store").rglob("*.making"))
     assert len(list((tmp_path / "store/victim").glob("*/stage.json"))) == 1
 
@@ -378,10 +364,8 @@ def test_help_and_config_answer_without_torch(argument, tmp_path):
 
 def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
     sweep = ["method=none,csp", "attack=none,finetune", "scale=smoke", f"output_dir={tmp_path}"]
-    counted = subprocess.run(
-        [sys.executable, "scripts/work.py", *sweep],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
+    counted = processes.run("scripts/work.py", *sweep)
+    assert counted.returncode == 0, counted.stderr
     steps = {line.split()[0]: line.split()[1] for line in counted.stdout.splitlines()}
     # 599 samples in batches of 64, two epochs; the control twice as long in batches of 32; two
     # fine-tunings of five.
@@ -389,9 +373,7 @@ def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
     assert "4 cells: " in counted.stdout
     assert list(tmp_path.glob("*")) == [tmp_path / "data"]
     for wrong in ("method=none,", "method=non"):
-        refused = subprocess.run(
-            [sys.executable, "scripts/work.py", wrong], cwd=ROOT, capture_output=True, text=True
-        )
+        refused = processes.run("scripts/work.py", wrong)
         assert refused.returncode == 1
         assert refused.stderr.startswith("error: method=")
 
