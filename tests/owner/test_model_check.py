@@ -135,7 +135,7 @@ class Auxiliary(nn.Sequential):
     [
         (Locked(), r"model: it can't be copied \(cannot pickle '_thread.lock' object\): a lock"),
         (Frozen(*build()), r"model: no gradient reaches its weights: .*no_grad"),
-        (Auxiliary(*build()), r"model: it gives Outputs for 8 data .* in train mode; logits"),
+        (Auxiliary(*build()), r"model: it gives a Outputs while it trains for 8 data .*; logits"),
         (nn.Linear(64, 10).requires_grad_(False), "none of its weights can be trained"),
         (softmark.mark, "model is a function: a torch.nn.Module is needed"),
     ],

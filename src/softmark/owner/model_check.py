@@ -59,10 +59,10 @@ def check_trainable(model: nn.Module, inputs: Tensor) -> None:
     gpus = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
     # Dropout draws numbers, and BatchNorm learns: neither may be seen afterwards.
     with torch.random.fork_rng(gpus), torch.enable_grad():
-        logits = _logits(_copied(model).train(), inputs, "data", " in train mode")
+        logits = _logits(_copied(model).train(), inputs, "data", " while it trains")
     if not logits.requires_grad:
         raise InputError(
-            "model: no gradient reaches its weights: in train mode its forward must not be under "
+            "model: no gradient reaches its weights while it trains: its forward must not be under "
             "no_grad, inference_mode or detach"
         )
 
@@ -137,6 +137,7 @@ def _logits(model: nn.Module, inputs: Tensor, what: str, mode: str = "") -> Tens
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"model: it can't take {about}{mode} ({reason})") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(few):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: it gives {shape} for {len(few)} {about}{mode}; logits (N, K)")
+        is_tensor = isinstance(logits, Tensor)
+        given = tuple(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+        raise InputError(f"model: it gives {given}{mode} for {len(few)} {about}; logits (N, K)")
     return logits
