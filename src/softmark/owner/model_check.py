@@ -62,7 +62,7 @@ def check_trainable(model: nn.Module, inputs: Tensor) -> None:
         logits = _logits(_copied(model).train(), inputs, "data", " while it trains")
     if not logits.requires_grad:
         raise InputError(
-            "model: no gradient reaches its weights while it trains: its forward must not be under "
+            "model: no gradient reaches its weights: while it trains its forward must not be under "
             "no_grad, inference_mode or detach"
         )
 
@@ -137,7 +137,7 @@ def _logits(model: nn.Module, inputs: Tensor, what: str, mode: str = "") -> Tens
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"model: it can't take {about}{mode} ({reason})") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(few):
-        is_tensor = isinstance(logits, Tensor)
-        given = tuple(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+        is_tensor, article = isinstance(logits, Tensor), "a " if mode else ""
+        given = tuple(logits.shape) if is_tensor else article + type(logits).__name__
         raise InputError(f"model: it gives {given}{mode} for {len(few)} {about}; logits (N, K)")
     return logits
