@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from softmark.choice_help import help_of_choices
+from softmark.console import quiet_streams, report
 from softmark.errors import InputError, reason_of
 from softmark.renamed import current
 from softmark.settings import CONF, configs, with_absolute_paths
@@ -37,7 +38,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def cell(config: DictConfig) -> None:
     """Run one cell, or work for the sweep that ``config.worker`` names; Hydra calls it."""
-    from softmark.console import report
     from softmark.experiment.run import make_all, run_cell
     from softmark.report.terminal import print_verdict
     from softmark.sweep.job import work
@@ -71,6 +71,7 @@ def cell(config: DictConfig) -> None:
                 raise SystemExit(1) from None
 
 
+@quiet_streams()
 def main() -> None:
     """Check the command line, run it, and exit: 0 for success, 1 with one line for an error."""
     # Hydra raises what it would print as a traceback otherwise.

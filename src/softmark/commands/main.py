@@ -16,6 +16,8 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
+from softmark.console import quiet_streams
+
 # What each word does. The modules of this package have the words' names, but for "run".
 SUMMARIES = {
     "mark": "mark a model of your own; write key, commitment, probes and certificate",
@@ -28,6 +30,7 @@ SUMMARIES = {
 }
 
 
+@quiet_streams()
 def main(words: Sequence[str] | None = None) -> None:
     """Do what a command line says, and exit with its status.
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,16 @@ from typing import Any, NamedTuple
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from softmark.console import console, report
+from softmark.console import report
 from softmark.errors import InputError
 from softmark.experiment.plan import UNHASHED
 from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record, record_of
+from softmark.nodes import short
 from softmark.report.numbers import MISSING
 from softmark.report.rows import Record, Row, filled
 from softmark.report.summary import SUMMARY_CAPTION, summary_table
-from softmark.report.terminal import plain_table, sweep_table
+from softmark.report.terminal import print_lines, print_sweep
 from softmark.report.wandb_sweep import log_sweep
 from softmark.sweep.command_line import cells_of
 from softmark.sweep.compose import CellComposer
@@ -130,18 +132,29 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table; exit with 1 where a cell failed or is missing."""
+        # An exception here would only be a warning to Hydra, and the exit status 0.
         try:
             sweep = cells_of(config)
             rows, varied, problems = gather(sweep, config)
         except InputError as error:
             sys.exit(f"error: {error}")
-        console().print(sweep_table(rows, varied))
-        if summary := summary_table(rows):
-            console().print(plain_table(summary, SUMMARY_CAPTION))
-        log_sweep(config, rows, varied)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        try:
+            _show(config, rows, varied)
+        except Exception as error:
+            report(f"no table: {type(error).__name__}: {short(error)}; softmark report writes it")
         if problems:
             report(f"{len(problems)} of {len(sweep)} cells failed or are missing:")
             for line in by_reason(problems):
                 report(f"  {line}")
-            # An exception here would only be a warning to Hydra; this is none.
             sys.exit(1)
+
+
+def _show(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
+    """Print the table of a sweep, and log it."""
+    print_sweep(rows, varied)
+    if summary := summary_table(rows):
+        print_lines(summary, SUMMARY_CAPTION)
+    log_sweep(config, rows, varied)

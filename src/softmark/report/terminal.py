@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from softmark.console import console, report
@@ -31,15 +32,53 @@ def print_verdict(record: Record, brief: bool) -> None:
     if brief:
         report(f"{title}: {claim(record)}, p {format_p(record['p_value'])} ({source})")
         return
-    table = Table(title=title, show_header=False, title_justify="left", min_width=60)
+    screen = console()
+    width = min(60, screen.width)
+    table = Table(title=title, show_header=False, title_justify="left", min_width=width)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for name, text in facts(record):
         table.add_row(name, Text(text, "bold") if name == "verdict" else Text(text))
     took = f"{record['seconds']:.1f} s, {source}" if made else "nothing: it was there already"
     table.add_row("took", f"{took}; {record['queries']} queries")
     if record["scale"] == "smoke":
         table.add_row("note", SMOKE)
-    table.add_row("record", Text(record["path"], overflow="fold"))
-    console().print(table)
+    table.add_row("record", Text(record["path"]))
+    screen.print(table)
+
+
+def print_sweep(rows: Sequence[Row], varied: Sequence[str]) -> None:
+    """Print a sweep's table, or a list of its rows where the terminal is too narrow for one."""
+    _print(sweep_table(rows, varied))
+
+
+def print_lines(lines: Sequence[Sequence[str]], caption: str) -> None:
+    """Print a table of ``lines``, head first, with ``caption`` below; a list where it is narrow."""
+    _print(plain_table(lines, caption))
+
+
+def _print(table: Table) -> None:
+    screen = console()
+    if sum(map(_needed, table.columns)) + 1 <= screen.width:
+        screen.print(table)
+        return
+    heads = [str(column.header).replace("\n", " ") for column in table.columns]
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    rows.add_column(overflow="fold")
+    rows.add_column(overflow="fold")
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for head, cell in zip(heads, row, strict=True):
+            rows.add_row(head, cell)
+        rows.add_row()
+    for part in (table.title, rows, table.caption):
+        screen.print(part or "")
+
+
+def _needed(column: Column) -> int:
+    """Return how wide a column must be, with its border, for no figure to be cut."""
+    texts = [str(text) for text in (column.header, *column.cells)]
+    words = [word for text in texts for word in re.split("\n" if column.no_wrap else r"\s", text)]
+    return 3 + (column.min_width or max(map(len, words)))
 
 
 def sweep_table(rows: Sequence[Row], varied: Sequence[str]) -> Table:

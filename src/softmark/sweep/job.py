@@ -16,7 +16,7 @@ from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from softmark.console import report
+from softmark.console import QuietStream, report
 from softmark.errors import InputError, reason_of
 from softmark.experiment.cell import Config, Plan
 from softmark.experiment.planner import Planner
@@ -50,7 +50,10 @@ def work(path: Path, show: Show, job: DictConfig) -> None:
     with contextlib.suppress(OSError):  # where only output_dir is shared, and named in full
         os.chdir(folder.directory)
     name = worker_name()
-    with (path / "logs" / name).open("a", buffering=1) as log, contextlib.redirect_stderr(log):
+    with (
+        (path / "logs" / name).open("a", buffering=1) as log,
+        contextlib.redirect_stderr(QuietStream(log, "log")),
+    ):
         try:
             folder.check_locks()
             with open_dict(job):

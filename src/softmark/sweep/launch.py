@@ -103,8 +103,9 @@ def shown(folder: WorkFolder) -> Iterator[FileLock]:
             beats = 0
             while not stopped.wait(BEAT):
                 logs.show()
-                if lock.is_locked:
-                    (folder.path / "alive").write_text(str(beats := beats + 1))
+                with contextlib.suppress(OSError):
+                    if lock.is_locked:
+                        (folder.path / "alive").write_text(str(beats := beats + 1))
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -125,10 +126,11 @@ class Logs:
 
     def show(self) -> None:
         """Report the whole lines that are new."""
-        for path in sorted(self.folder.iterdir()):
-            with path.open("rb") as file:
-                file.seek(self.read.get(path, 0))
-                text, _, _ = file.read().rpartition(b"\n")
-            if text:
-                self.read[path] = self.read.get(path, 0) + len(text) + 1
-                report(text.decode(errors="replace"))
+        with contextlib.suppress(OSError):
+            for path in sorted(self.folder.iterdir()):
+                with path.open("rb") as file:
+                    file.seek(self.read.get(path, 0))
+                    text, _, _ = file.read().rpartition(b"\n")
+                if text:
+                    self.read[path] = self.read.get(path, 0) + len(text) + 1
+                    report(text.decode(errors="replace"))

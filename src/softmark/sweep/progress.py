@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -37,8 +38,16 @@ class LiveLine:
         """Replace the live line."""
         with self.lock:
             if self.at_line_start:
-                self.screen.write(f"\r\033[K{line}")
+                self.screen.write(f"\r\033[K{line[: self.num_columns - 1]}")
                 self.screen.flush()
+
+    @property
+    def num_columns(self) -> int:
+        """Return the screen's width: of a line that it wraps, only the last row is replaced."""
+        try:
+            return os.get_terminal_size(self.screen.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     def flush(self) -> None:
         """Flush the screen."""
@@ -98,7 +107,9 @@ class SweepProgress:
 
             def renew() -> None:
                 while not stopped.wait(1):
-                    stderr.draw(self.line())
+                    # Others write what it reads; the next second has another chance.
+                    with contextlib.suppress(OSError, ValueError, KeyError):
+                        stderr.draw(self.line())
 
             thread = threading.Thread(target=renew, daemon=True)
             thread.start()

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from softmark.console import quiet
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
 from softmark.experiment.run import make_all, missing_stages
@@ -108,7 +109,7 @@ def _begin_worker(accelerator: str, threads: int) -> None:
     """Set up a worker process; what it has to say, it returns."""
     from softmark.devices import compute_on
 
-    sys.stderr = sys.__stderr__
+    sys.stderr = quiet(sys.__stderr__, 2)
     compute_on(accelerator, threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
