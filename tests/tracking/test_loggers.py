@@ -288,6 +288,109 @@ def test_a_stage_that_fails_ends_its_run_as_failed(cell, tmp_path, monkeypatch):
     assert len(read_all(tmp_path)) == 1
 
 
+class Service:
+    """wandb, whose process may be gone: its calls raise then, as those of wandb do."""
+
+    def __init__(self, *, starts: int):
+        self.starts, self.is_up, self.stops = starts, True, 0
+        self.summary, self.dir, self.offline = {}, ".", True
+        self.runs: list[str] = []
+
+    def init(self, **options):
+        if not self.is_up and not self.starts:
+            raise RuntimeError("Connection lost")
+        if not self.is_up:
+            self.is_up, self.starts = True, self.starts - 1
+            raise RuntimeError("the process is gone")  # the first call after it only notices
+        self.runs.append(options["name"])
+        return self
+
+    def teardown(self):
+        self.stops += 1
+        raise ConnectionResetError("Connection lost")
+
+    def _call(self, *arguments, **options):
+        if not self.is_up:
+            raise ConnectionResetError("Connection lost")
+
+    log = log_artifact = _log_artifact = define_metric = finish = _call
+
+
+@pytest.fixture
+def service(monkeypatch):
+    import wandb
+
+    def started(starts: int) -> Service:
+        service = Service(starts=starts)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setattr(wandb, "init", service.init)
+        monkeypatch.setattr(wandb, "teardown", service.teardown)
+        return service
+
+    return started
+
+
+def test_a_killed_service_costs_one_run_and_one_line(service, tmp_path, capsys):
+    """Of the stage that is trained just then: the stage and all that follow are made."""
+    killed = service(starts=1)
+    (tmp_path / "4567.making").mkdir()
+    settings = {
+        "logger": {"name": "wandb", "mode": None, "project": "p", "group": None, "weights": False},
+        "output_dir": str(tmp_path),
+        "data": {"name": "digits"},
+    }
+    for _ in range(2):
+        with (
+            tracking.stage_logger(settings, VICTIM, tmp_path / "4567.making") as logger,
+            logger("classifier") as curve,
+        ):
+            killed.is_up = killed.stops > 0
+            for epoch in range(3):
+                curve.log_metrics({"loss": 1.0, "epoch": epoch}, step=epoch)
+            curve.finalize("success")
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "W&B: the curve of classifier isn't logged (Connection lost)"
+    # The second run's model isn't there to be logged: a test's, no service's fault.
+    assert not any("Connection lost" in line for line in told[1:])
+    assert killed.runs == ["victim seed 0"] * 2
+
+
+def test_without_any_service_nothing_is_logged_and_that_is_said_once(service, tmp_path, capsys):
+    gone = service(starts=0)
+    gone.is_up = False
+    settings = {"logger": {"name": "wandb", "mode": None, "project": "p", "group": None}}
+    settings["logger"]["weights"] = False
+    for _ in range(2):
+        with tracking.stage_logger(
+            {**settings, "output_dir": str(tmp_path), "data": {"name": "digits"}}, VICTIM, tmp_path
+        ) as logger:
+            assert logger is tracking._no_logger
+    assert capsys.readouterr().err == "W&B: disabled from here (Connection lost)\n"
+
+
+def test_a_home_that_nobody_can_write_is_left_alone(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    online._leave_home(tmp_path / "runs")
+    assert "XDG_CACHE_HOME" not in os.environ
+    monkeypatch.setenv("HOME", "/proc/version")
+    online._leave_home(tmp_path / "runs")
+    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "runs/cache")
+    for name in ("XDG_CACHE_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name)
+
+
+def test_what_wandb_was_told_in_a_folder_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nmode = disabled\n")
+    assert online.decide_mode(None) == ("disabled", "wandb disabled was said in this folder")
+
+
 def test_the_setting_comes_before_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from softmark.experiment.record import CSV
 from softmark.report.columns import cells, columns
 from softmark.report.rows import Row
-from softmark.tracking.loggers import CELL_FIELDS, in_wandb, open_run, wandb_errors_reported
+from softmark.tracking.loggers import CELL_FIELDS, in_wandb, open_run
 
 VERDICT_FIELDS = (*CELL_FIELDS, *CSV)
 
@@ -30,19 +30,19 @@ def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) ->
     group = config.logger.group or os.environ.get("WANDB_RUN_GROUP")
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     run_config = {"overrides": overrides, "varied": list(varied)}
-    with (
-        wandb_errors_reported("the sweep"),
-        open_run(config, name=group, job_type="sweep", config=run_config) as run,
-    ):
-        run.log(
-            {
-                "table": wandb.Table(columns=[*varied, *names], data=body),
-                "verdicts": wandb.Table(columns=list(VERDICT_FIELDS), data=verdicts),
-                **{
-                    f"plots/{name}": wandb.Image(figure)
-                    for name, figure in plots.plots(rows, varied).items()
-                },
-            }
-        )
-        claimed = sum(record["claimed"] for record in records)
-        run.summary.update({"cells": len(records), "claimed": claimed})
+    with open_run(config, name=group, job_type="sweep", config=run_config) as run:
+        if run is None:
+            return
+        with run.losing("the sweep"):
+            run.handle.log(
+                {
+                    "table": wandb.Table(columns=[*varied, *names], data=body),
+                    "verdicts": wandb.Table(columns=list(VERDICT_FIELDS), data=verdicts),
+                    **{
+                        f"plots/{name}": wandb.Image(figure)
+                        for name, figure in plots.plots(rows, varied).items()
+                    },
+                }
+            )
+            claimed = sum(record["claimed"] for record in records)
+            run.handle.summary.update({"cells": len(records), "claimed": claimed})

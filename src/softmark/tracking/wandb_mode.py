@@ -39,6 +39,8 @@ def _set_mode(config: DictConfig, folder: str) -> None:
     """Set the environment variables of W&B, and report the mode."""
     if config.logger.name != "wandb":
         return
+    runs = Path(config.output_dir) / "wandb"
+    _leave_home(runs.absolute())
     try:
         mode, reason = decide_mode(config.logger.mode)
         if mode != "disabled":
@@ -50,7 +52,6 @@ def _set_mode(config: DictConfig, folder: str) -> None:
     kind = (config.get("table") or {}).get("name") or "sweep"
     group = "-".join([kind, *Path(folder).parts[-2:]])
     os.environ.setdefault("WANDB_RUN_GROUP", os.environ.get("WANDB_SWEEP_ID") or group)
-    runs = Path(config.output_dir) / "wandb"
     later = f"; later: wandb sync {runs}" if mode == "offline" else ""
     report(f"W&B: {mode} ({reason}){later}")
 
@@ -86,11 +87,29 @@ def _refused(what: str) -> Iterator[None]:
         raise InputError(f"{what}: W&B refuses it ({reason})") from error
 
 
+def _leave_home(folder: Path) -> None:
+    """Have wandb write to ``folder`` what it would write to a home folder that nobody can write.
+
+    Its process would print its log instead, dozens of lines for each run.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        (cache / "wandb").mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache / "wandb", os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: nobody has a home
+        writable = False
+    if not writable:
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        for name in ("CACHE", "DATA"):
+            os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / name.lower()))
+
+
 def decide_mode(configured: str | None) -> tuple[str, str]:
     """Return the mode of W&B and its reason.
 
-    It is ``logger.mode``, else WANDB_MODE, else online. Online becomes offline where the server
-    doesn't accept the stored credentials within ``LOGIN_TIMEOUT`` seconds.
+    It is ``logger.mode``, else WANDB_MODE, else what ``wandb offline`` or ``wandb disabled`` has
+    left in this folder, else online. Online becomes offline where the server doesn't accept the
+    stored credentials within ``LOGIN_TIMEOUT`` seconds.
 
     Args:
         configured: The value of ``logger.mode``; None where there is none.
@@ -100,35 +119,46 @@ def decide_mode(configured: str | None) -> tuple[str, str]:
     """
     sources = (("logger.mode", configured), ("WANDB_MODE", os.environ.get("WANDB_MODE")))
     configured_modes = [(source, mode) for source, mode in sources if mode]
-    source, mode = configured_modes[0] if configured_modes else ("credentials", "online")
-    if mode not in MODES:
+    source, mode = configured_modes[0] if configured_modes else ("credentials", None)
+    if mode not in (None, *MODES):
         raise InputError(f"W&B mode {mode} ({source}): {', '.join(MODES[:2])} or {MODES[2]}")
-    if mode != "online":
+    if mode in ("offline", "disabled"):
         return mode, f"{source}={mode}"
-    refusal = _refusal()
-    return ("offline", refusal) if refusal else ("online", f"{source}, accepted by the server")
+    answer, reason = _ask(mode)
+    return answer, f"{source}, accepted by the server" if answer == "online" else reason
 
 
-def _refusal() -> str | None:
-    """Return why W&B's server can't be used, or None; asked in a process that can be killed."""
+def _ask(mode: str | None) -> tuple[str, str]:
+    """Return the mode that wandb comes to and why, asked in a process that can be killed.
+
+    Args:
+        mode: Online, or None for what wandb's own settings say.
+    """
     code = (
         "import sys, wandb\n"
-        "try: known = wandb.login(prompt=False, verify=True)\n"
-        "except Exception as error: sys.exit(f'softmark: {error}')\n"
-        "sys.exit(None if known else 'softmark: no credentials')\n"
+        "try:\n"
+        "    mode = wandb.setup().settings.mode\n"
+        "    if mode in ('offline', 'disabled'):\n"
+        "        sys.exit(f'softmark: {mode} wandb {mode} was said in this folder')\n"
+        "    known = wandb.login(prompt=False, verify=True)\n"
+        "except Exception as error: sys.exit(f'softmark: offline {error}')\n"
+        "sys.exit(None if known else 'softmark: offline no credentials')\n"
     )
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
     try:
         login = subprocess.run(
             [sys.executable, "-P", "-c", code],
-            env={**os.environ, "WANDB_MODE": "online"},
+            env=environment | ({"WANDB_MODE": mode} if mode else {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=LOGIN_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer in {LOGIN_TIMEOUT} s"
+        return "offline", f"no answer in {LOGIN_TIMEOUT} s"
     if login.returncode == 0:
-        return None
-    reasons = [line for line in login.stderr.splitlines() if line.startswith("softmark: ")]
-    return reasons[0].removeprefix("softmark: ") if reasons else "wandb can't be asked"
+        return "online", ""
+    answers = [line for line in login.stderr.splitlines() if line.startswith("softmark: ")]
+    answer = answers[0].removeprefix("softmark: ") if answers else "offline wandb can't be asked"
+    answered, _, reason = answer.partition(" ")
+    return answered, reason
