@@ -39,8 +39,6 @@ def _set_mode(config: DictConfig, folder: str) -> None:
     """Set the environment variables of W&B, and report the mode."""
     if config.logger.name != "wandb":
         return
-    runs = Path(config.output_dir) / "wandb"
-    _leave_home(runs.absolute())
     try:
         mode, reason = decide_mode(config.logger.mode)
         if mode != "disabled":
@@ -48,6 +46,8 @@ def _set_mode(config: DictConfig, folder: str) -> None:
     except InputError as error:
         # An exception here would only be a warning to Hydra; this is none.
         sys.exit(f"error: {error}")
+    runs = Path(config.output_dir) / "wandb"
+    _leave_home(runs.absolute())
     os.environ["WANDB_MODE"] = mode
     kind = (config.get("table") or {}).get("name") or "sweep"
     group = "-".join([kind, *Path(folder).parts[-2:]])
