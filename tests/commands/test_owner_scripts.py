@@ -388,7 +388,7 @@ def test_what_cannot_be_marked_is_named_and_nothing_is_left(call, tmp_path, word
         (("marked", "mine:nothing"), "gives a int"),
         (("marked", "answers.npy", "--weights", "x.pt"), "is no MODULE:FUNCTION"),
         (("marked", "http://127.0.0.1:9"), "--model NAME is needed"),
-        (("marked", "answers.xlsx"), "answers.xlsx: a .safetensors file of softmark's, MODULE:"),
+        (("marked", "answers.docx"), "answers.docx: a .safetensors file of softmark's, MODULE:"),
         (
             (
                 "marked",

@@ -5,7 +5,7 @@
     softmark verify marked package.module:build --weights state.pt
     softmark verify marked http://127.0.0.1:8080 --model iris --budget 2000
 
-SUSPECT is a file of predictions (CSV, Parquet, NPY, NPZ or JSON lines, one row for each probe), a
+SUSPECT is a file of predictions (CSV, Excel, Parquet, NPY, NPZ or JSON, one row for each probe), a
 .safetensors file of one of softmark's networks, MODULE:FUNCTION with --weights, or the URL of a
 server: one that speaks the Open Inference Protocol (v2), or with --protocol json any other that
 takes a JSON POST. A locked key's passphrase is taken from SOFTMARK_PASSPHRASE, or asked for on a
@@ -21,9 +21,12 @@ import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softmark.commands.server_options import add_server_arguments, endpoint
+
+if TYPE_CHECKING:
+    from softmark.owner.suspects.forms import Classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SUSPECT",
         help="a file of predictions, a .safetensors file, MODULE:FUNCTION or a URL",
     )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="a state dict for MODULE:FUNCTION"
-    )
-    parser.add_argument("--logits", action="store_true", help="the predictions are logits")
+    _add_suspect_arguments(parser)
     parser.add_argument(
         "--to", type=Path, metavar="DIR", help="write evidence.html and evidence.json there"
     )
@@ -74,6 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_beacon_arguments(parser)
     add_server_arguments(parser.add_argument_group("for a URL"))
+
+
+def _add_suspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a state dict for MODULE:FUNCTION"
+    )
+    parser.add_argument("--logits", action="store_true", help="the predictions are logits")
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="the names of the classes in the order of the labels, one a line, where SUSPECT names "
+        "them",
+    )
 
 
 def _add_beacon_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
     from softmark.owner.folder import load
     from softmark.owner.suspects.endpoint import Endpoint
     from softmark.owner.suspects.files import max_answer_bytes, read_predictions
+    from softmark.owner.suspects.forms import Classes, read_class_names
     from softmark.owner.verify import examine
 
     if options.to:
@@ -120,7 +135,8 @@ def run(options: argparse.Namespace) -> int:
     labels = read_predictions(options.labels, max_bytes) if options.labels else None
     chain = options.chain or QUICKNET
     beacon = Beacon(options.beacon, chain) if options.beacon else None
-    suspect, file = suspect_of(options, max_bytes)
+    class_names = read_class_names(options.class_names) if options.class_names else None
+    suspect, file = suspect_of(options, max_bytes, Classes(key.classes, class_names))
     examination = examine(
         suspect,
         key,
@@ -130,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
         labels=labels,
         beacon=beacon,
         published=options.published,
+        class_names=class_names,
     )
     source = source_of_file(file) if file else None
     if isinstance(suspect, Endpoint):
@@ -155,7 +172,9 @@ def passphrase_of(marked: Path) -> str | None:
     return given
 
 
-def suspect_of(options: argparse.Namespace, max_bytes: int) -> tuple[Any, Path | None]:
+def suspect_of(
+    options: argparse.Namespace, max_bytes: int, classes: Classes
+) -> tuple[Any, Path | None]:
     """Return the suspect, and the file that it was read from, if any."""
     from softmark.errors import InputError
     from softmark.owner.model_files import load_model
@@ -168,7 +187,7 @@ def suspect_of(options: argparse.Namespace, max_bytes: int) -> tuple[Any, Path |
     if server:
         return endpoint(options), None
     if file.suffix in FORMATS:
-        return read_predictions(file, max_bytes), file
+        return read_predictions(file, max_bytes, classes), file
     if ":" not in name and file.suffix != ".safetensors":
         raise InputError(
             f"{name}: a .safetensors file of softmark's, MODULE:FUNCTION, a server's address, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -87,6 +88,7 @@ def verify(
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
     raw: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> Verdict:
     """Judge whether ``suspect`` derives from the model that ``key`` has marked.
 
@@ -110,6 +112,8 @@ def verify(
         published: when its commitment became public, as its public record says, with a time zone.
             Without ``beacon`` and ``published`` the level is 1e-12, as for a key without a beacon.
         raw: give a function uint8 pictures as bytes.
+        class_names: where the suspect names classes (``[{"label": "cat", "score": 0.9}, ...]``):
+            the names, in the order of the labels. None: by the number at their end.
 
     Returns:
         The verdict: ``outcome``, ``claimed``, ``p_value``, ``levels`` (what p must reach),
@@ -129,7 +133,9 @@ def verify(
         >>> softmark.verify(model, marked.key, marked.probes).claimed  # the unmarked model
         False
     """
-    return examine(suspect, key, probes, keys_tried, logits, labels, beacon, published, raw).verdict
+    return examine(
+        suspect, key, probes, keys_tried, logits, labels, beacon, published, raw, class_names
+    ).verdict
 
 
 def examine(
@@ -142,13 +148,14 @@ def examine(
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
     raw: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> Examination:
     """Return the verdict of ``verify`` together with what it stands on; arguments as there."""
     level, grounds = level_and_grounds(key, beacon, published)
     inputs = as_inputs(probes)
     key_verifier = CommittedKeyVerifier(key, inputs, level, keys_tried, labels)
     begun = datetime.now(UTC)
-    answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw)
+    answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw, class_names)
     ended = datetime.now(UTC)
     evidence = key_verifier.evidence(answers)
     num_open = len(key_verifier.open_classes(answers))

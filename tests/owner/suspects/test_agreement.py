@@ -145,3 +145,22 @@ def test_few_agreements_of_a_sure_suspect_are_told():
     verdict = verdict_on(probs)
     assert (verdict.outcome, round(verdict.agreement, 1)) == ("not claimed", 0.5)
     assert "it agrees with the unmarked model on 5" in verdict.why
+
+
+def test_answers_that_name_their_classes_are_the_same_answers():
+    names = [f"breed {place}" for place in "abcdefghijkl"]
+    by_name = [
+        [
+            {"label": names[place], "score": float(row[place])}
+            for place in row.argsort(descending=True)
+        ]
+        for row in answers()
+    ]
+    named = verdict_on(by_name, class_names=names)
+    assert named.p_value == verdict_on(answers()).p_value
+    numbered = [{f"LABEL_{place}": float(p) for place, p in enumerate(row)} for row in answers()]
+    assert verdict_on(numbered).p_value == named.p_value
+    labels = [names[place] for place in answers().argmax(1)]
+    assert verdict_on(labels, class_names=names).agreement == named.agreement
+    with pytest.raises(softmark.InputError, match=r"the classes have names.*class_names="):
+        verdict_on(by_name)

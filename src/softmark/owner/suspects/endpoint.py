@@ -19,6 +19,7 @@ from torch import Tensor
 from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.answer_log import AnswerLog
+from softmark.owner.suspects.forms import Classes
 from softmark.owner.suspects.http import HttpClient, checked_url
 from softmark.owner.suspects.protocols import (
     as_answers,
@@ -122,6 +123,7 @@ class Endpoint:
         self.protocol, self.batch_size, self.answer_log = protocol, batch_size, answer_log
         self.input, self.output, self.request, self.answer = input, output, request, answer
         self.changed: float | None = None
+        self._classes = Classes()
         self._client = HttpClient(headers or {}, rate, budget, timeout, retries)
 
     @property
@@ -140,6 +142,11 @@ class Endpoint:
         Returns:
             float32 (N, K), or labels (N,) where the server answers one number for each input.
         """
+        return self.ask(inputs, Classes())
+
+    def ask(self, inputs: Tensor, classes: Classes) -> Tensor:
+        """Return the answers to ``inputs``, where it helps with what is known of the classes."""
+        self._classes = classes
         inputs = inputs.detach().cpu()
         if not len(inputs):
             raise InputError("there are no inputs to ask about")
@@ -221,7 +228,8 @@ class Endpoint:
         if self.protocol == "json":
             body = {self.request: as_input(batch).tolist()}
             reply = self._client.send("POST", self.url, body, len(batch))
-            return as_answers(value_at_path(reply, self.answer, self.url), len(batch), self.url)
+            rows = value_at_path(reply, self.answer, self.url)
+            return as_answers(rows, len(batch), self.url, self._classes)
         data = batch if tensor["datatype"] in INTEGERS else as_input(batch)
         sent = {**tensor, "shape": list(batch.shape), "data": data.flatten().tolist()}
         reply = self._client.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(batch))
@@ -235,7 +243,8 @@ class Endpoint:
                 "and classes, is needed"
             )
         where = f"{self.url}, output {name!r}"
-        return as_answers(rows_of(candidates[name], where), len(batch), where)
+        rows = rows_of(candidates[name], where)
+        return as_answers(rows, len(batch), where, self._classes)
 
     def _fraction_changed(
         self, inputs: Tensor, answers: Tensor, tensor: dict[str, str]

@@ -1,4 +1,4 @@
-"""A suspect's answers from a file: CSV, Parquet, NPY, NPZ or JSON lines."""
+"""A suspect's answers from a file: a table, an array, or JSON."""
 
 from __future__ import annotations
 
@@ -10,31 +10,43 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv
 
+from softmark.console import report
 from softmark.errors import InputError
 from softmark.nodes import short
-from softmark.owner.numpy_files import read_array, unpacked_limit
+from softmark.owner.numpy_files import read_array
+from softmark.owner.suspects.forms import (
+    LABEL_KEYS,
+    SCORE_KEYS,
+    Classes,
+    number_of,
+    order_by_number,
+    row_of,
+)
 from softmark.owner.suspects.parquet import read_parquet
+from softmark.owner.suspects.tables import read_sheet, read_text_table
 
 PROBE_COLUMN = "probe"  # says which probe a row answers: a number, or the name of its file
-FORMATS = (".csv", ".parquet", ".npy", ".npz", ".jsonl")
-CSV_COLUMN_BYTES = 10_000  # what pyarrow takes for each column of a CSV, however few rows it has
+FORMATS = (".csv", ".tsv", ".xlsx", ".parquet", ".npy", ".npz", ".jsonl", ".json")
 TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 MAX_NAME = 500  # letters of a column's name, or of a picture's with its folders
 
 
-def read_predictions(path: Path, max_bytes: int | None = None) -> np.ndarray:
+def read_predictions(
+    path: Path, max_bytes: int | None = None, classes: Classes | None = None
+) -> np.ndarray:
     """Return the answers in ``path``, one row for each probe, in the order of the probes.
 
-    Tables have a column for each class; pandas' row numbers are left out. Where a column ``probe``
-    says which probe a row answers (12 or 00012.png), rows are brought into that order. JSON lines
-    hold a list each, or an object with ``answers`` and perhaps ``probe``. Nothing is unpickled.
+    Tables have a column for each class, or one of lists or labels; pandas' row numbers are left
+    out. Where a column ``probe`` says which probe a row answers (12 or 00012.png), rows are brought
+    into that order. JSON (lines, or one list) holds answers in any form of ``forms.row_of``,
+    perhaps with ``probe``. Nothing is unpickled.
 
     Args:
         path: a file with one of the ``FORMATS``.
         max_bytes: what the file, and what it unpacks to, may have (``max_answer_bytes``); None for
             no limit but ``numpy_files.unpacked_limit``.
+        classes: number and names of the classes, where the columns or answers have names.
 
     Returns:
         Floats (N, K), or labels (N,) where there is one column.
@@ -43,12 +55,16 @@ def read_predictions(path: Path, max_bytes: int | None = None) -> np.ndarray:
         InputError: for rows that are missing or there twice, columns that aren't numbers, and
             files that can't be read or would unpack to more than ``numpy_files.unpacked_limit``.
     """
+    classes = classes or Classes()
     readers = {
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-        ".npy": _read_array,
-        ".npz": _read_array,
-        ".jsonl": _read_json_lines,
+        ".csv": lambda: _table_answers(read_text_table(path, max_bytes), path, classes),
+        ".tsv": lambda: _table_answers(read_text_table(path, max_bytes), path, classes),
+        ".xlsx": lambda: _table_answers(read_sheet(path, max_bytes), path, classes),
+        ".parquet": lambda: _read_parquet(path, max_bytes, classes),
+        ".npy": lambda: _read_array(path, max_bytes),
+        ".npz": lambda: _read_array(path, max_bytes),
+        ".jsonl": lambda: _json_answers(_json_lines(path), path, classes),
+        ".json": lambda: _json_answers(_json_list(path), path, classes),
     }
     if path.suffix not in readers:
         raise InputError(f"{path}: predictions are {', '.join(FORMATS)}")
@@ -58,7 +74,7 @@ def read_predictions(path: Path, max_bytes: int | None = None) -> np.ndarray:
                 f"{path}: it has {path.stat().st_size:,} bytes; answers to these probes have "
                 f"{max_bytes:,} at most"
             )
-        return readers[path.suffix](path, max_bytes)
+        return readers[path.suffix]()
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -83,29 +99,19 @@ def _read_array(path: Path, max_bytes: int | None) -> np.ndarray:
     return read_array(path, choose, max_bytes)
 
 
-def _read_csv(path: Path, max_bytes: int | None) -> np.ndarray:
-    with path.open() as file:
-        line = file.readline()
-    if line.count(",") * CSV_COLUMN_BYTES > unpacked_limit(path.stat().st_size, max_bytes):
-        raise InputError(f"{path}: {line.count(',') + 1:,} columns are too many for so few rows")
-    cells = line.strip().split(",")
-    # Numbers in the first line are a row, unless they count the classes.
-    counts_classes = [cell.strip('" ') for cell in cells] == [str(i) for i in range(len(cells))]
-    has_no_names = all(_is_number(cell) for cell in cells) and not counts_classes
-    options = csv.ReadOptions(autogenerate_column_names=has_no_names)
-    return _table_answers(csv.read_csv(path, options), path)
-
-
-def _read_parquet(path: Path, max_bytes: int | None) -> np.ndarray:
+def _read_parquet(path: Path, max_bytes: int | None, classes: Classes) -> np.ndarray:
     def check(schema: pa.Schema) -> None:
-        _check_columns(schema, path)
+        others = [field for field in schema if field.name != PROBE_COLUMN]
+        lists = len(others) == 1 and pa.types.is_list(others[0].type)
+        if not (lists and _is_numeric(others[0].type.value_type)):
+            _check_numeric(schema, path)
         kind = schema.field(PROBE_COLUMN).type if PROBE_COLUMN in schema.names else pa.int64()
         if not (_is_numeric(kind) or kind in TEXT_TYPES or pa.types.is_dictionary(kind)):
             raise InputError(
                 f"{path}: column {PROBE_COLUMN!r} holds {short(kind)}, not numbers or names"
             )
 
-    return _table_answers(read_parquet(path, PROBE_COLUMN, check, max_bytes), path)
+    return _table_answers(read_parquet(path, PROBE_COLUMN, check, max_bytes), path, classes)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -113,29 +119,73 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
-def _check_columns(schema: pa.Schema, path: Path) -> None:
+def _check_numeric(schema: pa.Schema, path: Path) -> None:
     for field in schema:
         if len(field.name) > MAX_NAME:
             raise InputError(f"{path}: a column's name has {len(field.name):,} letters")
         if field.name != PROBE_COLUMN and not _is_numeric(field.type):
-            raise InputError(
-                f"{path}: column {field.name!r} holds {short(field.type)}, not numbers: leave all "
-                f"columns out but those of the classes and {PROBE_COLUMN!r}"
-            )
+            raise _not_numeric(field, path)
 
 
-def _table_answers(table: pa.Table, path: Path) -> np.ndarray:
-    _check_columns(table.schema, path)
+def _not_numeric(field: pa.Field, path: Path) -> InputError:
+    return InputError(
+        f"{path}: column {field.name!r} holds {short(field.type)}, not numbers: leave all "
+        f"columns out but those of the classes and {PROBE_COLUMN!r}"
+    )
+
+
+def _table_answers(table: pa.Table, path: Path, classes: Classes) -> np.ndarray:
+    if longest := [name for name in table.column_names if len(name) > MAX_NAME]:
+        raise InputError(f"{path}: a column's name has {len(longest[0]):,} letters")
     names = table.column_names
     probes = _as_list(table[PROBE_COLUMN]) if PROBE_COLUMN in names else None
     names = [name for name in names if name != PROBE_COLUMN and not _is_index(table, name)]
-    names = _by_class(names)
     if not names:
         raise InputError(f"{path}: there is no column of a class")
-    columns = [table[name].to_numpy() for name in names]
-    with np.errstate(invalid="ignore"):  # of NaNs that signal, in a damaged file
-        answers = columns[0] if len(columns) == 1 else np.stack(columns, axis=1).astype(float)
+    texts = [name for name in names if not _is_numeric(table.schema.field(name).type)]
+    is_pair = len(names) == 2 and names[0] in LABEL_KEYS and names[1] in SCORE_KEYS
+    if texts and (len(names) == 1 or is_pair):
+        answers = _rows_of_texts(table.select(names), path, classes)
+    else:
+        answers = _columns(table.select(_by_class(names, path, classes)), path)
     return answers if probes is None else _sort_by_probe(answers, probes, path)
+
+
+def _rows_of_texts(table: pa.Table, path: Path, classes: Classes) -> np.ndarray:
+    """Return the answers in one column of lists, JSON or labels, or in a label and its score."""
+    values = table.to_pylist() if table.num_columns == 2 else table.column(0).to_pylist()
+    rows = []
+    for value in values:
+        is_json = isinstance(value, str) and value.lstrip().startswith(("[", "{"))
+        rows.append(row_of(json.loads(value) if is_json else value, classes, str(path)))
+    return _as_array(rows, path)
+
+
+def _columns(table: pa.Table, path: Path) -> np.ndarray:
+    """Return the columns of numbers, or of texts that say some, as (N, K), or (N,) of one."""
+    columns = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if field.type in TEXT_TYPES:
+            try:
+                column = [number_of(text, "") for text in column.to_pylist()]
+            except InputError:
+                raise _not_numeric(field, path) from None
+        elif not (_is_numeric(field.type) or pa.types.is_null(field.type)):
+            raise _not_numeric(field, path)
+        else:
+            column = column.to_numpy() if _is_numeric(field.type) else np.full(len(column), np.nan)
+        columns.append(np.asarray(column))
+    if len(columns) == 1:
+        return columns[0]
+    with np.errstate(invalid="ignore"):  # of NaNs that signal, in a damaged file
+        answers = np.stack(columns, axis=1).astype(float)  # (N, K)
+    # Who gives the likeliest classes alone leaves the others blank.
+    blank = np.stack([column.is_null().to_numpy() for column in table.columns], axis=1)
+    texts = np.array([field.type in TEXT_TYPES for field in table.schema])
+    blank |= np.isnan(answers) & texts
+    probable = np.where(blank, 0, answers)
+    fits = (probable >= 0).all(1) & (probable <= 1).all(1) & ~blank.all(1)  # (N,)
+    return np.where(fits[:, None], probable, answers)
 
 
 def _as_list(column: pa.ChunkedArray) -> list[Any]:
@@ -155,39 +205,54 @@ def _is_index(table: pa.Table, name: str) -> bool:
     return is_pandas_name and table[name].to_pylist() == list(range(len(table)))
 
 
-def _by_class(names: list[str]) -> list[str]:
-    """Return the columns by the number at their end, if these numbers count the classes from 0."""
-    matches = [re.search(r"(\d+)$", name) for name in names]
-    if not all(matches):
+def _by_class(names: list[str], path: Path, classes: Classes) -> list[str]:
+    """Return the columns of the classes in the order of the labels, as far as names tell it."""
+    if classes.names is not None and set(classes.names) <= set(names):
+        return list(classes.names)
+    if classes.names is not None:
+        missing = [name for name in classes.names if name not in names]
+        report(f"{path}: no column {short(missing[0])}: columns count in the order they stand in")
         return names
-    numbers = [int(match[1]) for match in matches]
-    if sorted(numbers) != list(range(len(names))):
+    order = order_by_number(names)
+    if order is None or order == list(range(len(names))):
         return names
-    return [name for _, name in sorted(zip(numbers, names, strict=True))]
+    report(f"{path}: columns count in the order of the numbers in their names, not as they stand")
+    return [names[place] for place in order]
 
 
-def _read_json_lines(path: Path, max_bytes: int | None) -> np.ndarray:
-    rows: list[Any] = []
-    probes: list[Any] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+def _json_lines(path: Path) -> list[Any]:
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            entries.append((f"{path}: line {number}", json.loads(line)))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is no JSON ({short(error)})") from error
-        if isinstance(row, dict):
-            if "answers" not in row:
-                names = short(", ".join(row))
-                raise InputError(f"{path}: line {number} has no answers, only {names}")
-            probes.append(row.get(PROBE_COLUMN))
-            row = row["answers"]
-        rows.append(row)
-    try:
-        answers = np.array(rows, dtype=float)
-    except (ValueError, TypeError, OverflowError) as error:
-        reason = short(error)
-        raise InputError(f"{path}: the rows aren't equally many numbers ({reason})") from error
+    return entries
+
+
+def _json_list(path: Path) -> list[Any]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    lists = (
+        [part for part in content.values() if isinstance(part, list)]
+        if isinstance(content, dict)
+        else [content]
+    )
+    if len(lists) != 1 or not isinstance(lists[0], list):
+        raise InputError(f"{path}: one list, with an answer for each probe, is needed")
+    return [(f"{path}: answer {number}", entry) for number, entry in enumerate(lists[0], 1)]
+
+
+def _json_answers(entries: list[tuple[str, Any]], path: Path, classes: Classes) -> np.ndarray:
+    """Return the answers in ``entries``, each with where it stands."""
+    rows, probes = [], []
+    for where, entry in entries:
+        if isinstance(entry, dict) and PROBE_COLUMN in entry:
+            probes.append(entry[PROBE_COLUMN])
+            entry = {name: value for name, value in entry.items() if name != PROBE_COLUMN}
+        rows.append(row_of(entry, classes, where))
+    answers = _as_array(rows, path)
     named_probes = [probe for probe in probes if probe is not None]
     if not named_probes:
         return answers
@@ -195,6 +260,16 @@ def _read_json_lines(path: Path, max_bytes: int | None) -> np.ndarray:
         unnamed = len(rows) - len(named_probes)
         raise InputError(f"{path}: {unnamed} of {len(rows)} rows name no probe")
     return _sort_by_probe(answers, named_probes, path)
+
+
+def _as_array(rows: list[list[float]], path: Path) -> np.ndarray:
+    """Return ``rows`` as (N, K), or (N,) where each has one number."""
+    try:
+        answers = np.array(rows, dtype=float)
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = short(error)
+        raise InputError(f"{path}: the rows aren't equally many numbers ({reason})") from error
+    return answers[:, 0] if answers.ndim == 2 and answers.shape[1] == 1 else answers
 
 
 def _sort_by_probe(answers: np.ndarray, probes: list[Any], path: Path) -> np.ndarray:
@@ -217,11 +292,3 @@ def _sort_by_probe(answers: np.ndarray, probes: list[Any], path: Path) -> np.nda
         missing = next(number for number in range(count) if number not in distinct)
         raise InputError(f"{path}: probe {missing} isn't answered, and probe {max(numbers)} is")
     return answers[np.argsort(numbers)]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

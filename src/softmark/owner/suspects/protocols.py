@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softmark.errors import InputError
+from softmark.owner.suspects.forms import Classes, row_of
 
 Metadata = dict[str, Any]  # of one tensor of v2: name, datatype, shape, data
 
@@ -91,14 +92,19 @@ def join_batches(batches: list[Tensor]) -> Tensor:
     return answers.squeeze(1) if answers.shape[1] == 1 else answers
 
 
-def as_answers(rows: Any, count: int, where: str) -> Tensor:
-    """Return lists of numbers, one for each of ``count`` inputs, as float32 (count, K).
+def as_answers(rows: Any, count: int, where: str, classes: Classes | None = None) -> Tensor:
+    """Return the answers to ``count`` inputs as float32 (count, K).
 
-    Where there is one number for each input it is a label, and K is 1. null becomes NaN. Raises
-    ``InputError``, which begins with ``where``, for anything else.
+    Lists of numbers, or any form of ``forms.row_of``. Where there is one number for each input it
+    is a label, and K is 1. null becomes NaN. Raises ``InputError``, which begins with ``where``,
+    for anything else.
     """
+    if count == 1 and _is_one_answer(rows):
+        rows = [rows]
     if isinstance(rows, list) and all(type(row) in (int, float) for row in rows):
         rows = [[row] for row in rows]
+    if isinstance(rows, list) and len(rows) == count and all(map(_has_names, rows)):
+        rows = _equally_long([row_of(row, classes or Classes(), where) for row in rows])
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{where}: a list of numbers is needed for each input")
     if len(rows) != count:
@@ -114,3 +120,35 @@ def as_answers(rows: Any, count: int, where: str) -> Tensor:
     except OverflowError as error:
         raise InputError(f"{where}: a number among the answers is too large") from error
     return torch.tensor(numbers, dtype=torch.float32)
+
+
+def _has_names(row: Any) -> bool:
+    """Whether an answer is anything but numbers: an object, a text, a list of them."""
+    parts = row if isinstance(row, list) else [row]
+    return bool(parts) and any(
+        all(map(fits, parts))
+        for fits in (
+            _names_one,
+            lambda part: isinstance(part, dict),
+            lambda part: isinstance(part, str),
+        )
+    )
+
+
+def _names_one(part: Any) -> bool:
+    return isinstance(part, list) and len(part) == 2 and isinstance(part[0], str)
+
+
+def _is_one_answer(rows: Any) -> bool:
+    """Whether what a server gave for one input is the answer, and no list with it."""
+    if isinstance(rows, dict | str | int | float) and not isinstance(rows, bool):
+        return True
+    if not isinstance(rows, list) or len(rows) < 2:
+        return False
+    return all(isinstance(part, dict | int | float) for part in rows) or all(map(_names_one, rows))
+
+
+def _equally_long(rows: list[list[float]]) -> list[list[float]]:
+    """Return rows of scores with 0 for the classes at the end that aren't named."""
+    width = max(map(len, rows))
+    return rows if width == 1 else [row + [0.0] * (width - len(row)) for row in rows]

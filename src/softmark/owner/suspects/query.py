@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,19 @@ from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.diagnose import as_probabilities
 from softmark.owner.suspects.endpoint import Endpoint, fraction_changed
+from softmark.owner.suspects.forms import Classes, row_of
 from softmark.training import predict, split_to_ask
 
 NUM_REPEATED = 8  # inputs that a function is asked twice
 
 
 def query_suspect(
-    suspect: Any, inputs: Tensor, classes: int, logits: bool, raw: bool = False
+    suspect: Any,
+    inputs: Tensor,
+    classes: int,
+    logits: bool,
+    raw: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Return the answers of ``suspect`` to ``inputs``, and remarks on them.
 
@@ -30,6 +36,7 @@ def query_suspect(
         inputs: (N, ...), in the order of the key's probes.
         classes: K of the marked model.
         logits: the function or the array gives logits or log-probabilities.
+        class_names: of the answers' columns, in the order of the labels; None where they have none.
         raw: a function gets ``inputs`` as they are; otherwise what a module gets, uint8 pictures
             as floats in [0, 1].
 
@@ -40,6 +47,7 @@ def query_suspect(
         InputError: for a suspect that can't take the inputs, and answers that can't be used.
     """
     remarks: list[str] = []
+    named = Classes(classes, None if class_names is None else tuple(class_names))
     if isinstance(suspect, nn.Module):
         try:
             answers = predict(suspect, inputs)
@@ -48,9 +56,9 @@ def query_suspect(
             raise InputError(f"suspect: the module can't take the probes ({reason})") from error
         logits = False
     elif callable(suspect):
-        answers, remarks = _call_twice(suspect, inputs, raw)
+        answers, remarks = _call_twice(suspect, inputs, raw, named)
     else:
-        answers = _as_table(suspect)
+        answers = _as_table(suspect, named)
     if answers.ndim == 1:
         answers, logits = _one_hot(answers, classes), False
     if answers.shape != (len(inputs), classes):
@@ -79,17 +87,17 @@ def how_asked(suspect: Any) -> str:
 
 
 def _call_twice(
-    suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool
+    suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool, classes: Classes
 ) -> tuple[Tensor, list[str]]:
     """Return the answers of a function, and a remark where it answers the first inputs anew."""
     if isinstance(suspect, Endpoint):
-        answers, changed = suspect(inputs), suspect.changed
+        answers, changed = suspect.ask(inputs, classes), suspect.changed
     else:
-        parts = [_call(suspect, part, raw) for part in split_to_ask(inputs)]
+        parts = [_call(suspect, part, raw, classes) for part in split_to_ask(inputs)]
         if len({part.shape[1:] for part in parts}) > 1:
             raise InputError("suspect: the function answers each batch in another shape")
         answers = torch.cat(parts)
-        repeated = _call(suspect, inputs[:NUM_REPEATED], raw)
+        repeated = _call(suspect, inputs[:NUM_REPEATED], raw, classes)
         changed = fraction_changed(answers[:NUM_REPEATED], repeated)
     if changed:
         return answers, [
@@ -99,23 +107,45 @@ def _call_twice(
     return answers, []
 
 
-def _call(suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool) -> Tensor:
+def _call(suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool, classes: Classes) -> Tensor:
     """Return the answers (n, K), or labels (n,), of a function to ``inputs`` (n, ...)."""
     try:
         answers = suspect(inputs if raw else as_input(inputs))
     except Exception as error:
         raise InputError(f"suspect: the function raises {error!r:.200}") from error
-    return _as_table(answers)
+    return _as_table(answers, classes)
 
 
-def _as_table(answers: Any) -> Tensor:
+def _as_table(answers: Any, classes: Classes) -> Tensor:
+    """Return the answers (N, K), or labels (N,), of an array or of a list of answers."""
     try:
-        table = torch.as_tensor(answers if isinstance(answers, Tensor) else np.array(answers))
+        table = torch.as_tensor(
+            answers if isinstance(answers, Tensor) else _array(answers, classes)
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"suspect: its answers are no array of numbers ({error})") from error
     if table.ndim not in (1, 2):
         raise InputError(f"suspect: answers of shape {tuple(table.shape)}; (N, K) is needed")
     return table.detach().cpu()
+
+
+def _array(answers: Any, classes: Classes) -> np.ndarray:
+    """Return what numpy makes of ``answers``, or of each of them in any form of ``row_of``."""
+    entries = answers if isinstance(answers, list | tuple) else None
+    if entries is None or all(isinstance(entry, int | float | Tensor) for entry in entries):
+        array = np.array(answers)
+        if array.dtype.kind not in "OUS":
+            return array
+        entries = array.tolist()
+    if any(isinstance(entry, np.ndarray | Tensor) for entry in entries):
+        return np.array(answers)
+    rows = [row_of(entry, classes, "suspect") for entry in map(_as_list, entries)]
+    array = np.array(rows, dtype=float)
+    return array[:, 0] if array.shape[1:] == (1,) else array
+
+
+def _as_list(entry: Any) -> Any:
+    return list(entry) if isinstance(entry, tuple) else entry
 
 
 def _one_hot(labels: Tensor, classes: int) -> Tensor:

@@ -1,0 +1,108 @@
+"""Tables of answers as texts: CSV of any kind, and sheets of Excel."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import csv
+
+from softmark.errors import InputError
+from softmark.owner.numpy_files import unpacked_limit
+
+CSV_COLUMN_BYTES = 10_000  # what pyarrow takes for each column of a CSV, however few rows it has
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16"}
+BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_BE: "utf-16"}
+DELIMITERS = (";", "\t", "|", ",")
+COMMA_NUMBER = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*%?")
+
+
+def read_text_table(path: Path, max_bytes: int | None) -> pa.Table:
+    """Return the table in a CSV: with ``,``, ``;``, tabs or ``|``, in UTF-8 or UTF-16.
+
+    Numbers in the first line are a row, unless they count the classes.
+
+    Raises:
+        InputError: for more columns than so few rows have.
+    """
+    content = path.read_bytes()
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            content = content.decode(encoding).encode()
+    line = content.partition(b"\n")[0].decode(errors="replace").strip("\r\n")
+    delimiter = next((mark for mark in DELIMITERS if mark in line), ",")
+    num_marks = line.count(delimiter)
+    if num_marks * CSV_COLUMN_BYTES > unpacked_limit(len(content), max_bytes):
+        raise InputError(f"{path}: {num_marks + 1:,} columns are too many for so few rows")
+    cells = [cell.strip('" ') for cell in line.split(delimiter)]
+    comma = delimiter != "," and any(
+        COMMA_NUMBER.fullmatch(cell) for cell in _cells(content, delimiter)
+    )
+    has_no_names = all(_is_number(cell) for cell in cells) and not counts_classes(cells)
+    return csv.read_csv(
+        io.BytesIO(content),
+        csv.ReadOptions(autogenerate_column_names=has_no_names),
+        csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in line),
+        csv.ConvertOptions(decimal_point="," if comma else "."),
+    )
+
+
+def _cells(content: bytes, delimiter: str) -> list[str]:
+    """Return the cells of the first lines, without quotes."""
+    lines = content[: 1 << 16].decode(errors="replace").splitlines()[:3]
+    return [cell.strip('" ') for line in lines for cell in line.split(delimiter)]
+
+
+def counts_classes(cells: list[str]) -> bool:
+    """Whether the first line names the classes by numbers: each from 0, or from 1 on, once.
+
+    Three such numbers or more sum to more than any probabilities.
+    """
+    if not all(re.fullmatch(r"\d{1,9}", cell) for cell in cells):
+        return False
+    numbers, places = sorted(map(int, cells)), list(range(len(cells)))
+    if len(cells) < 3:
+        return [int(cell) for cell in cells] == places
+    return numbers in (places, [place + 1 for place in places])
+
+
+def _is_number(cell: str) -> bool:
+    text = cell.removesuffix("%").strip()
+    try:
+        float(text.replace(",", ".") if COMMA_NUMBER.fullmatch(text) else text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_sheet(path: Path, max_bytes: int | None) -> pa.Table:
+    """Return the table in the first sheet of an Excel file, whose first row names the columns.
+
+    Raises:
+        InputError: where openpyxl isn't installed, and for a file that would unpack to too much.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise InputError(f"{path}: pip install openpyxl, or save it as CSV") from error
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > unpacked_limit(path.stat().st_size, max_bytes and 20 * max_bytes):
+        raise InputError(f"{path}: it would unpack to {size:,} bytes")
+    book = load_workbook(path, read_only=True, data_only=True)
+    rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+    rows = [row for row in rows if any(cell is not None for cell in row)]
+    if not rows:
+        raise InputError(f"{path}: its first sheet is empty")
+    head, *body = rows
+    if all(isinstance(cell, int | float) for cell in head) and not counts_classes(
+        list(map(str, head))
+    ):
+        head, body = [f"f{place}" for place in range(len(head))], rows
+    columns = zip(*body, strict=True)
+    names = ["" if cell is None else str(cell) for cell in head]
+    return pa.table([pa.array(column) for column in columns], names=names)
