@@ -91,8 +91,9 @@ TORCH = {
     "TORCH_MKLDNN_MATMUL_MIN_DIM": "1",
     "TORCH_MKLDNN_MATMUL_MIN_SIZE": "1",
 }
-# Of Python and of Hydra, of W&B, whose every setting can be given so, and of the data's libraries.
+# Of Python, git, Hydra, W&B (whose every setting can be given so) and the libraries of data.
 OTHERS = {
+    "GIT_DIR": "/nowhere",
     "HYDRA_MAIN_MODULE": "no.such.module",
     "HF_DATASETS_IN_MEMORY_MAX_SIZE": "1",
     "HF_ENDPOINT": "http://127.0.0.1:9",

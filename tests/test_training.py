@@ -1,6 +1,7 @@
 """The recipe, the batches, and the only Trainer."""
 
 import contextlib
+import copy
 import itertools
 import math
 import secrets
@@ -201,6 +202,43 @@ def test_a_gpu_is_taken_where_it_is_wanted_and_there(monkeypatch):
         assert choose_device("cpu").type == "cpu"
         assert choose_device("gpu").type == choose_device("cuda").type == "cuda"
         assert choose_device("auto").type == ("cuda" if available else "cpu")
+
+
+@contextlib.contextmanager
+def default_type(kind):
+    torch.set_default_dtype(kind)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+SETTINGS = {
+    "float64": lambda: default_type(torch.float64),
+    "float16": lambda: default_type(torch.float16),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_what_a_process_has_set_changes_no_training_and_no_answer(setting):
+    data, net = samples(40), network()
+    modules = [Classifier(copy.deepcopy(net), recipe(epochs=1)) for _ in range(2)]
+
+    def made(module):
+        torch.manual_seed(1)
+        trained = fit()(module, data, "classifier")
+        return trained, predict(trained, data.inputs)
+
+    expected, answers = made(modules[0])
+    with setting():
+        trained, found = made(modules[1])
+        assert predict(expected, data.inputs).tolist() == answers.tolist()
+    assert torch.equal(found, answers)
+    assert found.dtype == torch.float32
+    for one, other in zip(trained.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_on_a_mac_training_and_prediction_use_the_same_device(monkeypatch):

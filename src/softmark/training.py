@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from softmark.batches import Batch, Batches, Chunks
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
-from softmark.devices import choose_device, device_of_predictions, one_thread
+from softmark.devices import choose_device, device_of_predictions, training_threads, usual_torch
 from softmark.errors import InputError
 from softmark.progress import Lines, Progress
 from softmark.recipe import Recipe, one_cycle
@@ -151,6 +151,7 @@ class Fit:
         self.threads = threads
         self.checkpoints = checkpoints
 
+    @usual_torch()
     def __call__(self, module: lightning.LightningModule, data: Any, name: str) -> nn.Module:
         """Train ``module`` for its ``epochs`` on ``module.batches(data)``.
 
@@ -177,11 +178,8 @@ class Fit:
         if isinstance(module, Classifier):
             module.steps_per_epoch = len(batches)
             batches = Chunks(batches)
-        # oneDNN's bfloat16 threads wait for each other actively: on busy cores a second one makes a
-        # training take 10 to 160 times the CPU seconds of one alone.
-        spins = self.precision != "32-true" and module.device.type == "cpu"
-        alone = one_thread() if spins and self.threads is None else contextlib.nullcontext()
-        with self.logger(name) as logger, warnings.catch_warnings(), alone:
+        threads = training_threads(self.precision, module.device, self.threads)
+        with self.logger(name) as logger, warnings.catch_warnings(), threads:
             # Lightning advises DataLoader workers, which are slower here.
             warnings.simplefilter("ignore")
             trainer = self._trainer(module.epochs, len(batches), logger, name)
@@ -219,6 +217,7 @@ class Fit:
         return lightning.Trainer(**{each.name: each.default for each in parameters} | ours)
 
 
+@usual_torch()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the probabilities that ``network`` gives to ``inputs``.
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 import softmark
-from helpers.owners import build, owned
+from helpers.owners import build, owned, victim
 from softmark.errors import InputError
 from softmark.owner.model_check import check_model, check_trainable, plain_copy, plain_names
 from softmark.owner.model_files import load_model
@@ -81,6 +81,23 @@ def test_weights_of_a_wrapped_model_are_read(wrap, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     read = load_model("ours:build", tmp_path / "wrapped.safetensors").state_dict()
     assert all(torch.equal(read[name], state[name]) for name in state)
+
+
+def test_an_owner_may_have_set_another_type_autocast_and_inference_mode():
+    """A mark that was claimed was not, or a traceback told of scalar types."""
+    model = victim()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            marked = softmark.mark(
+                model, (INPUTS, LABELS), "m", overrides=["tries=1"], recipe={"epochs": 3}
+            )
+            verdict = softmark.verify(marked.model, marked.key, marked.probes)
+            assert not softmark.verify(model, marked.key, marked.probes).claimed
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert verdict.claimed
+    assert verdict == softmark.verify(marked.model, marked.key, marked.probes)
 
 
 def test_names_of_another_model_stay_what_they_are():

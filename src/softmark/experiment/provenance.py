@@ -25,8 +25,10 @@ def commit() -> str | None:
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+"]
+    # A hook of git's is told which repository it is about: not this one.
+    around = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     with contextlib.suppress(OSError):
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, check=False, env=around)
         return process.stdout.strip() or None
     return None
 

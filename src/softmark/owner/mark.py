@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from softmark.console import report
 from softmark.data.roles import Samples
-from softmark.devices import compute_on
+from softmark.devices import compute_on, usual_torch
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon
 from softmark.owner.key import Key, check_messages
@@ -131,6 +131,7 @@ def mark(
     )[0]
 
 
+@usual_torch()
 def mark_each(
     model: nn.Module,
     data: Any,

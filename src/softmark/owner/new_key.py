@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from softmark.devices import usual_torch
 from softmark.errors import InputError
 from softmark.methods.key import SECRET_BYTES
 from softmark.methods.parts.soft_labels import observe_victim
@@ -70,6 +71,7 @@ def commit_key(
     return replace(key, randomness=beacon.value(statement.beacon, wait=True))
 
 
+@usual_torch()
 def new_key(
     message: str,
     classes: int,

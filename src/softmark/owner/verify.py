@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmark.devices import usual_torch
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon, check_round
 from softmark.owner.committed_key_verifier import (
@@ -138,6 +139,7 @@ def verify(
     ).verdict
 
 
+@usual_torch()
 def examine(
     suspect: Any,
     key: Key,
