@@ -513,16 +513,20 @@ def direction_p(evidence, pattern, known, symmetric):
     units = (units + units.swapaxes(1, 2)) / np.sqrt(2) if symmetric else units
     # The space: no row has a sum, or a part along what is known.
     constraints = np.concatenate([units.sum(2), (units * known).sum(2)], axis=1)
-    _, sizes, basis = np.linalg.svd(constraints.T)
-    space = basis[(sizes > 1e-9).sum() :] @ units.reshape(len(units), -1)
-    a, b = space @ evidence.ravel(), space @ pattern.ravel()
-    if len(space) < 2 or not a @ b > 0:
-        return 1.0, len(space)
+    _, sizes, basis = np.linalg.svd(constraints.T, full_matrices=False)
+    outside, units = basis[sizes > 1e-9], units.reshape(len(units), -1)
+    a, b = (
+        part - part @ outside.T @ outside
+        for part in (units @ evidence.ravel(), units @ pattern.ravel())
+    )
+    num_dimensions = len(units) - len(outside)
+    if num_dimensions < 2 or not a @ b > 0:
+        return 1.0, num_dimensions
     # The density falls as fast as there are dimensions: the grid is as fine.
-    angles = np.linspace(0, np.pi, 100_001 + 400 * len(space))
-    density = np.sin(angles) ** (len(space) - 2)
+    angles = np.linspace(0, np.pi, 100_001 + 400 * num_dimensions)
+    density = np.sin(angles) ** (num_dimensions - 2)
     nearer = angles <= np.arccos(min(1.0, a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
-    return max(density[nearer].sum() / density.sum(), SMALLEST_P), len(space)
+    return max(density[nearer].sum() / density.sum(), SMALLEST_P), num_dimensions
 
 
 def binomial_p(hits, K):

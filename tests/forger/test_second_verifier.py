@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import hashlib
 import hmac
@@ -57,9 +58,22 @@ def cheap(monkeypatch):
 
 
 @functools.cache
+def composed_of(kind: str) -> dict[str, Any]:
+    """Composing takes a tenth of a second: once for all verdicts of a kind."""
+    return owner_config(kind, [])
+
+
 def config_of(kind: str, triggers: int) -> dict[str, Any]:
-    """Composing takes a twentieth of a second: once for all verdicts of a kind."""
-    return owner_config(kind, [f"method.triggers.num_triggers={triggers}"] if triggers else [])
+    """The config of so many triggers, 0 for a method without any."""
+    config = copy.deepcopy(composed_of(kind))
+    if triggers:
+        config["method"]["triggers"]["num_triggers"] = triggers
+    return config
+
+
+def test_the_number_of_triggers_is_all_that_is_changed_in_a_config():
+    overrides = ["method.triggers.num_triggers=7"]
+    assert config_of("csp_margin", 7) == owner_config("csp_margin", overrides)
 
 
 def drawn(number: int) -> Case:
@@ -131,7 +145,7 @@ def rechecked(case: Case, folder: Path) -> float:
     files["probes"] = folder / "p.npz"
     np.savez(files["probes"], inputs=case.probes)
     options = {name: str(path) for name, path in files.items()}
-    options |= dict.fromkeys(("labels", "answers", "round", "info", "published", "chain"))
+    options |= dict.fromkeys(("labels", "answers", "round", "info", "published", "chain", "model"))
     if case.labels is not None:
         options["labels"] = str(folder / "labels.npy")
         np.save(options["labels"], case.labels)

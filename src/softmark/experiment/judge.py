@@ -146,8 +146,8 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
     evidence = key_verifier.evidence(suspect)
     judged = asdict(verifier.judge(evidence, pools["calibration"], pools["evaluation"]))
     judged["reason"] = judged.pop("why") or None
-    # The judge draws the key: what an owner says of it is no part of a record.
-    del judged["grounds"]
+    # The judge draws the key: what an owner says of it and of the probes is no part of a record.
+    del judged["grounds"], judged["agreement"]
     before = key_verifier.evidence(loaded.models["watermarked"])
     p_before = verifier.p_values(before, pools["calibration"])
     return {

@@ -8,6 +8,7 @@ number of matches of an innocent is binomial with chance 1/K.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -69,6 +70,7 @@ def abstract_pictures(key: Key, count: int, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(pixels.astype(np.uint8))
 
 
+@functools.lru_cache
 def bicubic_weights(size: int) -> np.ndarray:
     """Return the weights, in parts of 4096, by which ``size`` pixels follow from four: (size, 4).
 

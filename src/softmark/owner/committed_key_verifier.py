@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -179,8 +180,15 @@ def terms_of_a_claim(
     num_inputs: int, level: float, keys_tried: int, customers: list[str]
 ) -> Verifier:
     """Return softmark's own verifier at ``level``: no key has a say in it."""
-    config = OmegaConf.to_container(OmegaConf.load(CONF / "verifier" / "standard.yaml"))
-    del config["_target_"]
-    config["levels"]["exact"], config["usable"] = level, MIN_USABLE
+    standard = _standard_verifier()
+    config = {**standard, "levels": {**standard["levels"], "exact": level}, "usable": MIN_USABLE}
     config |= {"probes": num_inputs, "keys_tried": keys_tried, "messages": customers}
     return Verifier(**config)
+
+
+@functools.cache
+def _standard_verifier() -> dict[str, Any]:
+    """Return the arguments of softmark's own verifier, as its YAML has them."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "verifier" / "standard.yaml"))
+    del config["_target_"]
+    return config
