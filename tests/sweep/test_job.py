@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from softmark.errors import InputError
 from softmark.settings import configs
 from softmark.sweep import job
 from softmark.sweep.command_line import expand_sweep
-from softmark.sweep.job import Worker
+from softmark.sweep.job import Worker, ending_with_starter
 from softmark.sweep.schedule import Sweep
 from softmark.sweep.work_folder import WorkFolder, starter
 
@@ -215,3 +216,37 @@ def test_one_cell_with_wrong_numbers_keeps_no_other_from_its_stages(tmp_path):
         suspect = folder.items[found.plans[0].suspect.address]
         with pytest.raises(InputError, match=r"attack\.sparsity=2"):
             worker._config_for(suspect)
+
+
+def test_a_worker_ends_with_the_process_that_started_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr("softmark.sweep.job.BEAT", 0.02)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    folder = WorkFolder.create(tmp_path / "work", [], {}, str(tmp_path))
+    begin, end = os.pipe()
+    worker = os.fork()  # before the lock is held: a copy would hold it as well
+    if not worker:
+        os.read(begin, 1)
+        with ending_with_starter(folder):
+            time.sleep(60)
+        os._exit(0)
+    with starter(folder):
+        os.write(end, b"x")
+        time.sleep(0.3)
+        assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 1
+
+
+def test_a_worker_outlives_its_work(tmp_path, monkeypatch):
+    """That of joblib waits for more, and SLURM's goes on whoever is gone."""
+    monkeypatch.setattr("softmark.sweep.job.BEAT", 0.02)
+    folder = WorkFolder.create(tmp_path / "work", [], {}, str(tmp_path))
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with ending_with_starter(folder):
+        time.sleep(0.1)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with starter(folder), ending_with_starter(folder):
+        time.sleep(0.1)
+    time.sleep(0.1)
+    assert ended == []

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import random
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from softmark.sweep.compose import CellComposer
 from softmark.sweep.progress import file_stamp
 from softmark.sweep.queue import Queue
 from softmark.sweep.time_limit import TimeLimit
-from softmark.sweep.work_folder import MAX_LOST, Item, WorkFolder, worker_name
+from softmark.sweep.work_folder import BEAT, MAX_LOST, Item, WorkFolder, worker_name
 
 POLL = (0.1, 2.0)  # seconds between two looks at what others make: the first, the longest
 PATIENCE = 60.0  # seconds without work after which a job of SLURM's gives its node back
@@ -58,10 +59,33 @@ def work(path: Path, show: Show, job: DictConfig) -> None:
             folder.check_locks()
             with open_dict(job):
                 job.hydra = HydraConfig.instance().cfg.hydra
-            Worker(folder, name, show, job).run()
+            with ending_with_starter(folder):
+                Worker(folder, name, show, job).run()
         except InputError as error:
             report(f"error: {error}")
             raise
+
+
+@contextlib.contextmanager
+def ending_with_starter(folder: WorkFolder) -> Iterator[None]:
+    """End this process as soon as the one that started the sweep is gone, while this lasts.
+
+    Nobody would see what a worker of this machine does then. A job of SLURM's goes on: it may have
+    waited for days.
+    """
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(BEAT):
+            if folder.is_left() and not stopped.is_set():
+                os._exit(1)
+
+    if "SLURM_JOB_ID" not in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        stopped.set()
 
 
 class Worker:

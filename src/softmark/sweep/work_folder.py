@@ -178,6 +178,14 @@ class WorkFolder:
             write_json(self.path / "refused", reason)
             raise InputError(reason)
 
+    def is_left(self) -> bool:
+        """Return whether the process that started the sweep is gone."""
+        try:
+            with FileLock(self.path / "starter.lock", timeout=0):
+                return True
+        except (Timeout, OSError, NotImplementedError):  # held, or nothing can be locked here
+            return False
+
     def beat(self) -> str:
         """Return what changes while the starter lives."""
         try:
