@@ -26,7 +26,7 @@ from torch import nn
 import softmark
 from helpers import ROOT
 from softmark import renamed
-from softmark.commands.main import SUMMARIES
+from softmark.commands.main import SUMMARIES, main
 from softmark.experiment.run import run_cell
 from softmark.sweep.command_line import check_arguments
 
@@ -179,7 +179,9 @@ def run(store, monkeypatch, tmp_path) -> Callable[[Path], None]:
                 continue
             for python, script, *words in commands(block):
                 if python == "softmark":
-                    assert call(ROOT / "scripts" / f"{script}.py", words, monkeypatch) == 0
+                    with pytest.raises(SystemExit) as stopped:
+                        main([script, *words])
+                    assert stopped.value.code == 0, (script, words)
                     continue
                 assert python == "python"
                 if {"--help", "--cfg"} & set(words) or block.marker:

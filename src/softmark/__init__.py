@@ -19,6 +19,7 @@ _MODULES = {
     "Marked": "softmark.owner.mark",
     "Verdict": "softmark.verification.verdict",
     "evidence": "softmark.owner.evidence",
+    "example": "softmark.owner.example",
     "load": "softmark.owner.folder",
     "mark": "softmark.owner.mark",
     "mark_each": "softmark.owner.mark",

@@ -1,1 +1,1 @@
-"""The words of the command ``softmark``: mark, probes, verify, recheck, run, report, store."""
+"""The words of the command ``softmark``, a module each."""

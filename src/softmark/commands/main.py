@@ -26,6 +26,7 @@ SUMMARIES = {
     "recheck": "compute p again from disclosed evidence, with numpy alone",
     "run": "run experiments: mark, attack, judge; -m for a sweep",
     "report": "write tables, plots and pages of experiments",
+    "example": "write a small marked model, its key and a stolen student, to try things",
     "store": "list or prune the stored stages of experiments",
 }
 
