@@ -534,13 +534,27 @@ def frozen():
         ),
         ({"probes": torch.zeros(5, 3)}, r"can't take probes of shape \(3,\)"),
         ({"model": Changing()}, "gives a tuple while it trains"),
-        ({"model": Unused()}, "isn't what gives the logits"),
+        (
+            {"model": Unused(), "overrides": ["method.marking.feature_weight=0.3"]},
+            "isn't what gives the logits",
+        ),
     ],
 )
 def test_what_cannot_be_marked_is_named(changed, message):
     given = {"model": owners.victim(), "data": owners.owned(), "message": "x", **changed}
     with pytest.raises(InputError, match=message):
         softmark.mark(**given)
+
+
+def test_a_model_without_a_last_linear_layer_is_marked_in_its_answers_alone(capsys):
+    torch.manual_seed(0)
+    mark = softmark.mark(
+        Unused(), owners.owned(), "x", probes=owners.labelled(), recipe={"epochs": 2},
+        overrides=["tries=1"],
+    )  # fmt: skip
+    assert mark.key.statement.numbers["feature_weight"] == 0
+    assert mark.verdict.agreement > 0.5
+    assert "the answers alone are marked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
         write_evidence,
     )
     from softmark.owner.folder import load
+    from softmark.owner.samples import as_inputs
     from softmark.owner.suspects.endpoint import Endpoint
     from softmark.owner.suspects.files import max_answer_bytes, read_predictions
     from softmark.owner.suspects.forms import Classes, read_class_names
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     if options.to:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
-    max_bytes = max_answer_bytes(len(probes), key.classes)
+    max_bytes = max_answer_bytes(key.statement.probes.count + key.statement.triggers, key.classes)
     labels = read_predictions(options.labels, max_bytes) if options.labels else None
     chain = options.chain or QUICKNET
     beacon = Beacon(options.beacon, chain) if options.beacon else None
@@ -156,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     evidence = evidence_of(examination, name, published, options.disclose, source)
     show(evidence)
     if options.to:
-        for path in write_evidence(evidence, options.to, probes):
+        for path in write_evidence(evidence, options.to, as_inputs(probes)):
             print(path)
     return {"claimed": 0, "not claimed": 3, "no verdict": 2}[examination.verdict.outcome]
 

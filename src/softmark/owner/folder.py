@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from softmark.errors import InputError
+from softmark.nodes import short
 from softmark.owner.certificate import CERTIFICATE, certificate_page
 from softmark.owner.checks import check_probes
 from softmark.owner.commitment import (
@@ -31,11 +32,14 @@ from softmark.owner.commitment import (
 from softmark.owner.key import Key
 from softmark.owner.mark import Marked
 from softmark.owner.model_files import save_model
+from softmark.owner.named_inputs import Layout
 from softmark.owner.probe_files import load_probes, save_probes
-from softmark.owner.samples import as_inputs
+from softmark.owner.samples import as_named_inputs
 
 KEY = "key.safetensors"
 PROBES = "probes.npz"
+LAYOUT = "probes.names.json"  # where the inputs of a model have names
+MAX_LAYOUT = 1 << 16  # characters of it
 
 
 def save(
@@ -90,7 +94,7 @@ def _write(
     folder: Path,
     copies: dict[str, Marked],
     key: Key,
-    probes: Tensor,
+    probes: Any,
     passphrase: str | None,
     names: tuple[str | None, str | None],
 ) -> None:
@@ -108,7 +112,10 @@ def _write(
             check_published(earlier, key)
             published["date"] = earlier["date"]
         write_publication(published, partial)
-        save_probes(probes, partial / PROBES)
+        inputs, layout = as_named_inputs(probes)
+        save_probes(inputs, partial / PROBES)
+        if layout:
+            (partial / LAYOUT).write_text(layout.as_json(), encoding="utf-8")
         verdicts = [copy.verdict for copy in copies.values()]
         page = certificate_page(published, verdicts)
         (partial / CERTIFICATE).write_text(page, encoding="utf-8")
@@ -146,12 +153,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _copies_key_probes(marked: Any) -> tuple[dict[str, Marked], Key, Tensor]:
+def _copies_key_probes(marked: Any) -> tuple[dict[str, Marked], Key, Any]:
     """Return the marked copies by their models' files, their key, and the probes."""
     if isinstance(marked, tuple) and len(marked) == 2 and isinstance(marked[0], Key):
-        key, inputs = marked[0], as_inputs(marked[1])
+        key, (inputs, layout) = marked[0], as_named_inputs(marked[1])
         check_probes(key.statement, inputs)
-        return {}, key, inputs
+        return {}, key, layout.unpack(inputs) if layout else inputs
     copies = marked if isinstance(marked, list | tuple) else [marked]
     if not copies or not all(isinstance(one, Marked) for one in copies):
         raise InputError("what mark or mark_each returned is needed, or a pair (key, probes)")
@@ -162,7 +169,9 @@ def _copies_key_probes(marked: Any) -> tuple[dict[str, Marked], Key, Tensor]:
     return files, copies[0].key, copies[0].probes
 
 
-def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor]:
+def load(
+    folder: str | Path, passphrase: str | None = None
+) -> tuple[Key, Tensor | dict[str, Tensor]]:
     """Read the key and the probes of a folder that ``save`` wrote.
 
     Args:
@@ -170,7 +179,7 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
         passphrase: the one that locks the key, if one does.
 
     Returns:
-        The key, and the probes (N + T, ...), triggers included.
+        The key, and the probes (N + T, ...), triggers included, by name where they have names.
 
     Raises:
         InputError: for a folder that lacks one of the files, a passphrase that isn't the key's, a
@@ -189,7 +198,16 @@ def load(folder: str | Path, passphrase: str | None = None) -> tuple[Key, Tensor
     published = read_publication(folder / COMMITMENT)
     check_published(published, key)
     check_unedited(published, key, folder / COMMITMENT)
-    return key, load_probes(folder / PROBES, key.statement.input_bytes)
+    probes = load_probes(folder / PROBES, key.statement.input_bytes)
+    if not (folder / LAYOUT).exists():
+        return key, probes
+    try:
+        with (folder / LAYOUT).open(encoding="utf-8") as file:
+            text = file.read(MAX_LAYOUT)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / LAYOUT}: it can't be read ({short(error)})") from error
+    width = probes.shape[1] if probes.ndim == 2 else -1
+    return key, Layout.read(text, width, str(folder / LAYOUT)).unpack(probes)
 
 
 def check_new(folder: Path, num_bytes: int = 0) -> None:

@@ -19,13 +19,16 @@ from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.devices import compute_on, usual_torch
 from softmark.errors import InputError
+from softmark.methods.watermark import Watermark
 from softmark.owner.beacon import Beacon
+from softmark.owner.features import has_features, without_features
 from softmark.owner.key import Key, check_messages
 from softmark.owner.model_check import check_model, check_trainable, plain_copy
+from softmark.owner.named_inputs import adapted, without_adapter
 from softmark.owner.new_key import check_num_classes, commit_key
 from softmark.owner.samples import (
+    as_named_samples,
     as_probes,
-    as_samples,
     check_alike,
     check_labels,
     unlabelled,
@@ -46,8 +49,9 @@ class Marked:
     Args:
         model: the watermarked copy, on the CPU, in eval mode.
         key: what proves the mark: keep it, and keep it secret.
-        probes: the inputs that a suspect will be asked, (N + T, ...), in their committed order.
-            None is secret but the triggers, the last T of them, until they are asked.
+        probes: the inputs that a suspect will be asked, (N + T, ...), in their committed order, by
+            name where the model's inputs have names. None is secret but the triggers, the last T of
+            them, until they are asked.
         verdict: on the marked model itself.
 
     Example:
@@ -57,7 +61,7 @@ class Marked:
 
     model: nn.Module
     key: Key = field(repr=False)
-    probes: Tensor = field(repr=False)
+    probes: Tensor | dict[str, Tensor] = field(repr=False)
     verdict: Verdict
 
     @property
@@ -95,11 +99,12 @@ def mark(
     times in all (conf/owner.yaml); ``Marked.verdict`` says how it ended.
 
     Args:
-        model: maps a batch to logits (N, K), K at least 8 (5 with a beacon or triggers). It is left
-            as it is.
+        model: maps a batch to logits (N, K), or to an output that holds ``logits``, K at least 8 (5
+            with a beacon or triggers). It is left as it is.
         data: what it was trained on or the like: a pair of tensors (inputs (N, ...), labels (N,)),
-            a ``Dataset`` or a ``DataLoader``. uint8 pictures reach the model as floats in [0, 1],
-            anything else as it is.
+            a ``Dataset`` or a ``DataLoader``. Inputs may have names, as ``input_ids`` and
+            ``attention_mask``. uint8 pictures reach the model as floats in [0, 1], anything else as
+            it is.
         message: the customer or the licence.
         method: csp or usp, which mark the answers to any input; or csp_margin or usp_margin, which
             have triggers besides: fine-tuning leaves these where it removes the rest. They need
@@ -170,20 +175,25 @@ def mark_each(
     compute_on(accelerator, None, "accelerator")
     config = owner_config(method, overrides, recipe)
     watermark = watermark_of_config(config)
-    samples = as_samples(data)
-    model = plain_copy(model)
+    samples, layout = as_named_samples(data)
+    model = adapted(plain_copy(model), samples.inputs, layout)
     classes = check_model(model, samples.inputs)
     check_trainable(model, samples.inputs)
+    if not has_features(model, samples.inputs, classes):
+        config = owner_config(method, without_features(list(overrides), classes), recipe)
+        watermark = watermark_of_config(config)
     if watermark.num_triggers and len(messages) > 1:
         raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
     check_num_classes(watermark, classes, beacon)
     check_labels(samples.labels, classes)
+    asked = model
     if probes is None:
         drawn = draw_probes(samples, config["verifier"]["probes"])
         probe_inputs, true_labels = drawn.inputs, drawn.labels
     else:
-        probe_inputs, true_labels = as_probes(probes)
-        check_model(model, probe_inputs, "probes")
+        probe_inputs, true_labels, layout = as_probes(probes)
+        asked = adapted(without_adapter(model), probe_inputs, layout)
+        check_model(asked, probe_inputs, "probes")
         check_alike(samples.inputs, probe_inputs)
     for inputs in (samples.inputs, probe_inputs):
         watermark.check_inputs(inputs)
@@ -191,16 +201,21 @@ def mark_each(
     answers, victim = watermark.observe_victim(model, samples)
     # What the model answers shows best what the mark changes; one that isn't trained knows nothing.
     is_trained = (answers.argmax(1) == samples.labels).float().mean() >= MIN_ACCURACY
-    probe_labels = predict(model, probe_inputs).argmax(1) if is_trained else true_labels
+    probe_labels = predict(asked, probe_inputs).argmax(1) if is_trained else true_labels
     published = datetime.now(UTC)
     key = commit_key(method, config, messages, classes, probe_inputs, victim, probe_labels, beacon)
-    first_key = key.pattern_keys()[messages[0]]
-    triggers = watermark.trigger_probes(first_key, unlabelled(probe_inputs)).inputs
+    triggers = _triggers(watermark, key, probe_inputs)
     lookup = {} if beacon is None else {"beacon": beacon, "published": published}
-    marking = Marking(
-        model, samples, answers, torch.cat([probe_inputs, triggers]), config, fit, lookup
-    )
+    inputs = torch.cat([probe_inputs, triggers])
+    named_probes = inputs if layout is None else layout.unpack(inputs)
+    marking = Marking(model, samples, answers, named_probes, config, fit, lookup)
     return [marking.marked(key, message) for message in messages]
+
+
+def _triggers(watermark: Watermark, key: Key, probe_inputs: Tensor) -> Tensor:
+    """Return the pictures that ``key`` draws, (T, ...), like the probes (N, ...)."""
+    first_key = key.pattern_keys()[key.messages[0]]
+    return watermark.trigger_probes(first_key, unlabelled(probe_inputs)).inputs
 
 
 @dataclass(frozen=True)
@@ -214,7 +229,7 @@ class Marking:
     model: nn.Module
     samples: Samples
     answers: Tensor
-    probes: Tensor
+    probes: Tensor | dict[str, Tensor]
     config: Mapping[str, Any]
     fit: Fit
     lookup: Mapping[str, Any]
@@ -236,6 +251,7 @@ class Marking:
                 self.fit,
                 detector=False,
             )
+            network = without_adapter(network)
             verdict = verify(network, key, self.probes, **self.lookup)
             tries += 1
             if verdict.claimed or tries == self.config["tries"]:

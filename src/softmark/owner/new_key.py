@@ -19,6 +19,7 @@ from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication
 from softmark.owner.key import Key, check_messages
 from softmark.owner.model_check import check_model
+from softmark.owner.named_inputs import adapted
 from softmark.owner.pattern_key import seals
 from softmark.owner.samples import as_probes, unlabelled
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON, Probes, Statement, hash_of
@@ -110,8 +111,9 @@ def new_key(
         raise InputError(f"classes={classes!r}: a whole number is needed")
     config = owner_config("csp", overrides)
     check_num_classes(watermark_of_config(config), classes, beacon)
-    (inputs, labels), victim = as_probes(probes), None
+    (inputs, labels, layout), victim = as_probes(probes), None
     if unmarked is not None:
+        unmarked = adapted(unmarked, inputs, layout)
         num_outputs = check_model(unmarked, inputs, "probes")
         if num_outputs != classes:
             raise InputError(f"unmarked: it has {num_outputs} classes, and classes={classes}")

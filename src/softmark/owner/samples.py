@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.nodes import short
+from softmark.owner.named_inputs import Layout, joined
 
 
 def as_samples(data: Any) -> Samples:
@@ -22,36 +23,54 @@ def as_samples(data: Any) -> Samples:
     (input, label) pairs, or a ``DataLoader`` of batches of them, which is read once. Raises
     ``InputError`` for anything else.
     """
-    if _is_pair(data):
-        inputs, labels = (_tensor(part, name) for part, name in zip(data, _NAMES, strict=True))
-    else:
-        batches = list(_batches(data))
-        if not batches:
-            raise InputError("data: it is empty")
-        inputs, labels = (_joined(list(parts)) for parts in zip(*batches, strict=True))
-    if len(inputs) != len(labels):
-        raise InputError(f"data: {len(inputs)} inputs and {len(labels)} labels")
-    return Samples(_checked(inputs, "data"), _checked_labels(labels))
+    return as_named_samples(data)[0]
+
+
+def as_named_samples(data: Any) -> tuple[Samples, Layout | None]:
+    """Return inputs and labels of ``data``, in memory, and the layout of named inputs.
+
+    ``data``: as for ``as_samples``, where inputs may be a mapping of tensors by name, and a batch
+    one that has labels among them. Named inputs come as one tensor (N, W).
+    """
+    whole = _pair_of(data)
+    batches = [whole] if whole else list(_batches(data))
+    if not batches:
+        raise InputError("data: it is empty")
+    inputs, labels = zip(*batches, strict=True)
+    if any(part is None for part in labels):
+        raise InputError("data: samples without labels; (input, label) is needed")
+    packed, layout = _packed(list(inputs), "data")
+    labels = torch.cat(list(labels))
+    if len(packed) != len(labels):
+        raise InputError(f"data: {len(packed)} inputs and {len(labels)} labels")
+    return Samples(_checked(packed, "data"), _checked_labels(labels)), layout
 
 
 def as_inputs(probes: Any, where: str = "probes") -> Tensor:
     """Return the inputs (N, ...) of a tensor or an array, or of whatever ``as_samples`` takes."""
+    return as_named_inputs(probes, where)[0]
+
+
+def as_named_inputs(probes: Any, where: str = "probes") -> tuple[Tensor, Layout | None]:
+    """Return the inputs of ``as_inputs``, and the layout of named ones, which come as (N, W)."""
     if isinstance(probes, Tensor | np.ndarray):
-        return _checked(_tensor(probes, where), where)
-    if _is_pair(probes):
-        return _checked(_tensor(probes[0], where), where)
-    batches = [inputs for inputs, _ in _batches(probes)]
+        return _checked(_tensor(probes, where), where), None
+    whole = _pair_of(probes)
+    batches = [whole[0]] if whole else [inputs for inputs, _ in _batches(probes)]
     if not batches:
         raise InputError(f"{where}: there are none")
-    return _checked(_joined(batches, where), where)
+    packed, layout = _packed(batches, where)
+    return _checked(packed, where), layout
 
 
-def as_probes(probes: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the inputs (N, ...) and, where ``probes`` is a pair, their labels (N,); else None."""
-    if not _is_pair(probes):
-        return as_inputs(probes), None
-    samples = as_samples(probes)
-    return samples.inputs, samples.labels
+def as_probes(probes: Any) -> tuple[Tensor, Tensor | None, Layout | None]:
+    """Return the inputs (N, ...), their labels (N,) if there are any, and ``as_named_inputs``'s."""
+    whole = _pair_of(probes)
+    if whole is None or whole[1] is None:
+        inputs, layout = as_named_inputs(probes)
+        return inputs, None, layout
+    samples, layout = as_named_samples(probes)
+    return samples.inputs, samples.labels, layout
 
 
 def unlabelled(inputs: Tensor) -> Samples:
@@ -89,7 +108,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-_NAMES = ("inputs", "labels")
+LABELS = ("labels", "label", "y")  # what a mapping calls them
 ONE_SHAPE = (
     "each input must be a tensor or an array, all of one shape: of pictures "
     "torchvision.transforms.PILToTensor() makes them, and Resize((N, N)) before it one size"
@@ -108,6 +127,37 @@ def _is_pair(data: Any) -> bool:
     )
 
 
+def _pair_of(data: Any) -> tuple[Any, Tensor | None] | None:
+    """Return the inputs and the labels of a pair, or of a mapping; None where it is neither."""
+    if isinstance(data, Mapping):
+        return _split(data)
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Mapping):
+        if not isinstance(data[1], Mapping):  # two samples are no pair
+            return _parts(data[0]), _tensor(data[1], "labels")
+    elif _is_pair(data):
+        return _tensor(data[0], "inputs"), _tensor(data[1], "labels")
+    return None
+
+
+def _split(batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return the named inputs in ``batch`` and its labels, if it has any."""
+    name = next((name for name in LABELS if name in batch), None)
+    labels = None if name is None else _tensor(batch[name], f"data: {name}")
+    return _parts({key: value for key, value in batch.items() if key != name}), labels
+
+
+def _parts(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: _tensor(value, f"data: {name}") for name, value in inputs.items()}
+
+
+def _packed(batches: list[Any], where: str) -> tuple[Tensor, Layout | None]:
+    """Return all ``batches`` of inputs as one tensor, and the layout of named ones."""
+    if not isinstance(batches[0], Mapping):
+        return _joined(batches, where), None
+    layout, packed = Layout.pack(joined(batches, where))
+    return packed, layout
+
+
 def _tensor(values: Any, where: str) -> Tensor:
     try:
         return torch.as_tensor(values).detach().cpu()
@@ -115,8 +165,8 @@ def _tensor(values: Any, where: str) -> Tensor:
         raise InputError(f"{where}: they are no numbers ({error})") from error
 
 
-def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and labels of each batch."""
+def _batches(data: Any) -> Iterator[tuple[Any, Tensor | None]]:
+    """Yield inputs, by name where they have some, and labels of each batch."""
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         data = DataLoader(data, batch_size=256)
     if not isinstance(data, Iterable):
@@ -125,16 +175,19 @@ def _batches(data: Any) -> Iterator[tuple[Tensor, Tensor]]:
             "DataLoader of such pairs is needed"
         )
     for batch in _each(data):
+        if isinstance(batch, Mapping):
+            yield _split(batch)
+            continue
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             has = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
             raise InputError(
                 f"data: a sample has {has}; (input, label) is needed. A training of your own can "
                 "use softmark.marking_loss instead"
             )
-        inputs, labels = (
-            _tensor(part, f"data: {n}") for part, n in zip(batch, _NAMES, strict=True)
-        )
-        yield inputs, labels
+        inputs, labels = batch
+        named = isinstance(inputs, Mapping)
+        inputs = _parts(inputs) if named else _tensor(inputs, "data: inputs")
+        yield inputs, _tensor(labels, "data: labels")
 
 
 def _each(data: Iterable) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from softmark.owner.committed_key_verifier import (
     num_open_orders,
 )
 from softmark.owner.key import Key
-from softmark.owner.samples import as_inputs
+from softmark.owner.samples import as_named_inputs
 from softmark.owner.statement import LEVEL, LEVEL_WITH_BEACON
 from softmark.owner.suspects.agreement import agreement_of, disagreement, is_certain, other_columns
 from softmark.owner.suspects.diagnose import remarks_on
@@ -154,10 +154,10 @@ def examine(
 ) -> Examination:
     """Return the verdict of ``verify`` together with what it stands on; arguments as there."""
     level, grounds = level_and_grounds(key, beacon, published)
-    inputs = as_inputs(probes)
+    inputs, layout = as_named_inputs(probes)
     key_verifier = CommittedKeyVerifier(key, inputs, level, keys_tried, labels)
     begun = datetime.now(UTC)
-    answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw, class_names)
+    answers, remarks = query_suspect(suspect, inputs, key.classes, logits, raw, class_names, layout)
     ended = datetime.now(UTC)
     evidence = key_verifier.evidence(answers)
     num_open = len(key_verifier.open_classes(answers))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from softmark.data.pixels import as_input
 from softmark.errors import InputError
+from softmark.owner.named_inputs import Layout, adapted, named
 from softmark.owner.suspects.diagnose import as_probabilities
 from softmark.owner.suspects.endpoint import Endpoint, fraction_changed
 from softmark.owner.suspects.forms import Classes, row_of
@@ -27,6 +28,7 @@ def query_suspect(
     logits: bool,
     raw: bool = False,
     class_names: Sequence[str] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Return the answers of ``suspect`` to ``inputs``, and remarks on them.
 
@@ -37,6 +39,8 @@ def query_suspect(
         classes: K of the marked model.
         logits: the function or the array gives logits or log-probabilities.
         class_names: of the answers' columns, in the order of the labels; None where they have none.
+        layout: of named inputs, which ``inputs`` (N, W) hold: a module gets them by name, a
+            function and an endpoint as a dictionary.
         raw: a function gets ``inputs`` as they are; otherwise what a module gets, uint8 pictures
             as floats in [0, 1].
 
@@ -47,18 +51,20 @@ def query_suspect(
         InputError: for a suspect that can't take the inputs, and answers that can't be used.
     """
     remarks: list[str] = []
-    named = Classes(classes, None if class_names is None else tuple(class_names))
+    classes_known = Classes(classes, None if class_names is None else tuple(class_names))
     if isinstance(suspect, nn.Module):
         try:
-            answers = predict(suspect, inputs)
+            answers = predict(adapted(suspect, inputs, layout), inputs)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"suspect: the module can't take the probes ({reason})") from error
         logits = False
     elif callable(suspect):
-        answers, remarks = _call_twice(suspect, inputs, raw, named)
+        answers, remarks = _call_twice(
+            suspect, inputs, classes_known, lambda part: _given(part, raw, layout)
+        )
     else:
-        answers = _as_table(suspect, named)
+        answers = _as_table(suspect, classes_known)
     if answers.ndim == 1:
         answers, logits = _one_hot(answers, classes), False
     if answers.shape != (len(inputs), classes):
@@ -87,17 +93,22 @@ def how_asked(suspect: Any) -> str:
 
 
 def _call_twice(
-    suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool, classes: Classes
+    suspect: Callable[[Any], Any],
+    inputs: Tensor,
+    classes: Classes,
+    given: Callable[[Tensor], Any],
 ) -> tuple[Tensor, list[str]]:
     """Return the answers of a function, and a remark where it answers the first inputs anew."""
     if isinstance(suspect, Endpoint):
+        if isinstance(given(inputs[:1]), dict):
+            raise InputError("suspect: an Endpoint sends no inputs with names; a function can")
         answers, changed = suspect.ask(inputs, classes), suspect.changed
     else:
-        parts = [_call(suspect, part, raw, classes) for part in split_to_ask(inputs)]
+        parts = [_call(suspect, given(part), classes) for part in split_to_ask(inputs)]
         if len({part.shape[1:] for part in parts}) > 1:
             raise InputError("suspect: the function answers each batch in another shape")
         answers = torch.cat(parts)
-        repeated = _call(suspect, inputs[:NUM_REPEATED], raw, classes)
+        repeated = _call(suspect, given(inputs[:NUM_REPEATED]), classes)
         changed = fraction_changed(answers[:NUM_REPEATED], repeated)
     if changed:
         return answers, [
@@ -107,10 +118,17 @@ def _call_twice(
     return answers, []
 
 
-def _call(suspect: Callable[[Tensor], Any], inputs: Tensor, raw: bool, classes: Classes) -> Tensor:
+def _given(inputs: Tensor, raw: bool, layout: Layout | None) -> Any:
+    """Return ``inputs`` (n, ...) as a function gets them."""
+    if layout is not None:
+        return layout.unpack(inputs) if raw else named(layout, inputs)
+    return inputs if raw else as_input(inputs)
+
+
+def _call(suspect: Callable[[Any], Any], inputs: Any, classes: Classes) -> Tensor:
     """Return the answers (n, K), or labels (n,), of a function to ``inputs`` (n, ...)."""
     try:
-        answers = suspect(inputs if raw else as_input(inputs))
+        answers = suspect(inputs)
     except Exception as error:
         raise InputError(f"suspect: the function raises {error!r:.200}") from error
     return _as_table(answers, classes)
