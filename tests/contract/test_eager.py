@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import threading
 import typing
 
 import pytest
@@ -194,6 +195,19 @@ def test_the_defaults_of_a_change_are_those_of_its_config(name):
     assert plain(type(made)()) == plain(made)
 
 
+def test_a_wrapped_model_is_attacked_as_the_plain_one():
+    wrapped = nn.DataParallel(model())
+    attacked = attacks.FineTune(recipe=SHORT, layers="all")(wrapped, data())
+    assert set(attacked.state_dict()) == set(model().state_dict())
+
+
+def locked() -> nn.Module:
+    """A model that can't be copied."""
+    given = model()
+    given.lock = threading.Lock()
+    return given
+
+
 # --- what can't be attacked so --------------------------------------------------------------------
 
 
@@ -208,6 +222,9 @@ def test_the_defaults_of_a_change_are_those_of_its_config(name):
         (attacks.AverageWeights(), ([], data()), "a list of models"),
         (attacks.Inputs(), (model(), (3 * data()[0].float(), data()[1])), "changes pictures"),
         (attacks.FineTune(), (nn.Flatten(), data()), "no last layer called head"),
+        (attacks.Keep(), (locked(), data()), r"it can't be copied \(cannot pickle"),
+        (attacks.Keep(), (nn.Linear(5, 3), data()), r"it can't take data of shape \(1, 8, 8\)"),
+        (attacks.Keep(), (nn.Sequential(model(), nn.Softmax(1)), data()), "gives probabilities"),
     ],
 )
 def test_what_cannot_be_attacked_is_said_in_one_line(attack, given, words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -16,13 +15,16 @@ from softmark.attacks.attack import RECIPE, Attack, AttackResult
 from softmark.attacks.shadow import renewed
 from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
+from softmark.devices import usual_torch
 from softmark.errors import InputError
-from softmark.models.access import answers_of, classes_of, expose
+from softmark.models.access import answers_of, expose
+from softmark.models.own import check_model, plain_copy
 from softmark.recipe import Recipe
 from softmark.tails import log_of
 from softmark.training import Fit
 
 
+@usual_torch()
 def run(
     attack: Attack, model: nn.Module | Sequence[nn.Module], data: tuple[Tensor, Tensor]
 ) -> AttackResult:
@@ -32,10 +34,10 @@ def run(
         needed = "a list of models" if attack.merges else "one model"
         raise InputError(f"{type(attack).__name__} takes {needed}")
     samples = _samples(data, attack.takes_pictures)
-    attack = fitted(attack, models[0], RECIPE)
     # An attack may change what it gets, and needs all gradients.
-    copies = [copy.deepcopy(one).cpu().eval().requires_grad_(True) for one in models]
-    targets = [expose(one, attack.access, classes_of(one, samples)) for one in copies]
+    copies = [plain_copy(one).cpu().eval().requires_grad_(True) for one in models]
+    attack = fitted(attack, copies[0], RECIPE)
+    targets = [expose(one, attack.access, check_model(one, samples.inputs)) for one in copies]
     result = attack.apply(targets if attack.merges else targets[0], samples, Fit())
     network = result.network
     if type(attack).serve is not Attack.serve:

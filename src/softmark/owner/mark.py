@@ -20,10 +20,10 @@ from softmark.data.roles import Samples
 from softmark.devices import compute_on, usual_torch
 from softmark.errors import InputError
 from softmark.methods.watermark import Watermark
+from softmark.models.own import check_model, check_trainable, plain_copy
 from softmark.owner.beacon import Beacon
 from softmark.owner.features import has_features, without_features
 from softmark.owner.key import Key, check_messages
-from softmark.owner.model_check import check_model, check_trainable, plain_copy
 from softmark.owner.named_inputs import adapted, without_adapter
 from softmark.owner.new_key import check_num_classes, commit_key
 from softmark.owner.samples import (

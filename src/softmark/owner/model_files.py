@@ -14,8 +14,8 @@ from torch import nn
 from softmark.console import report
 from softmark.errors import InputError
 from softmark.models.files import load_network, read_tensors, save_network
+from softmark.models.own import plain_names
 from softmark.nodes import short
-from softmark.owner.model_check import plain_names
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:

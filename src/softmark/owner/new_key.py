@@ -15,10 +15,10 @@ from softmark.errors import InputError
 from softmark.methods.key import SECRET_BYTES
 from softmark.methods.parts.soft_labels import observe_victim
 from softmark.methods.watermark import Watermark
+from softmark.models.own import check_model
 from softmark.owner.beacon import Beacon
 from softmark.owner.commitment import publication
 from softmark.owner.key import Key, check_messages
-from softmark.owner.model_check import check_model
 from softmark.owner.named_inputs import adapted
 from softmark.owner.pattern_key import seals
 from softmark.owner.samples import as_probes, unlabelled

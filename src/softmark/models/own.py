@@ -1,4 +1,4 @@
-"""An owner's model, tried once where it comes in: before anything is committed to or trained."""
+"""A model of the user's own, tried once where it comes in: before anything is trained."""
 
 from __future__ import annotations
 

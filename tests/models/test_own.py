@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 import softmark
 from helpers.owners import build, owned, victim
 from softmark.errors import InputError
-from softmark.owner.model_check import check_model, check_trainable, plain_copy, plain_names
+from softmark.models.own import check_model, check_trainable, plain_copy, plain_names
 from softmark.owner.model_files import load_model
 from softmark.owner.samples import as_samples
 
