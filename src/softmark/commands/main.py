@@ -65,11 +65,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run_command(name: str, words: Sequence[str]) -> None:
     """Run the module of the command ``name``, and exit with its status."""
-    from softmark.console import conclude
+    from softmark.console import conclude, quiet_streams
 
     module = _module(name)
     options = _parser(name, module).parse_intermixed_args(words)
-    conclude(lambda: module.run(options), module.left_behind(options))
+    with quiet_streams():
+        conclude(lambda: module.run(options), module.left_behind(options))
 
 
 def recheck(words: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,8 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(suspect, Endpoint):
         source = source_of_endpoint(suspect)
     published = read_publication(options.commitment or options.marked / COMMITMENT)
-    name = options.name or options.suspect
+    # What follows ? in a server's address may be a password.
+    name = options.name or re.sub(r"(?<=^http)(s?://[^?]*)\?.*", r"\1", options.suspect)
     evidence = evidence_of(examination, name, published, options.disclose, source)
     show(evidence)
     if options.to:

@@ -70,6 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         self.server.sizes.append(len(inputs))
         self.server.headers.append(dict(self.headers))
+        self.server.paths.append(self.path)
         rows = right(inputs).tolist()
         if self.server.faults and (fault := self.server.faults.pop(0)):
             fault(self, rows)
@@ -88,6 +89,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.gets, self.bodies, self.sizes, self.headers, self.faults = 0, [], [], [], []
+        self.paths: list[str] = []
         self.over = threading.Event()
         self.metadata = (
             200,
@@ -645,6 +647,21 @@ def test_what_headers_hold_is_sent_and_not_told(server, plain, tmp_path, fault):
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
     assert "hunt" not in str(caught.value)
     assert "hunt" not in log.read_text()
+
+
+@pytest.mark.parametrize("fault", [says(401, f"bad {SECRET}"), drops, says(200, SECRET.encode())])
+def test_what_follows_the_question_mark_is_sent_and_not_told(server, tmp_path, fault):
+    log = tmp_path / "answers.jsonl"
+    endpoint = Endpoint(
+        f"{server.url}/predict?code={SECRET}&x=1", protocol="json", retries=0, answer_log=log,
+        batch_size=2,
+    )  # fmt: skip
+    server.faults = [None, fault]
+    with pytest.raises(InputError) as caught:
+        endpoint(pictures(4))
+    assert server.paths[0].endswith(f"?code={SECRET}&x=1")
+    for shown in (str(caught.value), log.read_text(), endpoint.url):
+        assert "hunt" not in shown
 
 
 def test_headers_and_addresses_that_cannot_be_sent_do_not_show_their_secret():

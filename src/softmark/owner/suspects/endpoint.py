@@ -47,7 +47,8 @@ class Endpoint:
 
     Args:
         url: for ``v2`` what stands before ``/v2/models``, for ``json`` where inputs are posted to.
-            It is shown and logged: secrets belong into ``headers``, which are neither.
+            It is shown and logged, but for what follows ``?``: secrets belong there or into
+            ``headers``, which are neither.
         protocol: ``v2`` (Open Inference Protocol, REST) or ``json`` (any JSON POST).
         model: name of the model at the server (``v2``; needed there).
         version: its version at the server (``v2``); the server's choice where None.
@@ -116,7 +117,8 @@ class Endpoint:
         for name, value in (("timeout", timeout), ("rate", rate)):
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"--{name}={value}: a number above 0 is needed")
-        self.url = checked_url(url)
+        # What follows ? may be a password, and is shown nowhere.
+        self.url, _, query = checked_url(url).partition("?")
         if protocol == "v2":
             self.url = f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}"
             self.url += f"/versions/{quote(version, safe='')}" if version else ""
@@ -124,7 +126,7 @@ class Endpoint:
         self.input, self.output, self.request, self.answer = input, output, request, answer
         self.changed: float | None = None
         self._classes = Classes()
-        self._client = HttpClient(headers or {}, rate, budget, timeout, retries)
+        self._client = HttpClient(headers or {}, rate, budget, timeout, retries, query)
 
     @property
     def inputs_sent(self) -> int:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from urllib3 import Retry
@@ -34,6 +34,7 @@ class HttpClient:
         budget: inputs that may be sent in all, retries included; None for no limit.
         timeout: seconds per request.
         retries: how often a request is sent again, after the first time.
+        query: what follows ? in each address that requests go to; no message shows it.
 
     Attributes:
         inputs_sent: inputs sent so far. Those of a retry count again: they may be charged for.
@@ -56,6 +57,7 @@ class HttpClient:
         budget: int | None,
         timeout: float,
         retries: int,
+        query: str = "",
     ):
         for name, value in headers.items():
             if not HEADER_NAME.fullmatch(name):
@@ -65,6 +67,7 @@ class HttpClient:
             if not (value.isascii() and value.isprintable()):
                 raise InputError(f"the header {name}: printable ASCII characters are needed")
         self.headers, self.budget, self.timeout, self.retries = headers, budget, timeout, retries
+        self.query = query
         self.inputs_sent = self.requests_sent = 0
         self._interval = 1 / rate if rate else 0.0
         self._next_start = 0.0  # when the next request may be sent, of time.monotonic()
@@ -131,7 +134,7 @@ class HttpClient:
         try:
             with self._session.request(
                 method,
-                url,
+                f"{url}?{self.query}" if self.query else url,
                 data=data,
                 headers={"Content-Type": "application/json", **self.headers},
                 timeout=self.timeout,
@@ -191,9 +194,10 @@ class HttpClient:
             retry_policy.sleep()
 
     def _excerpt(self, text: bytes) -> str:
-        """Return the beginning of ``text``, on one line, without the values of the headers."""
+        """Return the beginning of ``text``, on one line, without secrets."""
         shown = text.decode(errors="replace")
-        for value in self.headers.values():
+        values = [part.partition("=")[2] for part in self.query.split("&")]
+        for value in (*self.headers.values(), *values, *map(unquote, values)):
             for word in (value, *value.split()):
                 # A word of three letters is no secret, and may stand in any text.
                 shown = shown.replace(word, "***") if len(word) > 3 else shown
@@ -216,7 +220,7 @@ def checked_url(url: str) -> str:
             "--url holds a name or password, and URLs are shown: send them in a header instead"
         )
     if not valid:
-        raise InputError(f"--url={url}: http://HOST or https://HOST is needed")
+        raise InputError(f"--url={url.partition('?')[0]}: http://HOST or https://HOST is needed")
     return url
 
 
