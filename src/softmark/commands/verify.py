@@ -133,12 +133,13 @@ def run(options: argparse.Namespace) -> int:
     if options.to:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
-    max_bytes = max_answer_bytes(key.statement.probes.count + key.statement.triggers, key.classes)
-    labels = read_predictions(options.labels, max_bytes) if options.labels else None
+    count = key.statement.probes.count + key.statement.triggers
+    max_bytes = max_answer_bytes(count, key.classes)
+    labels = read_predictions(options.labels, max_bytes, None, count) if options.labels else None
     chain = options.chain or QUICKNET
     beacon = Beacon(options.beacon, chain) if options.beacon else None
     class_names = read_class_names(options.class_names) if options.class_names else None
-    suspect, file = suspect_of(options, max_bytes, Classes(key.classes, class_names))
+    suspect, file = suspect_of(options, max_bytes, Classes(key.classes, class_names), count)
     examination = examine(
         suspect,
         key,
@@ -176,7 +177,7 @@ def passphrase_of(marked: Path) -> str | None:
 
 
 def suspect_of(
-    options: argparse.Namespace, max_bytes: int, classes: Classes
+    options: argparse.Namespace, max_bytes: int, classes: Classes, num_probes: int
 ) -> tuple[Any, Path | None]:
     """Return the suspect, and the file that it was read from, if any."""
     from softmark.errors import InputError
@@ -190,7 +191,7 @@ def suspect_of(
     if server:
         return endpoint(options), None
     if file.suffix in FORMATS:
-        return read_predictions(file, max_bytes, classes), file
+        return read_predictions(file, max_bytes, classes, num_probes), file
     if ":" not in name and file.suffix != ".safetensors":
         raise InputError(
             f"{name}: a .safetensors file of softmark's, MODULE:FUNCTION, a server's address, or "

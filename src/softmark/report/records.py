@@ -75,8 +75,9 @@ class RecordCheck:
                 return False
             # A plan needs the unhashed keys, which no record has.
             config = {**dict.fromkeys(UNHASHED), **record["config"]}
-            # "auto" is another precision elsewhere.
+            # "auto" is another precision elsewhere, and on another device.
             config |= {"precision": record["precision"], "output_dir": str(self._output)}
+            config["trainer"] = {"accelerator": "cpu"}
             if not _is_bounded(config) or not self._is_readable(config["data"]["source"]):
                 return False
             return self._planner.plan(config).record.stem == record["address"]

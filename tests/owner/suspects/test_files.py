@@ -59,6 +59,31 @@ def test_one_column_is_labels(tmp_path):
     assert found.tolist() == [0, 1, 2, 0]
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_number_of_probes_tells_whether_a_first_line_is_an_answer(count, tmp_path, capsys):
+    lines = ["0", "2", "1", "0"]  # labels: with a head 0 of three probes, or of four without one
+    found = read_predictions(csv(tmp_path / "a.csv", lines), num_probes=count)
+    assert found.tolist() == [0, 2, 1, 0][4 - count :]
+    ranks = ["0,1,2", "2,1,0", "1,0,2", "0,2,1"]
+    found = read_predictions(csv(tmp_path / "b.csv", ranks), num_probes=count)
+    assert found.tolist() == [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]][4 - count :]
+    assert capsys.readouterr().err == ""
+    # Where nobody knows how many there are, what was assumed is said.
+    assert read_predictions(tmp_path / "b.csv").tolist() == [[2, 1, 0], [1, 0, 2], [0, 2, 1]]
+    assert (
+        "b.csv: the first line, 0,1,2, counts as names, not as answers" in capsys.readouterr().err
+    )
+
+
+def test_columns_whose_names_tell_no_order_are_named(tmp_path, capsys):
+    read_predictions(csv(tmp_path / "a.csv", ["dog,cat,frog", *LINES]))
+    told = capsys.readouterr().err
+    assert "columns count in the order they stand in: dog is class 0" in told
+    for head in (["p0,p1,p2"], ["1,2,3"], []):
+        read_predictions(csv(tmp_path / "a.csv", [*head, *LINES]), num_probes=4)
+        assert capsys.readouterr().err == ""
+
+
 @given(
     arrays.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 6)),
                   elements=st.floats(0, 1, width=32)),

@@ -33,7 +33,10 @@ MAX_NAME = 500  # letters of a column's name, or of a picture's with its folders
 
 
 def read_predictions(
-    path: Path, max_bytes: int | None = None, classes: Classes | None = None
+    path: Path,
+    max_bytes: int | None = None,
+    classes: Classes | None = None,
+    num_probes: int | None = None,
 ) -> np.ndarray:
     """Return the answers in ``path``, one row for each probe, in the order of the probes.
 
@@ -44,9 +47,9 @@ def read_predictions(
 
     Args:
         path: a file with one of the ``FORMATS``.
-        max_bytes: what the file, and what it unpacks to, may have (``max_answer_bytes``); None for
-            no limit but ``numpy_files.unpacked_limit``.
+        max_bytes: what the file, and what it unpacks to, may have (``max_answer_bytes``).
         classes: number and names of the classes, where the columns or answers have names.
+        num_probes: N, if it is known: tells whether numbers in a first line are an answer.
 
     Returns:
         Floats (N, K), or labels (N,) where there is one column.
@@ -55,14 +58,14 @@ def read_predictions(
         InputError: for rows that are missing or there twice, columns that aren't numbers, and
             files that can't be read or would unpack to more than ``numpy_files.unpacked_limit``.
     """
-    classes = classes or Classes()
-    readers = {
-        ".csv": lambda: _table_answers(read_text_table(path, max_bytes), path, classes),
-        ".tsv": lambda: _table_answers(read_text_table(path, max_bytes), path, classes),
-        ".xlsx": lambda: _table_answers(read_sheet(path, max_bytes), path, classes),
+    classes, table = classes or Classes(), (path, max_bytes, num_probes)
+    readers = dict.fromkeys(
+        (".csv", ".tsv"), lambda: _table_answers(read_text_table(*table), path, classes)
+    )
+    readers |= {
+        ".xlsx": lambda: _table_answers(read_sheet(*table), path, classes),
         ".parquet": lambda: _read_parquet(path, max_bytes, classes),
-        ".npy": lambda: _read_array(path, max_bytes),
-        ".npz": lambda: _read_array(path, max_bytes),
+        **dict.fromkeys((".npy", ".npz"), lambda: _read_array(path, max_bytes)),
         ".jsonl": lambda: _json_answers(_json_lines(path), path, classes),
         ".json": lambda: _json_answers(_json_list(path), path, classes),
     }
@@ -206,7 +209,7 @@ def _is_index(table: pa.Table, name: str) -> bool:
 
 
 def _by_class(names: list[str], path: Path, classes: Classes) -> list[str]:
-    """Return the columns of the classes in the order of the labels, as far as names tell it."""
+    """Return the columns of the classes in the order of the labels; say what isn't certain."""
     if classes.names is not None and set(classes.names) <= set(names):
         return list(classes.names)
     if classes.names is not None:
@@ -214,6 +217,8 @@ def _by_class(names: list[str], path: Path, classes: Classes) -> list[str]:
         report(f"{path}: no column {short(missing[0])}: columns count in the order they stand in")
         return names
     order = order_by_number(names)
+    if order is None and len(names) > 1:
+        report(f"{path}: columns count in the order they stand in: {short(names[0])} is class 0")
     if order is None or order == list(range(len(names))):
         return names
     report(f"{path}: columns count in the order of the numbers in their names, not as they stand")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv
 
+from softmark.console import report
 from softmark.errors import InputError
+from softmark.nodes import short
 from softmark.owner.numpy_files import unpacked_limit
 
 CSV_COLUMN_BYTES = 10_000  # what pyarrow takes for each column of a CSV, however few rows it has
@@ -21,10 +23,13 @@ DELIMITERS = (";", "\t", "|", ",")
 COMMA_NUMBER = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*%?")
 
 
-def read_text_table(path: Path, max_bytes: int | None) -> pa.Table:
+def read_text_table(path: Path, max_bytes: int | None, num_rows: int | None = None) -> pa.Table:
     """Return the table in a CSV: with ``,``, ``;``, tabs or ``|``, in UTF-8 or UTF-16.
 
-    Numbers in the first line are a row, unless they count the classes.
+    Args:
+        path: Of the file.
+        max_bytes: As in ``files.read_predictions``.
+        num_rows: How many rows it should have: tells whether numbers in the first line are one.
 
     Raises:
         InputError: for more columns than so few rows have.
@@ -42,7 +47,8 @@ def read_text_table(path: Path, max_bytes: int | None) -> pa.Table:
     comma = delimiter != "," and any(
         COMMA_NUMBER.fullmatch(cell) for cell in _cells(content, delimiter)
     )
-    has_no_names = all(_is_number(cell) for cell in cells) and not counts_classes(cells)
+    num_lines = sum(1 for one in content.splitlines() if one.strip())
+    has_no_names = not names_columns(cells, num_lines, num_rows, path)
     return csv.read_csv(
         io.BytesIO(content),
         csv.ReadOptions(autogenerate_column_names=has_no_names),
@@ -55,6 +61,25 @@ def _cells(content: bytes, delimiter: str) -> list[str]:
     """Return the cells of the first lines, without quotes."""
     lines = content[: 1 << 16].decode(errors="replace").splitlines()[:3]
     return [cell.strip('" ') for line in lines for cell in line.split(delimiter)]
+
+
+def names_columns(cells: list[str], num_lines: int, num_rows: int | None, path: Path) -> bool:
+    """Return whether ``cells``, a table's first line, are names: numbers may be a row of answers.
+
+    Args:
+        cells: Of the first line.
+        num_lines: Of the table, with this one.
+        num_rows: How many answers there should be, if that is known; else what was assumed is said.
+        path: Of the file, for that line.
+    """
+    if not all(_is_number(cell) for cell in cells):
+        return True
+    if num_rows in (num_lines - 1, num_lines):
+        return num_rows < num_lines
+    if counts_classes(cells):
+        report(f"{path}: the first line, {short(','.join(cells))}, counts as names, not as answers")
+        return True
+    return False
 
 
 def counts_classes(cells: list[str]) -> bool:
@@ -79,8 +104,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_sheet(path: Path, max_bytes: int | None) -> pa.Table:
-    """Return the table in the first sheet of an Excel file, whose first row names the columns.
+def read_sheet(path: Path, max_bytes: int | None, num_rows: int | None = None) -> pa.Table:
+    """Return the table in the first sheet of an Excel file; arguments as in ``read_text_table``.
 
     Raises:
         InputError: where openpyxl isn't installed, and for a file that would unpack to too much.
@@ -99,9 +124,7 @@ def read_sheet(path: Path, max_bytes: int | None) -> pa.Table:
     if not rows:
         raise InputError(f"{path}: its first sheet is empty")
     head, *body = rows
-    if all(isinstance(cell, int | float) for cell in head) and not counts_classes(
-        list(map(str, head))
-    ):
+    if not names_columns(list(map(str, head)), len(rows), num_rows, path):
         head, body = [f"f{place}" for place in range(len(head))], rows
     columns = zip(*body, strict=True)
     names = ["" if cell is None else str(cell) for cell in head]
