@@ -123,7 +123,9 @@ def read_by_libraries():
 def write_data(folder):
     random = np.random.default_rng(0)
     pictures = []
-    for pixels in random.integers(256, size=(300, 8, 8), dtype=np.uint8):
+    noise = random.integers(256, size=(300, 8, 8), dtype=np.uint8)
+    noise[240:] = noise[:60]  # copies, of which two parties would hold some
+    for pixels in noise:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         pictures.append(file.getvalue())
@@ -143,6 +145,10 @@ def test_nothing_around_a_run_changes_its_record(tmp_path):
     )
     config = copy.deepcopy(composed(overrides)) | {"output_dir": str(tmp_path / "quiet")}
     expected = run_cell(config, [], report=lambda line: None)
+    assert 0 < expected["copies_left_out"] <= 60
+    assert f"{expected['copies_left_out']} pictures are left out of the data" in " ".join(
+        expected["warnings"]
+    )
 
     found = read_by_libraries()
     assert found > {"SLURM_NTASKS", "PL_GLOBAL_SEED", "HF_HOME", "RANK", "USE_TORCH"}
