@@ -153,3 +153,28 @@ def test_an_output_with_logits_is_adapted_and_others_are_left():
     plain = nn.Linear(CLASSES, CLASSES)
     assert adapted(plain, rows, None) is plain
     assert adapted(3, rows, None) == 3
+
+
+def test_outputs_beside_the_logits_are_left_while_a_model_trains():
+    class Auxiliary(nn.Module):
+        """As torchvision's GoogLeNet."""
+
+        aux_logits = True
+
+        def forward(self, rows):
+            return Output(rows) if self.training else rows
+
+    rows = torch.rand(3, CLASSES)
+    model = adapted(Auxiliary(), rows, None)
+    assert torch.equal(model.train()(rows), rows)
+    assert torch.equal(model.eval()(rows), rows)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_is_said_to_be_verified_and_not_marked():
+    model = torch.jit.trace(nn.Linear(4, CLASSES), torch.rand(2, 4))
+    data = torch.rand(20, 4), torch.arange(20) % CLASSES
+    with pytest.raises(InputError, match="TorchScript can be verified and not marked"):
+        softmark.mark(model, data, "x")
+    key = softmark.new_key("x", CLASSES, data)
+    assert softmark.verify(model, key, data).agreement is not None

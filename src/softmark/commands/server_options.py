@@ -34,6 +34,19 @@ def add_server_arguments(server: argparse._ArgumentGroup) -> None:
         help="name of the list of inputs in the body (json; default: instances)",
     )
     server.add_argument(
+        "--encoding",
+        default="numbers",
+        metavar="FORM",
+        help="of the inputs: numbers, bytes (whole numbers from 0 to 255), base64 (PNG files in "
+        "text), multipart (a PNG file in a form) or file (a PNG file alone) (json)",
+    )
+    server.add_argument(
+        "--body",
+        metavar="JSON",
+        help='the whole body, with "{inputs}", "{input}" (one a request) or {data_url} where '
+        "inputs belong (json; default: the list of inputs alone)",
+    )
+    server.add_argument(
         "--answer",
         default="predictions",
         metavar="PATH",
@@ -95,6 +108,8 @@ def endpoint(options: argparse.Namespace) -> Endpoint:
         input=options.input,
         output=options.output,
         request=options.request,
+        encoding=options.encoding,
+        body=options.body,
         answer=options.answer,
         headers=headers,
         batch_size=options.batch_size,

@@ -45,6 +45,11 @@ def plain_copy(model: nn.Module) -> nn.Module:
         InputError: it is no module, or can't be copied.
     """
     _check_module(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            "model: TorchScript can be verified and not marked: mark the module that it was made "
+            "of, and script or trace the marked one"
+        )
     copied = _copied(_unwrapped(model))
     for module in list(copied.modules()):
         for name, child in list(module.named_children()):
@@ -116,7 +121,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
     """Return what ``module`` has wrapped; None where it is no wrapper."""
     if isinstance(module, WRAPPERS):
         return module.module
-    return module._modules.get(COMPILED.rstrip("."))
+    return dict(module.named_children()).get(COMPILED.rstrip("."))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

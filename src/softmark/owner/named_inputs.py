@@ -166,6 +166,8 @@ def adapted(model: Any, inputs: Tensor, layout: Layout | None) -> Any:
     """
     if not isinstance(model, nn.Module) or layout is not None:
         return Adapted(model, layout) if isinstance(model, nn.Module) else model
+    if getattr(model, "aux_logits", False):  # torchvision's Inception and GoogLeNet, in training
+        return Adapted(model, None)
     home = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     modes = [(module, module.training) for module in model.modules()]
     try:

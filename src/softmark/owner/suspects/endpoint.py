@@ -19,6 +19,7 @@ from torch import Tensor
 from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.answer_log import AnswerLog
+from softmark.owner.suspects.bodies import Bodies
 from softmark.owner.suspects.forms import Classes
 from softmark.owner.suspects.http import HttpClient, checked_url
 from softmark.owner.suspects.protocols import (
@@ -56,6 +57,10 @@ class Endpoint:
             and input-0 for a server that lists none.
         output: name of the output tensor (``v2``); where None the only one of the right shape.
         request: name of the list of inputs in the body (``json``).
+        encoding: of the inputs there: ``numbers``, ``bytes``, or PNG files: ``base64`` in text,
+            ``multipart`` in a form and ``file`` alone, one a request (``json``).
+        body: the whole body in JSON, with ``"{inputs}"``, ``"{input}"`` (one a request) or
+            ``{data_url}`` where inputs belong (``json``); None for the list alone.
         answer: dotted path to the answers in the reply (``json``); ``""`` for the reply itself,
             ``*`` for each entry of a list, as in ``predictions.*.scores``.
         headers: sent with each request.
@@ -94,6 +99,8 @@ class Endpoint:
         input: str | None = None,
         output: str | None = None,
         request: str = "instances",
+        encoding: str = "numbers",
+        body: str | None = None,
         answer: str = "predictions",
         headers: Mapping[str, str] | None = None,
         batch_size: int = 32,
@@ -123,7 +130,10 @@ class Endpoint:
             self.url = f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}"
             self.url += f"/versions/{quote(version, safe='')}" if version else ""
         self.protocol, self.batch_size, self.answer_log = protocol, batch_size, answer_log
-        self.input, self.output, self.request, self.answer = input, output, request, answer
+        self.input, self.output, self.answer = input, output, answer
+        self._bodies = Bodies(request, encoding, body)
+        if protocol == "json" and self._bodies.one_by_one:
+            self.batch_size = 1
         self.changed: float | None = None
         self._classes = Classes()
         self._client = HttpClient(headers or {}, rate, budget, timeout, retries, query)
@@ -187,11 +197,13 @@ class Endpoint:
         """Return what the answers depend on, without secrets."""
         fingerprint = hashlib.sha256(json.dumps([list(inputs.shape), str(inputs.dtype)]).encode())
         fingerprint.update(inputs.contiguous().view(torch.uint8).numpy())
+        usual = self._bodies == Bodies(self._bodies.request)
         return {
             "url": self.url,
             "protocol": self.protocol,
             "answer": self.output if self.protocol == "v2" else self.answer,
             "inputs": fingerprint.hexdigest(),
+            **({} if usual else {"body": repr(self._bodies)}),
         }
 
     def _input_tensor(self, inputs: Tensor) -> dict[str, str]:
@@ -228,8 +240,7 @@ class Endpoint:
     def _send(self, batch: Tensor, tensor: dict[str, str]) -> Tensor:
         """Send one ``batch`` (n, ...) and return its answers (n, K)."""
         if self.protocol == "json":
-            body = {self.request: as_input(batch).tolist()}
-            reply = self._client.send("POST", self.url, body, len(batch))
+            reply = self._client.send("POST", self.url, self._bodies.make(batch), len(batch))
             rows = value_at_path(reply, self.answer, self.url)
             return as_answers(rows, len(batch), self.url, self._classes)
         data = batch if tensor["datatype"] in INTEGERS else as_input(batch)

@@ -15,6 +15,7 @@ from urllib3 import Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 
 from softmark.errors import InputError
+from softmark.owner.suspects.bodies import Encoded
 
 # Seconds: the first retry comes at once, the second after twice that, the third after four times.
 BACKOFF = 0.5
@@ -97,7 +98,7 @@ class HttpClient:
         Args:
             method: GET or POST.
             url: where to.
-            body: plain containers, sent as JSON; None for no body.
+            body: plain containers, sent as JSON, or ``Encoded``; None for no body.
             inputs: how many inputs ``body`` holds, for the budget.
             absent_statuses: HTTP statuses for which None is returned.
 
@@ -105,7 +106,8 @@ class HttpClient:
             InputError: at once for a status below 500 other than 429 and for a reply that isn't
                 JSON; for anything else after the last retry.
         """
-        data = None if body is None else json.dumps(body)
+        if body is not None and not isinstance(body, Encoded):
+            body = Encoded(json.dumps(body).encode(), "application/json")
         retry_policy = Retry(self.retries, backoff_factor=BACKOFF)
         for retries_left in reversed(range(self.retries + 1)):
             self.check_budget(inputs)
@@ -113,7 +115,7 @@ class HttpClient:
             self._next_start = time.monotonic() + self._interval
             self.inputs_sent += inputs
             self.requests_sent += 1
-            response, text, failure = self._try_once(method, url, data)
+            response, text, failure = self._try_once(method, url, body)
             if response is not None:
                 status = response.status_code
                 if status in absent_statuses:
@@ -127,16 +129,17 @@ class HttpClient:
         raise InputError(f"{url} {failure} ({self.retries + 1} tries)")
 
     def _try_once(
-        self, method: str, url: str, data: str | None
+        self, method: str, url: str, body: Encoded | None
     ) -> tuple[requests.Response | None, bytes, str]:
         """Return the response, its body and ""; or None, b"" and what went wrong."""
         end = time.monotonic() + self.timeout
+        content_type = body.content_type if body else "application/json"
         try:
             with self._session.request(
                 method,
                 f"{url}?{self.query}" if self.query else url,
-                data=data,
-                headers={"Content-Type": "application/json", **self.headers},
+                data=body.content if body else None,
+                headers={"Content-Type": content_type, **self.headers},
                 timeout=self.timeout,
                 allow_redirects=False,
                 stream=True,
