@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
-from softmark.console import quiet_streams
+from softmark.console import conclude, quiet_streams
 
 # What each word does. The modules of this package have the words' names, but for "run".
 SUMMARIES = {
@@ -65,12 +65,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run_command(name: str, words: Sequence[str]) -> None:
     """Run the module of the command ``name``, and exit with its status."""
-    from softmark.console import conclude, quiet_streams
-
     module = _module(name)
     options = _parser(name, module).parse_intermixed_args(words)
-    with quiet_streams():
-        conclude(lambda: module.run(options), module.left_behind(options))
+    conclude(lambda: module.run(options), module.left_behind(options))
 
 
 def recheck(words: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -244,6 +245,8 @@ def check_folder(folder: Path) -> None:
     """Raise ``InputError`` where evidence can't be written, or lies there already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
     if (folder / "evidence.json").exists():
