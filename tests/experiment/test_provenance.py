@@ -61,3 +61,11 @@ def test_a_processor_that_is_kept_from_its_instructions_is_named(monkeypatch):
     plain = provenance.processor.__wrapped__()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     assert provenance.processor.__wrapped__() == f"{plain} (ATEN_CPU_CAPABILITY=default)"
+
+
+def test_a_gpu_that_is_told_another_float32_is_named(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert "TF32" not in provenance.machine.__wrapped__()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    assert provenance.machine.__wrapped__().endswith(", a GPU (NVIDIA_TF32_OVERRIDE=1)")

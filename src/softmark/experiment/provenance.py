@@ -15,6 +15,8 @@ INSTRUCTIONS = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
 )
+# They let a GPU compute float32 with ten bits of fraction, or keep it from that.
+TF32 = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
 @functools.cache
@@ -43,8 +45,13 @@ def processor() -> str:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    limits = [f"{each}={os.environ[each]}" for each in INSTRUCTIONS if os.environ.get(each)]
-    return f"{name} ({', '.join(limits)})" if limits else name
+    return name + _set(INSTRUCTIONS)
+
+
+def _set(names: tuple[str, ...]) -> str:
+    """Return which of the variables ``names`` are set, in parentheses; nothing where none is."""
+    values = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    return f" ({', '.join(values)})" if values else ""
 
 
 @functools.cache
@@ -52,7 +59,8 @@ def machine() -> str:
     """Return the processor's name, its cores, and the GPU."""
     import torch
 
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    has_gpu = torch.cuda.is_available()
+    gpu = f", {torch.cuda.get_device_name()}{_set(TF32)}" if has_gpu else ""
     return f"{os.cpu_count()} cores of {processor()}{gpu}"
 
 
