@@ -53,7 +53,8 @@ class Batches:
         size = self.recipe.batch_size
         for step in range(len(self)):
             index = order[step * size : (step + 1) * size]  # (B,)
-            inputs = crop_and_flip(self.samples.inputs[index], self.recipe.pad, self.recipe.flip)
+            drawn = self.samples.draw(index)
+            inputs = crop_and_flip(drawn, self.recipe.pad, self.recipe.flip)
             yield Batch(as_input(inputs), self.samples.labels[index], index)
 
 

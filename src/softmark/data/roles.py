@@ -45,6 +45,10 @@ class Samples:
     def __getitem__(self, index: torch.Tensor | slice) -> Samples:
         return Samples(self.inputs[index], self.labels[index])
 
+    def draw(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of the samples ``index`` (n,), (n, ...), for a step of a training."""
+        return self.inputs[index]
+
     def to(self, device: torch.device | str) -> Samples:
         """Return the samples on ``device``."""
         return Samples(self.inputs.to(device), self.labels.to(device))

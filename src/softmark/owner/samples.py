@@ -14,6 +14,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.nodes import short
 from softmark.owner.named_inputs import Layout, joined
+from softmark.owner.redrawn import RedrawnSamples, redrawing
 
 
 def as_samples(data: Any) -> Samples:
@@ -33,7 +34,8 @@ def as_named_samples(data: Any) -> tuple[Samples, Layout | None]:
     one that has labels among them. Named inputs come as one tensor (N, W).
     """
     whole = _pair_of(data)
-    batches = [whole] if whole else list(_batches(data))
+    read = None if whole else redrawing(data)
+    batches = [whole] if whole else list(_batches(data if read is None else _in_order(data)))
     if not batches:
         raise InputError("data: it is empty")
     inputs, labels = zip(*batches, strict=True)
@@ -43,7 +45,19 @@ def as_named_samples(data: Any) -> tuple[Samples, Layout | None]:
     labels = torch.cat(list(labels))
     if len(packed) != len(labels):
         raise InputError(f"data: {len(packed)} inputs and {len(labels)} labels")
-    return Samples(_checked(packed, "data"), _checked_labels(labels)), layout
+    samples = Samples(_checked(packed, "data"), _checked_labels(labels))
+    if read is None or layout is not None:
+        return samples, layout
+    draw = lambda places: _checked(_tensor(read(places)[0], "data: inputs"), "data")  # noqa: E731
+    return RedrawnSamples(samples.inputs, samples.labels, draw), None
+
+
+def _in_order(data: Any) -> Any:
+    """Return what reads each sample of a data set in turn, however ``data`` would mix them."""
+    if not isinstance(data, DataLoader):
+        return data
+    workers = data.num_workers
+    return DataLoader(data.dataset, 256, collate_fn=data.collate_fn, num_workers=workers)
 
 
 def as_inputs(probes: Any, where: str = "probes") -> Tensor:
