@@ -17,7 +17,7 @@ from torch import Tensor
 from softmark.errors import InputError
 from softmark.models.files import read_tensors
 
-EVERY = 60.0  # seconds between two states of a training; shorter ones keep none
+EVERY = 30.0  # seconds between two states of a training; shorter ones keep none
 
 
 class Checkpoints:
@@ -44,7 +44,7 @@ class Checkpoints:
 
 
 class KeepState(Callback):
-    """Keeps the state of a training before an epoch, once a minute, and goes on from it.
+    """Keeps the state of a training before an epoch, every half minute, and goes on from it.
 
     The state is that of module, optimizers, schedules and random numbers: what goes on from it ends
     where an undisturbed training does.
@@ -77,7 +77,7 @@ class KeepState(Callback):
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule
     ) -> None:
-        """Keep the state before the epoch, if the last one is a minute old."""
+        """Keep the state before the epoch, if the last one is old enough."""
         self._note_epoch(trainer)
         if time.monotonic() - self.last >= EVERY:
             self._keep(trainer, module)

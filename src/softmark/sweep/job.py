@@ -61,6 +61,7 @@ def work(path: Path, show: Show, job: DictConfig) -> None:
                 job.hydra = HydraConfig.instance().cfg.hydra
             with ending_with_starter(folder):
                 Worker(folder, name, show, job).run()
+            folder.note_ended(name)
         except InputError as error:
             report(f"error: {error}")
             raise
@@ -115,7 +116,8 @@ class Worker:
 
         Only a job of SLURM's gives up for want of work: whoever started it starts another.
         """
-        patience = PATIENCE if "SLURM_JOB_ID" in os.environ else float("inf")
+        from_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        patience = PATIENCE if from_slurm else float("inf")
         pause, idle = POLL[0], time.monotonic()
         with self.limit.watched():
             while not self.limit.is_up:
@@ -200,11 +202,13 @@ class Worker:
             report(f"{what}: the job's time was up after {seconds:.0f} s; another job goes on")
             return
         limit = HydraConfig.get().launcher.get("timeout_min")
-        self.folder.note_failed(
-            address,
-            f"{what} took longer than its job may: {seconds:.0f} s, and it isn't done; raise "
-            f"hydra.launcher.timeout_min={limit}",
-        )
+        reason = f"{what} takes longer than a job may: {seconds:.0f} s, and it isn't made"
+        self._fail(address, f"{reason}; raise hydra.launcher.timeout_min={limit}")
+
+    def _fail(self, address: str, reason: str) -> None:
+        """Note, and say, why ``address`` can't be made."""
+        self.folder.note_failed(address, reason)
+        report(f"{self.folder.items[address].role} {address} failed: {reason}")
 
     def _make(self, address: str, item: Item) -> None:
         """Make a stage, or note why it failed; its cells say so."""
@@ -221,7 +225,7 @@ class Worker:
             reason = reason_of(error)
             if not reason:
                 traceback.print_exc()
-            self.folder.note_failed(address, reason or str(error) or type(error).__name__)
+            self._fail(address, reason or str(error) or type(error).__name__)
 
     def _config_for(self, item: Item) -> Config:
         """Return the config of a cell that needs ``item`` and whose settings can work.

@@ -34,8 +34,11 @@ def connect(ray_cfg: Any) -> None:
     try:
         start_ray(init)
     except Exception as error:
+        # The last line of what another process raised says what was wrong.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        address = init.get("address") or os.environ.get("RAY_ADDRESS")
         raise InputError(
-            f"hydra.launcher.ray.init.address={init.get('address')}: Ray says: {short(error)}"
+            f"hydra.launcher.ray.init.address={address}: Ray says: {short(lines[-1])}"
         ) from error
 
 

@@ -24,6 +24,7 @@ from softmark.sweep.work_folder import Remaining, WorkFolder
 
 POLL = 2.0  # seconds between two looks at the queue
 TOO_LONG = 60.0  # seconds after which it is said why a job waits
+USELESS = 3  # jobs in a row that may end without having made anything
 SILENCE = 600.0  # seconds for which squeue may fail
 ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STOPPED",
          "RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED",
@@ -31,15 +32,15 @@ ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPEND
 # Ends that no stage brings about: they don't count against it.
 BLAMELESS = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "PENDING")
 # The settings that a sentence of sbatch's, a reason of squeue's or a state of a job is about.
-RESOURCES = ("mem_gb", "cpus_per_task", "gpus_per_node", "gres", "constraint", "nodes")
+RESOURCES = ("mem_gb", "cpus_per_task", "gpus_per_node", "gres", "constraint")
 KEYS = {
     r"time ?limit|walldur|deadline|timeout": ("timeout_min",),
+    r"account|assoc": ("account",),
     r"partition": ("partition",),
     r"gres|gpu": ("gpus_per_node", "gres"),
     r"memory|out_of_mem": ("mem_gb",),
     r"qos": ("qos",),
-    r"account|assoc": ("account",),
-    r"constraint|feature|node configuration|resources": RESOURCES,
+    r"constraint|feature|node configuration": RESOURCES,
     r"array": ("array_parallelism",),
 }
 
@@ -75,19 +76,21 @@ class Slurm:
         logs = str(launcher.params["submitit_folder"]).split("%j")[0]
         self.logs = Path(logs).absolute()
         launcher.params["submitit_folder"] = str(self.logs / "%j")
+        self.known = squeue(self.name) or {}  # those of an earlier command, too
         self.folder = self._joined(folder)
         self.remaining = Remaining(self.folder)
         self.limit = min(max_workers or launcher.params["array_parallelism"], max_array_size())
-        self.known: dict[str, Job] = {}
         self.first_seen: dict[str, float] = {}
         self.told: set[str] = set()
+        self.heard = time.monotonic()  # when squeue last answered
         self.number = 0  # of jobs that were submitted
-        self.useless = 0  # jobs that ended without having begun anything
+        self.useless = 0  # jobs in a row that ended as they should not, and made nothing
+        self.num_finished = 0  # what was made before the last of them
 
     def _joined(self, folder: WorkFolder) -> WorkFolder:
         """Return the folder of this sweep's jobs that are queued or running; else ``folder``."""
         pointer = folder.output_dir / "sweeps" / f"{self.name}.json"
-        running = [name for name, job in (squeue(self.name) or {}).items() if job.state in ALIVE]
+        running = [name for name, job in self.known.items() if job.state in ALIVE]
         if running:
             with contextlib.suppress(OSError, ValueError, InputError):
                 other = WorkFolder(Path(json.loads(pointer.read_text())))
@@ -110,25 +113,9 @@ class Slurm:
         Raises:
             InputError: SLURM refuses the jobs, or none of them gets to work.
         """
-        heard = time.monotonic()
         try:
             while wanted := self.remaining.count():
-                if refusal := self.folder.refusal():
-                    raise InputError(refusal)
-                jobs = squeue(self.name)
-                if jobs is not None:
-                    heard = time.monotonic()
-                    alive = self._look(jobs)
-                    missing = min(self.limit, wanted) - alive
-                    if self.limit < 1 and not alive:
-                        raise InputError(
-                            f"the jobs of {self.name} were cancelled, or ended before they had "
-                            f"begun anything; logs: {self.logs}"
-                        )
-                    if missing > 0 and holds(lock):
-                        self._submit(missing)
-                elif time.monotonic() - heard > SILENCE:
-                    raise InputError(f"squeue has failed for {SILENCE:.0f} s: {self.name}")
+                self._step(wanted, lock)
                 time.sleep(POLL)
         except KeyboardInterrupt:
             report(f"cancelled {self._cancel(ALIVE)} jobs of {self.name}")
@@ -137,6 +124,27 @@ class Slurm:
             self._cancel(ALIVE)
             raise
         self._cancel({"PENDING"})  # those that run find that nothing is left
+
+    def _step(self, wanted: int, lock: FileLock) -> None:
+        """Look at the queue, and submit what is missing of ``wanted`` jobs."""
+        if refusal := self.folder.refusal():
+            raise InputError(refusal)
+        now, jobs = time.monotonic(), squeue(self.name)
+        if jobs is None:
+            if now - self.heard > SILENCE:
+                raise InputError(f"squeue has failed for {SILENCE:.0f} s: {self.name}")
+            return
+        self.heard, alive = now, self._look(jobs)
+        if self.remaining.num_finished > self.num_finished:
+            self.useless = 0
+        if not alive and (self.limit < 1 or self.useless >= USELESS):
+            raise InputError(
+                f"the jobs of {self.name} were cancelled, or end before they have begun anything; "
+                f"logs: {self.logs}"
+            )
+        missing = min(self.limit, wanted) - alive
+        if missing > 0 and self.useless < USELESS and holds(lock):
+            self._submit(missing)
 
     def _cancel(self, states: set[str]) -> int:
         """Cancel the jobs of this sweep in these states; return how many there were.
@@ -147,7 +155,7 @@ class Slurm:
             return 0
         jobs = [name for name, job in (squeue(self.name) or {}).items() if job.state in states]
         if jobs:
-            subprocess.run(["scancel", "--quiet", *jobs], capture_output=True)
+            run("scancel", "--quiet", *jobs)
         return len(jobs)
 
     def _submit(self, count: int) -> None:
@@ -173,7 +181,8 @@ class Slurm:
             self.first_seen.setdefault(name, now)
             before = self.known.get(name)
             requeued = job.state == "PENDING" and before and before.state == "RUNNING"
-            if requeued or (before and before.state in ALIVE and job.state not in ALIVE):
+            ended = job.state not in ALIVE and (not before or before.state in ALIVE)
+            if requeued or ended:
                 self._note_end(name, job)
         self.known = jobs
         waiting = {name: job for name, job in jobs.items() if job.state == "PENDING"}
@@ -194,13 +203,13 @@ class Slurm:
 
     def _note_end(self, name: str, job: Job) -> None:
         """Say how a job ended that should not have, and don't start too many like it."""
-        well = job.state in ("COMPLETED", "gone") and self.folder.has_log(f"{name}-")
+        well = job.state in ("COMPLETED", "gone") and self.folder.has_ended(f"{name}-")
         tries = self.folder.tries_of(f"{name}-")
         if job.state == "CANCELLED":
             self.limit -= 1  # by somebody who doesn't want it
         elif not well and not tries and job.state != "PENDING":
             self.useless += 1
-            self.limit -= self.useless > 1
+            self.num_finished = self.remaining.num_finished
         if job.state in BLAMELESS:
             for note in tries:
                 note.unlink(missing_ok=True)
@@ -239,8 +248,11 @@ def keys_of(sentence: str, params: Mapping[str, Any]) -> str:
     for pattern, names in KEYS.items():
         if re.search(pattern, sentence, re.IGNORECASE):
             chosen = [name for name in names if params.get(name)] or names[:1]
-            pairs = [f"hydra.launcher.{name}={params.get(name)}" for name in chosen]
-            return f" ({', '.join(pairs)})"
+            values = [f"={params[name]}" if params.get(name) else "" for name in chosen]
+            keys = [
+                f"hydra.launcher.{key}{value}" for key, value in zip(chosen, values, strict=True)
+            ]
+            return f" ({', '.join(keys)})"
     return ""
 
 

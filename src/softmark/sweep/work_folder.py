@@ -6,6 +6,7 @@ tries/ADDRESS/WORKER    a try that has begun; what is left of it tells a worker 
 failed/ADDRESS          why it couldn't be made
 judged/ADDRESS          a cell has its record
 logs/WORKER             what a worker had to say
+ended/WORKER            it ended as it should
 starter.lock, alive     held, and counted up, by the process that started the sweep
 """
 
@@ -90,7 +91,7 @@ class WorkFolder:
                 f"{path}: its file system has no locks, by which workers share work; "
                 "hydra/launcher=basic needs none, and output_dir=DIR works elsewhere"
             )
-        for name in ("locks", "tries", "failed", "judged", "logs"):
+        for name in ("locks", "tries", "failed", "judged", "logs", "ended"):
             (path / name).mkdir(parents=True, exist_ok=True)
         plan = {
             "directory": str(Path.cwd()),
@@ -150,9 +151,13 @@ class WorkFolder:
         """Return the tries of workers whose names begin with ``worker`` that haven't ended."""
         return list((self.path / "tries").glob(f"*/{worker}*"))
 
-    def has_log(self, worker: str) -> bool:
-        """Return whether a worker whose name begins with ``worker`` has begun."""
-        return any((self.path / "logs").glob(f"{worker}*"))
+    def note_ended(self, worker: str) -> None:
+        """Note that ``worker`` ended as it should."""
+        (self.path / "ended" / worker).touch()
+
+    def has_ended(self, worker: str) -> bool:
+        """Return whether a worker whose name begins with ``worker`` ended as it should."""
+        return any((self.path / "ended").glob(f"{worker}*"))
 
     def check_locks(self) -> None:
         """Check that locks are exclusive between this machine and the one that started the sweep.
