@@ -16,6 +16,7 @@ from PIL import Image
 
 from helpers.data import SHARES, numbered, numbers_of, parts
 from softmark.data import cache as caching
+from softmark.data import listing
 from softmark.data.roles import Samples, halves, share
 from softmark.data.sources import ImageFolder
 from softmark.errors import InputError
@@ -260,7 +261,7 @@ def test_two_splits_of_one_name_are_refused(tmp_path):
         source(tmp_path).read()
 
 
-def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
+def test_what_is_left_out_is_counted_and_named(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "top"
     for name in ("train", "test", "val"):
         classes(folder / name, 1)
@@ -274,7 +275,15 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
         f"data.path={folder}: left out are 2 .heic, 1 .png, 1 .txt, 1 in more/, 2 in val/, "
         "1 outside of the classes' folders, 1 without a suffix\n"
     )
+    # What isn't read can't go wrong.
+    (folder / "val" / "ant" / "gone").symlink_to(tmp_path / "gone")
+    (folder / "disk").symlink_to("/")
+    monkeypatch.setattr(listing, "MANY", 1)
+    assert source(folder).read().images.shape[0] == 4
+    remark = "0 in disk/, 0 in val/, 1 or more in more/"
+    assert remark in capsys.readouterr().err
     shutil.rmtree(folder / "test")
+    (folder / "val" / "ant" / "gone").unlink()
     source(folder).read()
     assert f"{folder / 'val'} is taken for the test split\n" in capsys.readouterr().err
 
