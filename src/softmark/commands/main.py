@@ -18,6 +18,9 @@ from types import ModuleType
 
 from softmark.console import conclude, quiet_streams
 
+# As for ``run``: threads that wait actively stall those of another process. Read by torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # What each word does. The modules of this package have the words' names, but for "run".
 SUMMARIES = {
     "mark": "mark a model of your own; write key, commitment, probes and certificate",
