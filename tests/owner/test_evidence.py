@@ -92,6 +92,15 @@ def test_what_is_not_proven_is_not_called_innocent(made):
     assert "this does not show that the suspect is independent" in text
 
 
+def test_a_suspect_of_another_task_gets_no_verdict_and_the_cause_is_said(tmp_path):
+    other = answers(key(), "licence 7", 0.0).roll(7, 0)
+    softmark.evidence(other, key(), pictures()[0], tmp_path, name="x")
+    text = text_of((tmp_path / "evidence.html").read_text())
+    assert "No verdict: nothing can be said of “x”" in text
+    assert "It doesn't answer this task as asked" in text.replace("&#39;", "'")
+    assert "it does the task of the marked model" not in text
+
+
 def test_each_test_is_named_explained_and_gives_its_effect(made):
     evidence = json.loads((made / "claimed/evidence.json").read_text())
     assert len(evidence["parts"]) == evidence["tests"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +45,13 @@ def evidence(
     beacon: Beacon | None = None,
     published: str | datetime | None = None,
     raw: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> Verdict:
     """Judge ``suspect`` as ``verify`` does, and write evidence.json and evidence.html for others.
 
     Args:
         suspect: as for ``verify``, as ``key``, ``probes``, ``keys_tried``, ``logits``, ``labels``,
-            ``beacon``, ``published`` and ``raw`` are.
+            ``beacon``, ``published``, ``raw`` and ``class_names`` are.
         folder: where to; it holds no evidence yet.
         name: what the evidence calls the suspect.
         commitment: the file as it was published, softmark.commitment.json; None where none is to
@@ -73,7 +74,9 @@ def evidence(
     shown = None if commitment is None else read_publication(Path(commitment))
     if shown:
         check_published(shown, key)
-    examination = examine(suspect, key, probes, keys_tried, logits, labels, beacon, published, raw)
+    examination = examine(
+        suspect, key, probes, keys_tried, logits, labels, beacon, published, raw, class_names
+    )
     source = source_of_endpoint(suspect) if isinstance(suspect, Endpoint) else None
     made = evidence_of(examination, name, shown, disclose, source)
     write_evidence(made, Path(folder), as_inputs(probes))

@@ -24,6 +24,7 @@ def render(template: str, **values: Any) -> str:
     environment.filters["p"] = lambda p: "none" if p is None else f"{p:.2g}"
     environment.filters["one_in"] = one_in
     environment.filters["percent"] = lambda part: f"{100 * part:.1f}\N{NO-BREAK SPACE}%"
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     css = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(css=css, **values)
 
