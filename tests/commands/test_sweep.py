@@ -66,6 +66,15 @@ def test_the_same_again_makes_nothing(swept):
     assert again.stdout == first.stdout
 
 
+def test_jobs_that_leave_their_folder_find_what_is_there(swept):
+    folder, _ = swept
+    relative = Path(os.path.relpath(folder, ROOT))
+    for words in (["-m", "method=csp,usp"], ["method=csp"]):
+        result = run(*words, "attack=prune", "scale=smoke", "hydra.job.chdir=true", folder=relative)
+        assert result.returncode == 0, result.stderr
+        assert made(result) == []
+
+
 def test_seeds_are_summed_up(swept):
     folder, _ = swept
     own = ["control", "evidence", "key", "suspect", "victim", "watermarked"]

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import random
+import sys
 import threading
 import time
 import traceback
@@ -17,7 +18,7 @@ from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from softmark.console import QuietStream, report
+from softmark.console import QuietStream, quiet, report
 from softmark.errors import InputError, reason_of
 from softmark.experiment.cell import Config, Plan
 from softmark.experiment.planner import Planner
@@ -54,6 +55,7 @@ def work(path: Path, show: Show, job: DictConfig) -> None:
     with (
         (path / "logs" / name).open("a", buffering=1) as log,
         contextlib.redirect_stderr(QuietStream(log, "log")),
+        contextlib.redirect_stdout(quiet(sys.stdout, 1)),
     ):
         try:
             folder.check_locks()

@@ -109,7 +109,7 @@ def _begin_worker(accelerator: str, threads: int) -> None:
     """Set up a worker process; what it has to say, it returns."""
     from softmark.devices import compute_on
 
-    sys.stderr = quiet(sys.__stderr__, 2)
+    sys.stdout, sys.stderr = quiet(sys.stdout, 1), quiet(sys.__stderr__, 2)
     compute_on(accelerator, threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
