@@ -130,7 +130,7 @@ def test_the_share_of_dawn_is_one_of_inputs(capsys):
 
 def test_a_sweep_of_old_names_is_one_of_the_new(capsys):
     line = current(["-m", "attack=nad,prune_filters", "attack.share=0.1", "scale.searched=3"])
-    assert to_hydra_arguments(line)[2] == "attack.fraction=choice(0.1)"
+    assert to_hydra_arguments(line)[2] == "attack.fraction=0.1,0.1"
     assert [cell[0] for cell in expand_sweep(line[1:])] == [
         "attack=repair_nad",
         "attack=prune_filters",

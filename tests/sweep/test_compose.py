@@ -17,7 +17,7 @@ from helpers.cells import described, write_record
 from softmark.experiment.plan import decode_data, plan
 from softmark.report.sweep_table import gather
 from softmark.settings import configs, with_absolute_paths
-from softmark.sweep.command_line import cells_of, to_hydra_arguments
+from softmark.sweep.command_line import cells_of, expand_sweep, to_hydra_arguments
 from softmark.sweep.compose import CellComposer, _follows_seed
 from softmark.sweep.spelling import folders_of, spelled
 
@@ -124,6 +124,7 @@ LINES = [(key, value) for key, values in VALUES.items() for value in values]
 )
 @given(st.lists(st.sampled_from(LINES), min_size=2, max_size=6, unique_by=lambda line: line[0]))
 @example([("seed", "0,1"), ("data.roles.split_seed", "${seed}"), ("output_dir", "${now:%f}")])
+@example([("method", "glob(*)"), ("method.message", "'it\\'s'"), ("attack.p", "0.2")])
 @example([("method", "a,b"), ("output_dir", "by/${method.name}"), ("attack", "x,y")])
 @example([("attack", "x,mine"), ("hydra.searchpath", "[mine]"), ("attack.p", "${seed}")])
 def test_a_cells_config_is_its_jobs(small_conf, lines):
@@ -173,6 +174,31 @@ def test_a_sweeps_table_reads_the_records_of_its_jobs(tmp_path, monkeypatch):
     assert splits == [[0, None], [None, 1]]
     assert [problem.reason for problem in problems] == ["missing"] * 2
     assert len(list((tmp_path / "ö o/csp/records").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "cells"),
+    [
+        (["a=1,${seed}"], [["a=1"], ["a=${seed}"]]),
+        (["a=choice('17',b)"], [["a='17'"], ["a=b"]]),
+        (["a=choice('it\\'s',1)"], [["a='it\\'s'"], ["a=1"]]),
+        (
+            ["a=true,'true',null,'null'"],
+            [["a=True"], ["a='true'"], ["a=null"], ["a='null'"]],
+        ),
+        (["a='1,2',[1,${b}],{c:1}"], [["a='1,2'"], ["a=[1,${b}]"], ["a={c:1}"]]),
+        (["a=x\\,y,z"], [["a=x\\,y"], ["a=z"]]),
+        (["a=0,0", "b=1", "a=2"], [["a=2", "b=1"]]),
+    ],
+)
+def test_a_cell_is_told_what_was_given(words, cells):
+    assert expand_sweep(words) == cells
+
+
+def test_a_text_inside_of_a_swept_group_stays_a_text():
+    given = ["method.message='17'", "method.x='it\\'s'", "method.y=null", "method.z=[a,'1']"]
+    words = to_hydra_arguments(["-m", "method=usp,csp", *given])
+    assert expand_sweep(words[1:]) == [[f"method={name}", *given] for name in ("usp", "csp")]
 
 
 @pytest.mark.parametrize(

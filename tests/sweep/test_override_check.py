@@ -138,16 +138,16 @@ def test_a_right_line_passes(line, tmp_path):
 @pytest.mark.parametrize(
     ("line", "single"),
     [
-        (["-m", "attack=finetune,retrain", "attack.samples=30"], ["attack.samples=choice(30)"]),
-        (["table=unambiguity", "attack.keys=1"], ["attack.keys=choice(1)"]),
-        (["-m", "attack=prune,none", "+attack.x={a: 1}"], ["+attack.x=choice({a: 1})"]),
+        (["-m", "attack=finetune,retrain", "attack.samples=30"], ["attack.samples=30,30"]),
+        (["table=unambiguity", "attack.keys=1"], ["attack.keys=1,1"]),
+        (["-m", "attack=prune,none", "+attack.x={a: 1}"], ["+attack.x={a: 1},{a: 1}"]),
         (
             ["-m", "method/detector=mlp,linear", "method.detector.jitter=0"],
-            ["method.detector.jitter=choice(0)"],
+            ["method.detector.jitter=0,0"],
         ),
         (
             ["-m", "method=usp_margin,csp_margin", "method/detector@method.soft.detector=mlp"],
-            ["method/detector@method.soft.detector=choice(mlp)"],
+            ["method/detector@method.soft.detector=mlp,mlp"],
         ),
         (["-m", "seed=0,1", "attack=finetune", "attack.samples=30", "~attack.lr_factor"], []),
         (["-m", "attack=finetune,retrain", "attack.samples=3,30", "recipe.epochs=3"], []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from typing import Any
@@ -20,7 +21,7 @@ from softmark.sweep.override_check import (
     check_writable,
     parse_override,
 )
-from softmark.sweep.spelling import folders_of
+from softmark.sweep.spelling import folders_of, quoted
 
 MAX_VALUES = 10_000  # values of one sweep
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # what Hydra puts a backslash before
@@ -99,7 +100,7 @@ def expand_sweep(overrides: list[str]) -> list[list[str]]:
     _, lines = expand_table(overrides)
     parsed = [parse_override(line) for line in lines]
     # The last of those that set the same counts.
-    values = {override.get_key_element(): _sweep_values(override) for override in parsed}
+    values = {o.get_key_element(): dict.fromkeys(_sweep_values(o)) for o in parsed}
     return [list(cell) for cell in dict.fromkeys(itertools.product(*values.values()))]
 
 
@@ -123,7 +124,8 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
 
     Before a sweep Hydra composes what isn't swept over: of attack=finetune,retrain
     attack.samples=30 the number alone, for the default attack, which has no samples. So a value
-    or a group inside of a group that is swept over becomes a sweep of one.
+    or a group inside of a group that is swept over becomes a sweep of one: the same twice, as
+    choice(...) would take its quotes off.
     """
     overrides = get_args_parser().parse_known_args(arguments)[0].overrides
     _, lines = expand_table(overrides)
@@ -133,7 +135,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     groups = [line.partition("=")[0] for line in of_table] + [o.key_or_group for o in swept]
     prefixes = tuple(f"{group.replace('/', '.')}." for group in groups)
     single = {
-        override.input_line: f"{key}=choice({value})"
+        override.input_line: f"{key}={value},{value}"
         for override in parsed
         for key, _, value in [override.input_line.partition("=")]
         if value and override not in swept
@@ -148,21 +150,31 @@ def _sweep_values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [line]
     try:
-        values = list(itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1))
+        values = list(itertools.islice(override.sweep_iterator(), MAX_VALUES + 1))
     except Exception:  # interval, which has no values of its own, or a step of 0
         raise InputError(
             f"{line}: a sweep is VALUE,VALUE, range(FROM,TO) or glob(PATTERN)"
         ) from None
     if not 0 < len(values) <= MAX_VALUES:
         raise InputError(f"{line}: a sweep has from 1 to {MAX_VALUES} values")
-    return [_as_given(f"{override.get_key_element()}={value}") for value in values]
+    return [_line_of(override.get_key_element(), value) for value in values]
 
 
-def _as_given(line: str) -> str:
-    """Return ``line`` without the backslashes that Hydra writes into an interpolation."""
-    plain = ESCAPED.sub(r"\1", line) if r"$\{" in line else line
-    is_same = plain != line and parse_override(plain).value() == parse_override(line).value()
-    return plain if is_same else line
+def _line_of(key: str, element: Any) -> str:
+    """Return the override that sets ``key`` to one element of a sweep.
+
+    Hydra's own texts put backslashes into interpolations, and leave the quotes out that choice(...)
+    takes off: 17 would be a number for '17', and it's no value at all for 'it\\'s'.
+    """
+    value = Override._convert_value(element)
+    text = Override._get_value_element_as_str(element)
+    plain = ESCAPED.sub(r"\1", text) if r"$\{" in text else text
+    for line in (f"{key}={plain}", f"{key}={text}"):
+        with contextlib.suppress(InputError):
+            read = parse_override(line).value()
+            if read == value and type(read) is type(value):
+                return line
+    return f"{key}={quoted(value)}" if isinstance(value, str) else f"{key}={text}"
 
 
 def _asks_for_sweep(override: Override) -> bool:

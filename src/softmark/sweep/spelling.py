@@ -95,9 +95,9 @@ def _spelled(word: str) -> str:
         return f"{key}={value}"
     # A path with brackets; or, with a comma, one that is there.
     if is_path and not set(value) & set("'\"") and ("," not in value or Path(value).exists()):
-        return f"{key}={_quoted(value)}"
+        return f"{key}={quoted(value)}"
     pieces = [
-        piece if piece[0] in "'\",()[]{}" or READABLE.fullmatch(piece) else _quoted(piece)
+        piece if piece[0] in "'\",()[]{}" or READABLE.fullmatch(piece) else quoted(piece)
         for piece in PIECES.findall(value)
     ]
     better = f"{key}={''.join(pieces)}"
@@ -111,7 +111,13 @@ def _at_home(piece: str) -> str:
     return f"{quote}{absolute(text)}{quote}" if text.startswith("~") else piece
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return ``text`` as a value of an override, whatever letters it has.
+
+    Example:
+        >>> quoted("it's")
+        "'it\\\\'s'"
+    """
     return QuotedString(text, Quote.single).with_quotes()
 
 
