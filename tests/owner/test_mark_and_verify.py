@@ -512,6 +512,7 @@ def frozen():
             {"model": Odd(lambda z: z[:, :4]), "beacon": softmark.Beacon("http://nowhere")},
             "4 classes are too few.* at 1e-06: 5 are needed",
         ),
+        ({"model": nn.Linear(64, 2001), "method": "usp"}, "2001 classes would take minutes"),
         ({"model": nn.Linear(3, 10)}, r"can't take data of shape \(64,\)"),
         ({"model": owners.build(8)}, "labels from 0 to 9, and the model has 8 classes"),
         ({"data": owners.owned()[0]}, r"\(input, label\) is needed|data: a sample has"),

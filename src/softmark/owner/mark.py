@@ -184,7 +184,7 @@ def mark_each(
         watermark = watermark_of_config(config)
     if watermark.num_triggers and len(messages) > 1:
         raise InputError(f"method={method}: its triggers are one customer's; csp marks for several")
-    check_num_classes(watermark, classes, beacon)
+    check_num_classes(watermark, classes, beacon, method)
     check_labels(samples.labels, classes)
     asked = model
     if probes is None:

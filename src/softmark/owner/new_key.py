@@ -28,6 +28,8 @@ from softmark.owner.watermarks import numbers_to_commit, owner_config, watermark
 
 # Classes of which fewer can't reach a claim's level: without a beacon and triggers, and with one.
 MIN_CLASSES, MIN_CLASSES_WITH_HELP = 8, 5
+# A verdict of usp inverts a matrix of twice as many rows: 3 s of one core for 1,000 classes.
+MAX_CLASSES_OF_USP = 2000
 
 
 def commit_key(
@@ -151,8 +153,15 @@ def marking_loss(key: Key, label_smoothing: float = 0.0) -> KeyLoss:
     return KeyLoss(key, label_smoothing)
 
 
-def check_num_classes(watermark: Watermark, classes: int, beacon: Beacon | None) -> None:
-    """Raise ``InputError`` for fewer classes than a claim needs."""
+def check_num_classes(
+    watermark: Watermark, classes: int, beacon: Beacon | None, method: str = "csp"
+) -> None:
+    """Raise ``InputError`` for fewer classes than a claim needs, and for more than usp can read."""
+    if method.startswith("usp") and classes > MAX_CLASSES_OF_USP:
+        raise InputError(
+            f"method={method}: a verdict on {classes} classes would take minutes to hours; "
+            f"{MAX_CLASSES_OF_USP} at most, and csp takes any number"
+        )
     least = MIN_CLASSES_WITH_HELP if beacon or watermark.num_triggers else MIN_CLASSES
     if classes < least:
         raise InputError(
