@@ -4,22 +4,25 @@
     python scripts/growth.py probes classes
 
 Nothing is trained: records and stages are written as a run would write them, with invented figures,
-and a verdict is made of random answers. Each row is a process of its own. The table is Markdown.
+and a verdict is made of random answers. Each row is a process of its own. Seconds are those of a
+core, which another job takes none of. The table is Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from softmark.experiment.provenance import machine
 
 SCRIPTS = Path(__file__).parent
 ATTACKS = ("none", "finetune", "prune", "distill", "retrain")
@@ -128,21 +131,26 @@ def row(what: Callable[[int, Path], Callable[[], object]], count: int) -> str:
 
 
 def one(name: str, count: int) -> None:
-    """Prepare, measure and print seconds and the peak of memory in MiB."""
+    """Prepare, measure and print seconds of a core and the peak of memory in MiB."""
     (what,) = (each for each in SIZES if each.__name__ == name)
     with tempfile.TemporaryDirectory() as folder:
         measured = what(count, Path(folder))
-        start = time.perf_counter()
+        before = [usage.ru_utime + usage.ru_stime for usage in usages()]
         measured()
-        seconds = time.perf_counter() - start
-    usage = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(who).ru_maxrss for who in usage)
-    print(f"{seconds:.3f} {peak // 1024}")
+        after = [usage.ru_utime + usage.ru_stime for usage in usages()]
+    peak = max(usage.ru_maxrss for usage in usages())
+    print(f"{sum(after) - sum(before):.3f} {peak // 1024}")
+
+
+def usages() -> list[resource.struct_rusage]:
+    """Return what this process and its children have taken."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def table(names: list[str]) -> Iterator[str]:
     """Yield the lines of the table as they are measured."""
-    yield "| what | number | seconds | MiB at most |"
+    yield f"{machine()}, torch {importlib.metadata.version('torch')}\n"
+    yield "| what | number | seconds of a core | MiB at most |"
     yield "|---|---|---|---|"
     for what, counts in SIZES.items():
         if not names or what.__name__ in names:
