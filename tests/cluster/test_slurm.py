@@ -142,6 +142,9 @@ def test_jobs_that_wait_are_explained_joined_and_cancelled(drained, tmp_path):
     again.process.send_signal(signal.SIGINT)
     assert again.end() == 1
     assert len(queue()) == 4
+    # Twice, as the impatient do.
+    sweep.process.send_signal(signal.SIGINT)
+    sweep.wait_for(lambda: time.sleep(0.2) or True)
     sweep.process.send_signal(signal.SIGINT)
     assert sweep.end() == 1
     assert "cancelled 4 jobs" in sweep.told

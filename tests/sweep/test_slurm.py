@@ -6,9 +6,10 @@ import pytest
 
 from helpers.sweeps import work_folder
 from softmark.errors import InputError
-from softmark.sweep import slurm
+from softmark.sweep import slurm, slurm_commands
 from softmark.sweep.progress import SweepProgress
-from softmark.sweep.slurm import Slurm, keys_of, max_array_size
+from softmark.sweep.slurm import Slurm
+from softmark.sweep.slurm_commands import keys_of, max_array_size
 from softmark.sweep.work_folder import WorkFolder, starter
 
 pytest.importorskip("submitit")
@@ -73,7 +74,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     made = Cluster(work_folder(tmp_path, STAGES, {}))
-    monkeypatch.setattr(slurm, "run", made.run)
+    monkeypatch.setattr(slurm_commands, "run", made.run)
     monkeypatch.setattr(slurm, "POLL", 0)
     return made
 
@@ -165,7 +166,7 @@ def test_a_refusal_says_what_sbatch_said(cluster):
 
 
 def test_a_queue_that_never_answers_is_not_waited_for_for_ever(cluster, monkeypatch):
-    monkeypatch.setattr(slurm, "run", lambda *command: None)
+    monkeypatch.setattr(slurm_commands, "run", lambda *command: None)
     monkeypatch.setattr(slurm, "SILENCE", -1)
     with pytest.raises(InputError, match="squeue has failed"):
         cluster.sweep()
@@ -184,7 +185,7 @@ def test_what_a_worker_refuses_ends_the_sweep_and_its_jobs(cluster):
 
 def test_the_size_of_an_array_is_asked(cluster, monkeypatch):
     assert max_array_size() == 1001
-    monkeypatch.setattr(slurm, "run", lambda *command: None)
+    monkeypatch.setattr(slurm_commands, "run", lambda *command: None)
     assert max_array_size() == 1000
 
 
