@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import runpy
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from random import Random
 
@@ -296,6 +298,28 @@ def test_probes_that_are_no_whole_file_are_named(spoil, call, tmp_path):
     probes.write_bytes(spoil(probes.read_bytes()))
     ran = call("recheck", evidence, commitment, probes, *options)
     assert (ran.code, "not the files that are needed" in ran.err) == (2, True)
+
+
+def test_probes_that_declare_too_much_take_no_memory(call, tmp_path):
+    evidence, commitment, probes, *options = files_of_evidence("csp", 10, tmp_path)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
+    with zipfile.ZipFile(probes, "w") as archive, archive.open("inputs.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, header)
+    ran = call("recheck", evidence, commitment, probes, *options)
+    assert (ran.code, "aren't the probes and triggers" in ran.err) == (3, True)
+
+
+def test_an_expert_learns_whether_a_file_is_the_marked_model(call, tmp_path):
+    evidence, commitment, *others = files_of_evidence("csp", 10, tmp_path)
+    (tmp_path / "model").write_bytes(b"weights")
+    words = ("recheck", evidence, commitment, *others, "--model", tmp_path / "model")
+    ran = call(*words)
+    assert (ran.code, "isn't among those of the commitment" in ran.err) == (3, True)
+    made = json.loads(commitment.read_text())
+    made["models"] = {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    commitment.write_text(json.dumps(made))
+    ran = call(*words)
+    assert (ran.code, "which model was marked" in ran.out) == (0, False)
 
 
 def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):
