@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -15,7 +16,9 @@ from torch import nn
 import softmark
 from helpers import owners
 from softmark import InputError
+from softmark.commands.mark import unfinished_kept
 from softmark.owner import folder as folders
+from softmark.owner import mark as marking
 from softmark.owner.certificate import certificate_page
 from softmark.owner.commitment import read_publication
 
@@ -105,6 +108,35 @@ def test_a_training_is_written_aside_where_the_disk_is_full(tmp_path, monkeypatc
         softmark.save(marked(), tmp_path / "m")
     assert softmark.load(Path(str(said.value).rpartition(" ")[2]))
     assert not (tmp_path / "m").exists()
+
+
+def test_copies_that_are_done_are_kept_where_another_is_ended(tmp_path, capsys):
+    options = argparse.Namespace(to=tmp_path / "m", owner="Anna", name=None, message=["a", "b"])
+
+    def ended():
+        error = KeyboardInterrupt()
+        error.copies = [marked()]
+        raise error
+
+    with pytest.raises(KeyboardInterrupt), unfinished_kept(options, "right"):
+        ended()
+    said = capsys.readouterr().err
+    aside = Path(re.search(r"1 of 2 copies were marked: (\S+) has them", said)[1])
+    assert softmark.load(aside, "right")[0].commitment == marked().key.commitment
+
+
+def test_an_error_holds_the_copies_that_are_done(monkeypatch):
+    def trained(self, key, message):
+        if message == "bert":
+            raise MemoryError
+        return message
+
+    monkeypatch.setattr(marking.Marking, "marked", trained)
+    with pytest.raises(MemoryError) as ended:
+        softmark.mark_each(
+            owners.victim(), owners.owned(), ["anna", "bert"], probes=owners.probes()
+        )
+    assert ended.value.copies == ["anna"]
 
 
 def test_too_small_a_disk_is_seen_before_the_training(tmp_path, monkeypatch):

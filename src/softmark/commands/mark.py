@@ -24,10 +24,11 @@ used.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,15 +116,16 @@ def mark_and_save(options: argparse.Namespace) -> int:
     beacon = beacon_of(options) if options.beacon else None
     training, probes = training_and_probes(owner_config(method, overrides), exactly)
     check_new(options.to, bytes_needed(model, len(options.message), probes.inputs))
-    copies = mark_each(
-        model,
-        (training.inputs, training.labels),
-        options.message,
-        method=method,
-        probes=(probes.inputs, probes.labels),
-        overrides=overrides,
-        beacon=beacon,
-    )
+    with unfinished_kept(options, passphrase):
+        copies = mark_each(
+            model,
+            (training.inputs, training.labels),
+            options.message,
+            method=method,
+            probes=(probes.inputs, probes.labels),
+            overrides=overrides,
+            beacon=beacon,
+        )
     save(copies, options.to, passphrase, options.owner, options.name)
     show(model, copies, options, probes)
     if not all(marked.verdict.claimed for marked in copies):
@@ -131,6 +133,22 @@ def mark_and_save(options: argparse.Namespace) -> int:
         return 3
     show_next_steps(copies, options.to)
     return 0
+
+
+@contextlib.contextmanager
+def unfinished_kept(options: argparse.Namespace, passphrase: str | None) -> Iterator[None]:
+    """Write the copies that are done where the training of another one is ended."""
+    from softmark.console import report
+    from softmark.owner.folder import save_aside
+
+    try:
+        yield
+    except BaseException as error:
+        done = getattr(error, "copies", [])
+        if done:
+            aside = save_aside(done, options.to, passphrase, options.owner, options.name)
+            report(f"{len(done)} of {len(options.message)} copies were marked: {aside} has them")
+        raise
 
 
 def show(

@@ -77,17 +77,35 @@ def save(
         probes.npz
         softmark.commitment.json
     """
-    folder, (copies, key, probes) = Path(folder), _copies_key_probes(marked)
-    write = functools.partial(
-        _write, copies=copies, key=key, probes=probes, passphrase=passphrase, names=(owner, name)
-    )
+    folder, write = Path(folder), _writer(marked, passphrase, owner, name)
     try:
         check_new(folder)
         write(folder)
     except InputError as error:
-        if copies and (aside := _write_aside(write, folder)):
+        if write.keywords["copies"] and (aside := _write_aside(write, folder)):
             raise InputError(f"{error}; the marked model and its key are in {aside}") from error
         raise
+
+
+def save_aside(
+    copies: Sequence[Marked],
+    folder: Path,
+    passphrase: str | None,
+    owner: str | None,
+    name: str | None,
+) -> Path | None:
+    """Write what ``save`` writes into a new folder beside ``folder``; return it, None for none."""
+    return _write_aside(_writer(copies, passphrase, owner, name), folder)
+
+
+def _writer(
+    marked: Any, passphrase: str | None, owner: str | None, name: str | None
+) -> functools.partial[None]:
+    """Return a function that writes all files into a folder."""
+    copies, key, probes = _copies_key_probes(marked)
+    return functools.partial(
+        _write, copies=copies, key=key, probes=probes, passphrase=passphrase, names=(owner, name)
+    )
 
 
 def _write(

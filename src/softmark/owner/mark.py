@@ -162,7 +162,8 @@ def mark_each(
         The marked copies, in the order of ``messages``.
 
     Raises:
-        InputError: as for ``mark``.
+        InputError: as for ``mark``. Whatever ends the training of one copy has those that are done
+            as its attribute ``copies``: ``softmark.save`` takes them.
 
     Example:
         >>> anna, bert = softmark.mark_each(
@@ -209,7 +210,7 @@ def mark_each(
     inputs = torch.cat([probe_inputs, triggers])
     named_probes = inputs if layout is None else layout.unpack(inputs)
     marking = Marking(model, samples, answers, named_probes, config, fit, lookup)
-    return [marking.marked(key, message) for message in messages]
+    return marking.marked_each(key, messages)
 
 
 def _triggers(watermark: Watermark, key: Key, probe_inputs: Tensor) -> Tensor:
@@ -233,6 +234,17 @@ class Marking:
     config: Mapping[str, Any]
     fit: Fit
     lookup: Mapping[str, Any]
+
+    def marked_each(self, key: Key, messages: Sequence[str]) -> list[Marked]:
+        """Train a copy for each of ``messages``; what ends that holds the ``copies`` so far."""
+        copies: list[Marked] = []
+        try:
+            for message in messages:
+                copies.append(self.marked(key, message))
+        except BaseException as error:
+            error.copies = copies
+            raise
+        return copies
 
     def marked(self, key: Key, message: str) -> Marked:
         """Train a copy of the model with the mark of the customer ``message``.
