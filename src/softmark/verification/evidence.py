@@ -60,7 +60,8 @@ def usable(answers: Tensor) -> tuple[Tensor, int]:
     """
     answers = answers.float()
     sums = answers.double().sum(1)  # (N,)
-    good = answers.isfinite().all(1) & (answers >= 0).all(1) & (sums >= SUMS[0]) & (sums <= SUMS[1])
-    flat = torch.full_like(answers, 1 / answers.shape[1])
-    clean = torch.where(good[:, None], answers / sums[:, None].to(answers.dtype), flat)
+    # A sum within these bounds is one of finite numbers.
+    good = (answers.amin(1) >= 0) & (sums >= SUMS[0]) & (sums <= SUMS[1])  # (N,)
+    clean = answers / sums[:, None].to(answers.dtype)
+    clean[~good] = 1 / answers.shape[1]
     return clean, int((~good).sum())

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from softmark.owner.suspects.diagnose import count_different
 from softmark.tails import is_clear
 
 # Two independent models that are right on half of ten classes agree with a kappa (Cohen 1960) of
@@ -93,7 +94,7 @@ def disagreement(agreement: Agreement, probs: Tensor, labels: Tensor, scaled: bo
 def likely_cause(probs: Tensor, labels: Tensor, scaled: bool) -> str:
     """Return why the answers ``probs`` (N, K) hardly agree with ``labels`` (N,), in words."""
     top = probs.argmax(1)  # (N,)
-    num_kinds, commonest = len(torch.unique(probs, dim=0)), int(top.bincount().max())
+    num_kinds, commonest = count_different(probs), int(top.bincount().max())
     is_sorted = (probs[:, 1:] <= probs[:, :-1]).all(1).float().mean() > 0.99
     if is_sorted and num_kinds > len(probs) / 2:
         return "each answer is sorted by score, and a column for each class in order is needed"

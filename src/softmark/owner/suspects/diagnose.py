@@ -70,10 +70,15 @@ def remarks_on(answers: Tensor, has_triggers: bool, labels_checked: bool) -> lis
     num_flat = int(_is_flat(probs).sum()) - num_unusable
     if num_flat:
         remarks.append(f"{num_flat} of {rows} answers have a flat tail and show nothing")
-    num_different = len(torch.unique(answers, dim=0))
+    num_different = count_different(answers)
     if decimals is None and num_different < rows / 2:
         remarks.append(f"only {num_different} of {rows} answers differ: was each probe asked?")
     return remarks
+
+
+def count_different(answers: Tensor) -> int:
+    """Return how many rows of ``answers`` (N, K) differ; ``torch.unique`` would sort them all."""
+    return len({row.tobytes() for row in answers.numpy()})
 
 
 def _labels_alone(has_triggers: bool, labels_checked: bool) -> str:
