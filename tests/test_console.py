@@ -101,13 +101,10 @@ def test_a_sweep_ends_with_its_own_status(stdout, stderr, problems, rows, tmp_pa
 
 @pytest.fixture(scope="module")
 def rows():
-    def record(attack: str) -> dict:
-        config = composed(("method=csp", "model.width=8"))
-        made = plan({**config, "attack": {**config["attack"], "name": attack}}, "0" * 64)
-        return filled(described(made, []))
-
+    config = composed(("method=csp", "model.width=8"))
+    record = filled(described(plan(config, "0" * 64), []))
     names = ("distill_finetune_prune", "finetune", "prune", "none")
-    return [Row(("csp", name), (record(name),)) for name in names]
+    return [Row(("csp", name), ({**record, "attack": name},)) for name in names]
 
 
 @pytest.mark.parametrize("end", ["an error", 3, None])
