@@ -19,8 +19,9 @@ import pytest
 import safetensors.torch
 import yaml
 from omegaconf import OmegaConf
+from wandb.util import get_core_path
 
-from helpers import ROOT
+from helpers import ROOT, processes
 from softmark.errors import InputError
 from softmark.experiment.plan import plan
 from softmark.experiment.run import run_cell
@@ -67,9 +68,9 @@ class Run:
 
 
 def read(file: Path) -> Run:
-    lines = run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)], dict(os.environ)
-    ).stdout
+    # What `wandb leet inspect` calls, without a new Python for each file.
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+    lines = run([*command, "--run-file", str(file), str(file.parents[1])], dict(os.environ)).stdout
     records = defaultdict(list)
     for line in map(json.loads, lines.splitlines()):
         records[line["type"]].append(line.get(line["type"]))
@@ -98,8 +99,8 @@ VICTIM = Stage("victim", {"seed": 0}, ())
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, dict[str, Run]]:
     folder = tmp_path_factory.mktemp("tracked")
-    command = [sys.executable, "run.py", *SWEEP, f"output_dir={folder}"]
-    result = run(command, environment(tmp_path_factory.mktemp("home")))
+    home = environment(tmp_path_factory.mktemp("home"))
+    result = processes.run("run.py", *SWEEP, f"output_dir={folder}", env=home)
     assert result.returncode == 0, result.stderr
     return folder, result, read_all(folder)
 
@@ -485,6 +486,7 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
     command = []
     for part in create_sweep_command(sweep["command"]):
         command += put[part[2:-1]] if part.startswith("${") else [part]
+    assert command[:2] == ["/usr/bin/env", sys.executable]
     assert command[2:] == ["run.py", "logger=wandb", "method=csp", "attack=none", "seed=0"]
     first, _, _ = tracked
     folder = tmp_path / "agent"
@@ -500,7 +502,7 @@ def test_an_agent_of_a_sweep_gets_its_run_from_the_verdict(tracked, tmp_path):
         WANDB_SWEEP_PARAM_PATH=str(params),
     )
     for fresh in (True, False):
-        result = run([*command, *SMALL, f"output_dir={folder}"], env)
+        result = processes.run(*command[2:], *SMALL, f"output_dir={folder}", env=env)
         assert result.returncode == 0, result.stderr
         runs = read_all(folder)
         verdict = runs.pop("run1")
