@@ -32,7 +32,7 @@ QUICKNET = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
 METHODS = ("csp", "usp", "csp_margin", "usp_margin")
 NUMBERS = {"beta", "eps", "feature_cosine", "feature_weight", "gamma", "margin"}
 STATEMENT_KEYS = {"beacon", "classes", "format", "labels", "level", "method"}
-STATEMENT_KEYS |= {"numbers", "probes", "seals", "triggers", "victim"}
+STATEMENT_KEYS |= {"numbers", "owner", "probes", "seals", "triggers", "victim"}
 LEVEL, LEVEL_WITH_BEACON = 1e-12, 1e-6  # what p must reach for a claim
 SMALLEST_P = 1e-300  # no p is taken below this
 
@@ -126,19 +126,18 @@ def recheck(options):
     check_formats(evidence, published)
     disclosed = evidence["disclosed"]
     if not disclosed:
-        raise Unusable("the seed isn't disclosed: p can't be computed without it")
+        raise Unusable("the seeds aren't disclosed: p can't be computed without them")
     require(evidence["p"] is not None, "nothing could be tested")
     K, N, T = statement["classes"], statement["probes"]["count"], statement["triggers"]
-    seed = bytes.fromhex(disclosed["seed"])
-    seal = hashlib.sha256(b"softmark seal 1\n" + seed).hexdigest()
-    require(len(seed) == 32 and seal in statement["seals"], "the seed isn't one of the published")
+    seeds, seals = disclosed_seeds(disclosed, statement)
     victim = committed_victim(disclosed["victim"], statement["victim"], K)
     labels = committed_labels(evidence["labels"], statement["labels"], K, N)
     randomness, level = randomness_and_level(options, evidence, statement)
     commitment = bytes.fromhex(published["commitment"])
     bound = hashlib.sha256(b"softmark pattern 1\n" + commitment + randomness).digest()
-    root = hashlib.scrypt(seed, salt=bound, n=2**16, r=8, p=1, maxmem=2**27, dklen=32)
-    check_probes(options.probes, statement, root)
+    roots = [hashlib.scrypt(seeds[0], salt=bound, n=2**16, r=8, p=1, maxmem=2**27, dklen=32)]
+    roots += [hmac.new(seed, roots[0], hashlib.sha256).digest() for seed in seeds[1:]]
+    check_probes(options.probes, statement, roots[0])
     if options.model:
         check_model(options.model, published)
     ranks = checked_ranks(evidence["ranks"], K, N + T)
@@ -147,11 +146,24 @@ def recheck(options):
         check_answers(options.answers, ranks)
     tied = (ranks[:N] == ranks[:N, :1]).all(1).sum()
     require(tied <= 0.05 * N, f"{tied} of {N} answers tell nothing")
-    p = p_for_one_key(statement, victim, labels, your_labels, ranks, root)
-    keys_tried = evidence["tried"] * len(statement["seals"])
-    keys_tried *= num_open_orders(statement, labels, ranks[:N])
+    p = p_for_one_key(statement, victim, labels, your_labels, ranks, roots)
+    keys_tried = evidence["tried"] * num_open_orders(statement, labels, ranks[:N])
     p = min(1.0, p * min(keys_tried, 10**300))
-    return report(p, level, evidence, statement, seal, your_labels, options)
+    return report(p, level, evidence, statement, seals[1:], your_labels, options)
+
+
+def disclosed_seeds(disclosed, statement):
+    """Return the owner's seed and the named customer's, if there is one, and their seals."""
+    seeds = [bytes.fromhex(disclosed["owner"])]
+    if disclosed["seed"] is not None:
+        seeds.append(bytes.fromhex(disclosed["seed"]))
+    require(len(seeds) == 2 or len(statement["seals"]) > 1, "the customer's seed is missing")
+    seals = [hashlib.sha256(b"softmark seal 1\n" + seed).hexdigest() for seed in seeds]
+    published = seals[0] == statement["owner"] and set(seals[1:]) <= set(statement["seals"])
+    require(
+        published and all(len(seed) == 32 for seed in seeds), "a seed isn't one of the published"
+    )
+    return seeds, seals
 
 
 def read_json(name):
@@ -181,7 +193,7 @@ def check_formats(evidence, published):
     """Raise unless both files are of this version, fit each other, and hold what they may."""
     statement = published["statement"]
     formats = evidence["format"], statement["format"]
-    if formats != ("softmark evidence 4", "softmark statement 1"):
+    if formats != ("softmark evidence 5", "softmark statement 2"):
         raise Unusable("not an evidence.json and a softmark.commitment.json of this version")
     if hashlib.sha256(canonical(statement)).hexdigest() != published["commitment"]:
         raise Unusable("the commitment isn't the hash of its statement")
@@ -212,7 +224,7 @@ def is_statement(statement):
     valid = valid and all(is_integer(size, 1, 10**6) for size in probes["shape"])
     valid = valid and 1 <= len(seals) <= (1 if has_triggers else 10_000)
     valid = valid and len(set(seals)) == len(seals)
-    valid = valid and all(is_hash(each) for each in [*seals, probes["sha256"]])
+    valid = valid and all(is_hash(each) for each in [*seals, statement["owner"], probes["sha256"]])
     if beacon is not None:
         valid = valid and beacon.keys() == {"chain", "genesis", "period", "round"}
         for name in ("genesis", "period", "round"):
@@ -405,8 +417,11 @@ def num_open_orders(statement, labels, ranks):
     return 1 if num_open < 2 else perm(K, num_open) * num_open**2
 
 
-def p_for_one_key(statement, victim, labels, your_labels, ranks, root):
-    """Return p of all tests together, for one key that was tried."""
+def p_for_one_key(statement, victim, labels, your_labels, ranks, roots):
+    """Return p of all tests together, for one key that was tried.
+
+    ``roots``: the owner's, and the named customer's if there is one.
+    """
     K, N, T = statement["classes"], statement["probes"]["count"], statement["triggers"]
     is_csp = statement["method"].startswith("csp")
     top, clear = ranks.argmax(1), ranks.max(1) == K
@@ -415,18 +430,26 @@ def p_for_one_key(statement, victim, labels, your_labels, ranks, root):
     sums = tail_sums(ranks[:N], top[:N], K)
     residuals = anscombe_residuals(agreed, top[:N], clear[:N], victim, K)
     directions = [np.zeros((K, K)), *([] if victim is None else [victim[0]])]
-    tests = (csp_tests if is_csp else usp_tests)(
-        sums, residuals, directions, key_stream(root, K * K * 8), K
-    )
-    p_values = [p for p, has_evidence in tests if has_evidence] or [1.0]
-    p_tails = min(1.0, len(p_values) * min(p_values))
+    streams = [key_stream(root, 4 * K * (K - 1)) for root in roots]
+
+    def p_of_part(part):
+        tests = (csp_tests if is_csp else usp_tests)(sums, residuals, directions, streams, K, part)
+        p_values = [p for p, has_evidence in tests if has_evidence] or [1.0]
+        return max(min(1.0, len(p_values) * min(p_values)), SMALLEST_P)
+
+    customers = len(statement["seals"])
+    if customers > 1:
+        parts = [p_of_part("owner")]
+        parts += [customers * p_of_part("all")] if len(roots) > 1 else []
+        return min(1.0, 2 * min(parts))
+    p_tails = p_of_part("all")
     if not T:
-        return max(p_tails, SMALLEST_P)
-    trigger_labels = np.frombuffer(key_stream(root, 8 * T), ">u8") % np.uint64(K)
+        return p_tails
+    label_root = hmac.new(roots[0], b"labels", hashlib.sha256).digest()
+    trigger_labels = np.frombuffer(key_stream(label_root, 8 * T), ">u8") % np.uint64(K)
     hits = top[N:] == trigger_labels.astype(int)
-    # The tails, the triggers, and both: those triggers whose bytes no sign has.
-    num_dependent = ceil(K * (K - 1) / 64) if is_csp else 0
-    product = max(p_tails * binomial_p(hits[num_dependent:], K), SMALLEST_P)
+    # The tails, the triggers, and both.
+    product = max(p_tails * binomial_p(hits, K), SMALLEST_P)
     parts = [p_tails, binomial_p(hits, K), product * (1 - np.log(product))]
     return min(1.0, 3 * max(min(parts), SMALLEST_P))
 
@@ -456,33 +479,45 @@ def anscombe_residuals(labels, top, clear, victim, K):
     return ((counts + 0.375) ** 0.5 - expected) * off_diagonal
 
 
-def csp_tests(sums, residuals, directions, stream, K):
-    """Return (p, whether there is any evidence) of each test of csp's signs."""
+def csp_tests(sums, residuals, directions, streams, K, part):
+    """Return (p, whether there is any evidence) of each test of csp's signs.
+
+    ``part``: all of the pattern, or the owner's alone.
+    """
     i, j = np.triu_indices(K, 1)
-    signs = 2.0 * np.unpackbits(np.frombuffer(stream, np.uint8))[: 2 * len(i)] - 1
+    bits = [np.unpackbits(np.frombuffer(stream, np.uint8))[: len(i)] for stream in streams]
+    signs = 2.0 * np.concatenate(bits) - 1
+    sizes = [len(i)] if part == "owner" else [2 * len(i), *([len(i)] if len(i) > 20 else [])]
+    matrices = [project_out(tails, known, 0.0) for tails in (sums, -sums) for known in directions]
     tests = []
-    for matrix in [*(project_out(sums, direction, 0.0) for direction in directions), residuals]:
+    for matrix in [*matrices, residuals]:
         weights = np.append((matrix + matrix.T)[i, j], (matrix - matrix.T)[i, j])
-        tests += [(signs_p(weights, signs), weights.any())]
-        if matrix is not residuals and len(i) > 20:
-            symmetric = weights[: len(i)]
-            tests += [(signs_p(symmetric, signs[: len(i)]), symmetric.any())]
+        for size in sizes[:1] if matrix is residuals else sizes:
+            tests += [(signs_p(weights[:size], signs[:size]), weights[:size].any())]
     return tests
 
 
-def usp_tests(sums, residuals, directions, stream, K):
-    """Return (p, whether there is any evidence) of each test of usp's direction."""
-    off_diagonal = ~np.eye(K, dtype=bool)
-    uniform = (np.frombuffer(stream, ">u8")[: K * (K - 1)] + 0.5) / 2.0**64
-    pattern = np.zeros((K, K))
-    pattern[off_diagonal] = [NormalDist().inv_cdf(float(u)) for u in uniform]
-    pattern -= off_diagonal * pattern.sum(1, keepdims=True) / (K - 1)
+def usp_tests(sums, residuals, directions, streams, K, part):
+    """Return (p, whether there is any evidence) of each test of usp's direction.
+
+    ``part``: all of the pattern, or the owner's alone.
+    """
+    above = np.triu_indices(K, 1)
+    normal = np.zeros((2, K, K))  # sums and differences of each pair
+    for half, stream in zip(normal, streams, strict=False):
+        uniform = (np.frombuffer(stream, ">u8")[: len(above[0])] + 0.5) / 2.0**64
+        half[above] = [NormalDist().inv_cdf(float(u)) for u in uniform]
+    pattern = (normal[0] + normal[0].T + normal[1] - normal[1].T) / np.sqrt(2)
+    pattern -= ~np.eye(K, dtype=bool) * pattern.sum(1, keepdims=True) / (K - 1)
     tests = []
-    for known in directions:
-        has_evidence = project_out(sums, known, -np.inf).any()
-        tests += [(*direction_p(sums, pattern, known, False), has_evidence)]
-        tests += [(*direction_p(sums, pattern, known, True), sums.any())]
-    tests += [(*direction_p(residuals, pattern, directions[0], False), residuals.any())]
+    for tails in (sums, -sums):
+        for known in directions:
+            if part == "all":
+                has_evidence = project_out(tails, known, -np.inf).any()
+                tests += [(*direction_p(tails, pattern, known, False), has_evidence)]
+            tests += [(*direction_p(tails, pattern, known, True), tails.any())]
+    symmetric = part == "owner"
+    tests += [(*direction_p(residuals, pattern, directions[0], symmetric), residuals.any())]
     enough = min(18, K * (K - 2))
     return [(p, has_evidence) for p, dimensions, has_evidence in tests if dimensions >= enough]
 
@@ -557,7 +592,7 @@ def project_out(matrix, known, least):
     return np.where(abs(rest) < 1e-5 * np.linalg.norm(matrix, axis=1, keepdims=True), 0.0, rest)
 
 
-def report(p, level, evidence, statement, seal, your_labels, options):
+def report(p, level, evidence, statement, named, your_labels, options):
     """Print p, and what no file can show; return whether it is a claim, and the file's p right."""
     print(f"p is {p:.3g}; the file says {evidence['p']:.3g}, and a claim needs {level:.3g}")
     # The file's p counts the labels of whoever made it.
@@ -568,7 +603,8 @@ def report(p, level, evidence, statement, seal, your_labels, options):
     if not same_labels:
         print("the file's p counts other labels than yours: the two aren't compared")
     seals = statement["seals"]
-    print(f"the seed is number {seals.index(seal) + 1} of {len(seals)} that were published")
+    for seal in named:
+        print(f"the customer is number {seals.index(seal) + 1} of {len(seals)}")
     if not options.model:
         print("not checked: which model was marked (--model)")
     if not options.answers:

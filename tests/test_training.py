@@ -17,6 +17,7 @@ from torch import nn
 
 from helpers import ROOT
 from helpers.training import fit, network, recipe, samples, unlogged
+from softmark.accuracy import utility
 from softmark.attacks.distill import Student
 from softmark.attacks.finetune import FineTune
 from softmark.attacks.prune import Prune
@@ -25,7 +26,7 @@ from softmark.data.augment import crop_and_flip
 from softmark.devices import choose_device, compute_on
 from softmark.errors import InputError
 from softmark.recipe import Recipe, one_cycle
-from softmark.training import Classifier, Fit, predict, utility
+from softmark.training import Classifier, Fit, predict
 
 
 @pytest.mark.parametrize(

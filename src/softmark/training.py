@@ -20,7 +20,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from softmark.batches import Batch, Batches, Chunks
 from softmark.data.pixels import as_input
@@ -29,6 +28,8 @@ from softmark.devices import choose_device, device_of_predictions, training_thre
 from softmark.errors import InputError
 from softmark.progress import Lines, Progress
 from softmark.recipe import Recipe, one_cycle
+
+MOST_NATS = 700.0  # between two logits whose probabilities float64 still tells from 0
 
 
 class Classifier(lightning.LightningModule):
@@ -43,7 +44,7 @@ class Classifier(lightning.LightningModule):
         >>> recipe = Recipe(epochs=2, batch_size=100, pad=0, flip=False)
         >>> module = Classifier(copy.deepcopy(model), recipe)
         >>> trained = Fit("cpu")(module, Samples(inputs, labels), "example")
-        >>> accuracy(predict(trained, inputs), labels) > 0.5
+        >>> bool((predict(trained, inputs).argmax(1) == labels).float().mean() > 0.5)
         True
     """
 
@@ -74,9 +75,13 @@ class Classifier(lightning.LightningModule):
             optimizer.zero_grad()
             with torch.autocast(self.device.type, enabled=False):
                 self.manual_backward(loss)
+            self.add_gradients(batch)
             optimizer.step()
             schedule.step()
             self.after_step()
+
+    def add_gradients(self, batch: Batch) -> None:
+        """Add to the gradients of ``loss`` before the step: nothing, unless overridden."""
 
     def after_step(self) -> None:
         """Do what a subclass needs after each step of the optimizer: nothing, unless overridden."""
@@ -218,18 +223,20 @@ class Fit:
 
 
 @usual_torch()
-def predict(network: nn.Module, inputs: Tensor) -> Tensor:
+def predict(network: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the probabilities that ``network`` gives to ``inputs``.
 
-    In float32 whatever the training's precision was: tails are small numbers. The network keeps its
-    device and its mode.
+    The network computes in float32 whatever the training's precision was: tails are small numbers.
+    It keeps its device and its mode.
 
     Args:
         network: inputs to logits (N, K).
         inputs: (N, ...); pictures as uint8 (N, C, H, W).
+        dtype: of the probabilities. Float32 takes those below 1e-45 for 0, as any interface would;
+            in float64 the order of a row's logits is never lost.
 
     Returns:
-        float32 (N, K), on the CPU; each row's sum is 1.
+        (N, K) of ``dtype``, on the CPU; each row's sum is 1.
 
     Example:
         >>> predict(model, inputs[:3]).shape
@@ -242,7 +249,7 @@ def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     # Not inference_mode: what a module keeps of its first batch couldn't be trained with.
     with torch.no_grad():
         parts = [
-            network(as_input(part.to(device))).float().softmax(1).cpu()  # (n, K)
+            _probabilities(network(as_input(part.to(device))), dtype)  # (n, K)
             for part in split_to_ask(inputs)
         ]
     network.to(home)
@@ -259,40 +266,11 @@ def split_to_ask(inputs: Tensor) -> tuple[Tensor, ...]:
     return inputs.split(max(1, min(1000, 2**22 // max(1, inputs[:1].numel()))))
 
 
-def accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the fraction of samples whose likeliest class is the label.
-
-    Args:
-        probabilities: (N, K).
-        labels: int64 (N,).
-
-    Example:
-        >>> accuracy(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
-        0.5
-    """
-    classes = probabilities.shape[1]
-    return float(multiclass_accuracy(probabilities, labels, classes, average="micro"))
-
-
-def utility(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return what a model's answers are worth.
-
-    Args:
-        probabilities: (N, K).
-        labels: int64 (N,).
-
-    Returns:
-        ``accuracy``, a fraction; ``nll``, the mean negative log-likelihood in nats;
-        ``calibration_error``, the expected one of 15 bins.
-
-    Example:
-        >>> sorted(utility(predict(model, inputs), labels))
-        ['accuracy', 'calibration_error', 'nll']
-    """
-    classes = probabilities.shape[1]
-    log = probabilities.clamp_min(1e-12).log()  # (N, K)
-    return {
-        "accuracy": accuracy(probabilities, labels),
-        "nll": float(F.nll_loss(log, labels)),
-        "calibration_error": float(multiclass_calibration_error(probabilities, labels, classes)),
-    }
+def _probabilities(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the softmax of ``logits`` (N, K) in ``dtype``, on the CPU."""
+    if dtype != torch.float64:
+        return logits.float().softmax(1).to(dtype).cpu()
+    logits = logits.float().cpu().double()  # not every device has float64
+    # Even float64 takes what is 745 nats below the likeliest class for 0: such rows are cooled.
+    spread = logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)  # (N, 1)
+    return (logits / (spread / MOST_NATS).clamp_min(1)).softmax(1)

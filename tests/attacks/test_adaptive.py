@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from helpers.training import fit, network, recipe, samples
+from softmark.accuracy import accuracy
 from softmark.attacks import search as searching
 from softmark.attacks.adaptive import Evade, EvadeModule, Overwrite, detector_of
 from softmark.attacks.answers import log_of
@@ -18,7 +19,7 @@ from softmark.errors import InputError
 from softmark.methods.key import Key
 from softmark.methods.watermark import Unmarked, Watermark
 from softmark.models.networks import ConvNet
-from softmark.training import Classifier, accuracy, predict
+from softmark.training import Classifier, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Binomial
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.training import STUDENT, fit, network, recipe, samples
+from softmark.accuracy import accuracy
 from softmark.attacks import answers as changes
 from softmark.attacks.attack import AttackResult
 from softmark.attacks.finetune import (
@@ -23,7 +24,7 @@ from softmark.attacks.finetune import (
 from softmark.attacks.perturb import perturbed
 from softmark.data.pixels import as_input
 from softmark.errors import InputError
-from softmark.training import Classifier, accuracy, predict
+from softmark.training import Classifier, predict
 
 
 def test_retraining_draws_the_last_layer_anew_and_leaves_the_others():

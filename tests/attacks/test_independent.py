@@ -5,6 +5,7 @@ import functools
 import torch
 
 from helpers.training import fit, recipe, samples
+from softmark.accuracy import accuracy
 from softmark.attacks.attack import Keep
 from softmark.attacks.distill import Distill
 from softmark.attacks.finetune import FineTune
@@ -14,7 +15,7 @@ from softmark.attacks.prune import Prune
 from softmark.attacks.served import Serve
 from softmark.models.access import Query
 from softmark.models.networks import ConvNet
-from softmark.training import accuracy, predict
+from softmark.training import predict
 
 
 def test_an_independent_model_asks_the_target_nothing():

@@ -8,6 +8,7 @@ from torch import nn
 
 from helpers.networks import NETWORKS, Flat, built, layers
 from helpers.training import fit, network, recipe, samples
+from softmark.accuracy import accuracy
 from softmark.attacks.prune import (
     Prune,
     PruneFilters,
@@ -20,7 +21,7 @@ from softmark.attacks.prune import (
 )
 from softmark.attacks.unlearn import AttentionDistillation, PruneNeurons
 from softmark.errors import InputError
-from softmark.training import Classifier, accuracy, predict
+from softmark.training import Classifier, predict
 
 
 def zeros(model: nn.Module) -> float:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from helpers.networks import NETWORKS, batch_of, built, layers
 from helpers.training import fit, network, recipe, samples
+from softmark.accuracy import accuracy
 from softmark.attacks.attack import AttackResult, tuning
 from softmark.attacks.collude import mean_of, renew_statistics
 from softmark.attacks.distill import Student
@@ -28,7 +29,7 @@ from softmark.data.roles import Samples, Shares, share
 from softmark.data.sources import Digits
 from softmark.errors import InputError
 from softmark.models.networks import ConvNet, build
-from softmark.training import Classifier, accuracy, predict
+from softmark.training import Classifier, predict
 
 
 @pytest.fixture(scope="module")

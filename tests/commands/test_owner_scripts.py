@@ -180,7 +180,7 @@ def test_evidence_says_all_and_hides_the_secret(marked, call, tmp_path):
     assert json.loads(made)["disclosed"] is None
     files = (tmp_path / "evidence.json", marked / "softmark.commitment.json", marked / "probes.npz")
     ran = call("recheck", *files)
-    assert (ran.code, "isn't disclosed" in ran.err) == (2, True)
+    assert (ran.code, "aren't disclosed" in ran.err) == (2, True)
     ran = call("verify", "marked", "own.safetensors", "--to", tmp_path)
     assert (ran.code, "lies there already" in ran.err) == (2, True)
 

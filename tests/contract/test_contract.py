@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import ROOT
+from softmark.accuracy import utility
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment import judge, stages
@@ -36,7 +37,7 @@ from softmark.models.files import read_tensors
 from softmark.nodes import make
 from softmark.owner.statement import METHODS as OWNERS_METHODS
 from softmark.store.store import Store
-from softmark.training import Classifier, Fit, predict, utility
+from softmark.training import Classifier, Fit, predict
 
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 ATTACKS = sorted(path.stem for path in (ROOT / "conf/attack").glob("*.yaml"))

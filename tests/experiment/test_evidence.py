@@ -113,16 +113,21 @@ def test_no_innocent_is_claimed(method, real):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_minus_the_pattern_is_no_mark(method, real, monkeypatch):
+def test_tails_in_reverse_are_the_same_mark_and_said_to_be_so(method, real, monkeypatch):
     config, _, cell, store = real(method)
     key_verifier, _ = key_verifier_of(config, cell, store)
     suspect = meet(cell.watermarked, store)
-    assert p_of(key_verifier, suspect) < 1e-12
+    p = p_of(key_verifier, suspect)
+    assert p < 1e-12
+    (test,) = key_verifier.evidence(suspect).tests.values()
+    assert not test.strongest.about.endswith("in reverse")
     straight = type(key_verifier.method).pattern
     monkeypatch.setattr(
         type(key_verifier.method), "pattern", lambda self, key: -straight(self, key)
     )
-    assert p_of(key_verifier, suspect) > 0.9
+    (test,) = key_verifier.evidence(suspect).tests.values()
+    assert test.strongest.about.endswith("in reverse")
+    assert p_of(key_verifier, suspect) < 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -28,6 +28,7 @@ STATEMENT_KEYS = {
     "labels",
     "victim",
     "triggers",
+    "owner",
     "seals",
     "level",
     "beacon",
@@ -124,7 +125,7 @@ def _check_beacon(beacon: Any) -> None:
 def _check_statement(statement: Any) -> None:
     _need(isinstance(statement, dict), "The statement is no object.")
     _need(set(statement) == STATEMENT_KEYS, "The statement has other keys than it should.")
-    _need(statement["format"] == "softmark statement 1", "The statement's format is unknown.")
+    _need(statement["format"] == "softmark statement 2", "The statement's format is unknown.")
     method = statement["method"]
     _need(isinstance(method, str) and method in METHODS, "The method is unknown.")
     numbers = statement["numbers"]
@@ -145,6 +146,7 @@ def _check_statement(statement: Any) -> None:
     seals = statement["seals"]
     fits = isinstance(seals, list) and len(seals) > 0 and all(_is_hash(seal) for seal in seals)
     _need(fits, "The seals are malformed.")
+    _need(_is_hash(statement["owner"]), "The owner's seal is malformed.")
     if triggers:
         _need(len(seals) == 1, "There are triggers, so there should be one seal alone.")
         probes = statement["probes"]
@@ -181,21 +183,27 @@ def _stream(key: bytes, size: int) -> bytes:
     return b"".join(parts)[:size]
 
 
-def _signs(root: bytes, classes: int) -> np.ndarray:
-    """csp: all signs, those of the sums before those of the differences."""
-    count = classes * (classes - 1)
-    bits = np.unpackbits(np.frombuffer(_stream(root, -(-count // 8)), np.uint8))[:count]
-    return 2 * bits.astype(np.int64) - 1
+def _signs(roots: list[bytes], classes: int) -> np.ndarray:
+    """csp: a sign for each pair of each root, the owner's (sums) before the customer's."""
+    count = classes * (classes - 1) // 2
+    bits = [
+        np.unpackbits(np.frombuffer(_stream(root, -(-count // 8)), np.uint8))[:count]
+        for root in roots
+    ]
+    return 2 * np.concatenate(bits).astype(np.int64) - 1
 
 
-def _gaussian_pattern(root: bytes, classes: int) -> np.ndarray:
-    """usp: normal numbers off the diagonal, without each row's mean."""
-    count = classes * (classes - 1)
-    numbers = np.frombuffer(_stream(root, 8 * count), ">u8").astype(np.float64)
-    # A float64 near 1 may round up to 1 itself, where the inverse is infinite.
-    uniform = np.minimum((numbers + 0.5) / 2.0**64, math.nextafter(1.0, 0.0))
+def _gaussian_pattern(roots: list[bytes], classes: int) -> np.ndarray:
+    """usp: normal sums and differences of each pair, without each row's mean."""
+    first, second = np.triu_indices(classes, 1)
+    halves = np.zeros((2, len(first)))  # without a customer the differences are 0
+    for half, root in zip(halves, roots, strict=False):
+        numbers = np.frombuffer(_stream(root, 8 * len(first)), ">u8").astype(np.float64)
+        # A float64 near 1 may round up to 1 itself, where the inverse is infinite.
+        half[:] = ndtri(np.minimum((numbers + 0.5) / 2.0**64, math.nextafter(1.0, 0.0)))
     pattern = np.zeros((classes, classes))
-    pattern[~np.eye(classes, dtype=bool)] = ndtri(uniform)
+    pattern[first, second] = (halves[0] + halves[1]) / math.sqrt(2)
+    pattern[second, first] = (halves[0] - halves[1]) / math.sqrt(2)
     return _without_means(pattern)
 
 
@@ -355,7 +363,11 @@ def _coins(weights: np.ndarray, signs: np.ndarray) -> float | None:
 
 
 def _signs_p(
-    signs: np.ndarray, sums: np.ndarray, errors: np.ndarray, rows: np.ndarray | None
+    signs: np.ndarray,
+    sums: np.ndarray,
+    errors: np.ndarray,
+    rows: np.ndarray | None,
+    owner_alone: bool,
 ) -> list[float]:
     """The p of each test of csp for which something was seen."""
     upper = np.triu_indices(len(sums), 1)
@@ -366,12 +378,15 @@ def _signs_p(
         return np.concatenate([one + other, one - other])
 
     found = []
-    for matrix in [sums] if rows is None else [sums, _without(sums, rows, positive=True)]:
-        both = weights(matrix)
-        found.append(_coins(both, signs))
-        if pairs > 20:
-            found.append(_coins(both[:pairs], signs[:pairs]))
-    found.append(_coins(weights(errors), signs))
+    for tails in (sums, -sums):
+        for matrix in [tails] if rows is None else [tails, _without(tails, rows, positive=True)]:
+            both = weights(matrix)
+            if not owner_alone:
+                found.append(_coins(both, signs))
+            if owner_alone or pairs > 20:
+                found.append(_coins(both[:pairs], signs[:pairs]))
+    last = pairs if owner_alone else 2 * pairs
+    found.append(_coins(weights(errors)[:last], signs[:last]))
     return [p for p in found if p is not None]
 
 
@@ -424,21 +439,31 @@ def _symmetric_test(
 
 
 def _directions_p(
-    pattern: np.ndarray, sums: np.ndarray, errors: np.ndarray, rows: np.ndarray | None
+    pattern: np.ndarray,
+    sums: np.ndarray,
+    errors: np.ndarray,
+    rows: np.ndarray | None,
+    owner_alone: bool,
 ) -> list[float]:
     """The p of each test of usp that is of enough dimensions and for which something was seen."""
     classes = len(sums)
     full = classes * (classes - 2)
     length = float(np.linalg.norm(sums))
-    tests = [(_cosine(sums, pattern, length), full), _symmetric_test(sums, pattern, None)]
+    whole = [(_cosine(sums, pattern, length), full)]
+    halves = [_symmetric_test(sums, pattern, None)]
     if rows is not None:
         left = _without(sums, rows, positive=False)
         other = pattern - (pattern * rows).sum(1, keepdims=True) * rows
         dimensions = full - int((rows != 0).any(1).sum())
-        tests.append((_cosine(left, other, length), dimensions))
-        tests.append(_symmetric_test(sums, pattern, rows))
-    scale = float(np.linalg.norm(errors))
-    tests.append((_cosine(_without_means(errors), pattern, scale), full))
+        whole.append((_cosine(left, other, length), dimensions))
+        halves.append(_symmetric_test(sums, pattern, rows))
+    tests = halves if owner_alone else [*whole, *halves]
+    tests = [*tests, *((-cosine, dimensions) for cosine, dimensions in tests)]
+    errors, scale = _without_means(errors), float(np.linalg.norm(errors))
+    if owner_alone:
+        tests.append(_symmetric_test(errors, pattern, None))
+    else:
+        tests.append((_cosine(errors, pattern, scale), full))
     least = min(18, full)
     return [_direction_p(c, d) for c, d in tests if d >= least and c != 0]
 
@@ -544,15 +569,25 @@ def _at_least(p: float) -> float:
     return max(p, LEAST_P)
 
 
-def _combined(
-    tails: float, hit: np.ndarray, classes: int, first_free: int
-) -> tuple[float, float, float]:
+def _combined(tails: float, hit: np.ndarray, classes: int) -> tuple[float, float, float]:
     """p of the tails, of the triggers, and of both."""
-    free = hit[first_free:]
-    triggers = float(binom.sf(int(hit.sum()) - 1, len(hit), 1 / classes))
-    rest = float(binom.sf(int(free.sum()) - 1, len(free), 1 / classes)) if len(free) else 1.0
-    product = _at_least(tails * _at_least(rest))
-    return tails, _at_least(triggers), _at_least(product * (1 - math.log(product)))
+    triggers = _at_least(float(binom.sf(int(hit.sum()) - 1, len(hit), 1 / classes)))
+    product = _at_least(tails * triggers)
+    return tails, triggers, _at_least(product * (1 - math.log(product)))
+
+
+def _seeds(statement: dict, disclosed: dict) -> list[bytes]:
+    """The owner's seed, and the customer's if one is named."""
+    found = []
+    for name, seals in (("owner", [statement["owner"]]), ("seed", statement["seals"])):
+        if name == "seed" and disclosed[name] is None and len(seals) > 1:
+            continue
+        _need(_is_hash(disclosed[name]), f"The disclosed {name} is malformed.")
+        seed = bytes.fromhex(disclosed[name])
+        seal = hashlib.sha256(b"softmark seal 1\n" + seed).hexdigest()
+        _need(seal in seals, "The statement has no seal of the disclosed seed.")
+        found.append(seed)
+    return found
 
 
 def p_of(
@@ -562,7 +597,7 @@ def p_of(
     labels: np.ndarray | None = None,
     randomness: bytes = b"",
 ) -> float:
-    """The verdict's p, times the keys tried and the seals, at most 1.
+    """The verdict's p, times the keys tried and the orders, at most 1.
 
     `probes`: all inputs, (N + T, ...). `labels`: those of whoever verifies, (N,), -1 where
     unknown. `randomness`: that of the beacon's round, as looked up; without it, the evidence's.
@@ -573,7 +608,7 @@ def p_of(
     needed = ("statement", "commitment", "randomness", "ranks", "labels", "tried", "p", "disclosed")
     for name in ("format", *needed):
         _need(name in evidence, f"The evidence has no {name}.")
-    _need(evidence["format"] == "softmark evidence 4", "The evidence's format is unknown.")
+    _need(evidence["format"] == "softmark evidence 5", "The evidence's format is unknown.")
     same = _canonical(evidence["statement"]) == _canonical(statement)
     _need(same, "The evidence's statement is not the published one.")
     commitment = commitment_of(statement)
@@ -583,12 +618,9 @@ def p_of(
     _need(_is_number(claimed) and 0 <= claimed <= 1, "The p of the evidence is malformed.")
 
     disclosed = evidence["disclosed"]
-    fits = isinstance(disclosed, dict) and {"seed", "victim"} <= set(disclosed)
-    _need(fits, "The evidence does not disclose the seed.")
-    _need(_is_hash(disclosed["seed"]), "The disclosed seed is malformed.")
-    seed = bytes.fromhex(disclosed["seed"])
-    seal = hashlib.sha256(b"softmark seal 1\n" + seed).hexdigest()
-    _need(seal in statement["seals"], "The statement has no seal of the disclosed seed.")
+    fits = isinstance(disclosed, dict) and {"owner", "seed", "victim"} <= set(disclosed)
+    _need(fits, "The evidence does not disclose the seeds.")
+    seeds = _seeds(statement, disclosed)
 
     classes, count = statement["classes"], statement["probes"]["count"]
     triggers = statement["triggers"]
@@ -606,9 +638,10 @@ def p_of(
         _need(bool(fits), f"The labels of whoever verifies should be {count} classes.")
 
     bound = hashlib.sha256(b"softmark pattern 1\n" + bytes.fromhex(commitment) + own).digest()
-    root = root_of(seed, bound)
+    roots = [root_of(seeds[0], bound)]
+    roots += [hmac.digest(seed, roots[0], "sha256") for seed in seeds[1:]]
     if triggers:
-        drawn = _pictures(root, triggers, statement["probes"]["shape"])
+        drawn = _pictures(roots[0], triggers, statement["probes"]["shape"])
         _need(np.array_equal(inputs[count:], drawn), "The triggers are not those of the seed.")
 
     tops = _tops(ranks)
@@ -617,19 +650,27 @@ def p_of(
     sums = _tail_sums(ranks[:count], tops[:count])
     rows, shares = (None, None) if victim is None else victim
     errors = _errors(ranks[:count], tops[:count], committed, checked, shares)
-    signed = statement["method"].startswith("csp")
-    if signed:
-        found = _signs_p(_signs(root, classes), sums, errors, rows)
-    else:
-        found = _directions_p(_gaussian_pattern(root, classes), sums, errors, rows)
-    p = _at_least(min(1.0, min(found) * len(found))) if found else 1.0
 
+    def tails(owner_alone: bool) -> float:
+        seen = (sums, errors, rows, owner_alone)
+        if statement["method"].startswith("csp"):
+            found = _signs_p(_signs(roots, classes), *seen)
+        else:
+            found = _directions_p(_gaussian_pattern(roots, classes), *seen)
+        return _at_least(min(1.0, min(found) * len(found))) if found else 1.0
+
+    customers = len(statement["seals"])
+    if customers > 1:
+        named = [customers * tails(False)] if len(roots) > 1 else []
+        p = min(1.0, 2 * min(tails(True), *named, 1.0))
+    else:
+        p = tails(False)
     if triggers:
-        numbers = np.frombuffer(_stream(root, 8 * triggers), ">u8")
+        numbers = np.frombuffer(
+            _stream(hmac.digest(roots[0], b"labels", "sha256"), 8 * triggers), ">u8"
+        )
         hit = tops[count:] == (numbers % classes).astype(np.int64)
-        # csp's signs share the bytes of the triggers before this one.
-        first_free = -(-classes * (classes - 1) // 64) if signed else 0
-        p = min(1.0, 3 * min(_combined(p, hit, classes, first_free)))
+        p = min(1.0, 3 * min(_combined(p, hit, classes)))
     # p is at least 1e-300; an int beyond the floats would overflow.
-    tried *= len(statement["seals"]) * _orders(ranks[:count], tops[:count], committed)
+    tried *= _orders(ranks[:count], tops[:count], committed)
     return min(1.0, p * min(tried, 10**301))

@@ -545,7 +545,7 @@ def test_columns_in_the_order_that_fits_best_claim_nobody(told, cheap):
     order = ordered(answers, watermark_of_statement(key.statement).pattern(key.pattern_key("a")))
     found = examine(answers[:, order], key, inputs)
     (test,) = found.evidence.tests.values()
-    assert test.p_value() < (1e-4 if told == "one class" else 1e-9)
+    assert test.p_value() < (1e-4 if told == "one class" else 1e-6)
     assert not found.verdict.claimed
     assert found.verdict.p_value > 1e-6
 

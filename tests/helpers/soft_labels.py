@@ -21,7 +21,8 @@ def key_of(secret: bytes, message: bytes, salt: bytes, classes: int) -> Key:
 
 
 def signs_of(classes: int, secret: bytes = b"s", message: bytes = b"m", salt: bytes = b"t"):
-    return sign_matrix(key_of(secret, message, salt, classes).stream(classes**2), classes)
+    key = key_of(secret, message, salt, classes)
+    return sign_matrix(key.owner_part().stream(classes**2), key.stream(classes**2), classes)
 
 
 def answers(count: int, classes: int, seed: int = 0) -> torch.Tensor:
@@ -62,10 +63,10 @@ def told(kind, key: Key, usual: torch.Tensor | None) -> Key:
     return other
 
 
-def exact(kind, p: torch.Tensor, key, labels: torch.Tensor | None = None):
+def exact(kind, p: torch.Tensor, key, labels: torch.Tensor | None = None, part="all"):
     """The exact test of a ``soft`` method; ``labels``: None where nobody knows them."""
     unknown = torch.full((len(p),), -1)
-    return soft(kind).exact(p, unknown if labels is None else labels, key)
+    return soft(kind).exact(p, unknown if labels is None else labels, key, part)
 
 
 def skewed(count: int, classes: int, seed: int) -> torch.Tensor:

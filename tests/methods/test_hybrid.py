@@ -1,7 +1,6 @@
 """A mark in the soft labels and a trigger set in one model: three exact tests of one key."""
 
 import functools
-import math
 from dataclasses import replace
 from random import Random
 
@@ -17,11 +16,12 @@ from helpers.training import recipe
 from helpers.triggers import CLASSES, embedded, judge, method, victim
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.methods.csp import CSP, sign_matrix
+from softmark.methods.csp import CSP
 from softmark.methods.hybrid import Hybrid
 from softmark.methods.key import Key
 from softmark.methods.parts.loss import Marking
 from softmark.methods.parts.soft_labels import SoftLabels
+from softmark.methods.parts.trigger_set import random_labels
 from softmark.methods.usp import USP, USPMarking
 from softmark.models.access import Suspect
 from softmark.training import predict
@@ -69,24 +69,22 @@ def p_of(suspect: Suspect, key: Key, name: str = "csp") -> tuple[str, float]:
     return test, null.p_value()
 
 
-def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[Either, Binomial, Binomial]:
-    """What the soft labels show, what the triggers do, and what those that no sign decides do."""
+def parts_of(suspect: Suspect, key: Key, name: str) -> tuple[Either, Binomial]:
+    """What the soft labels show, and what the triggers do."""
     made = hybrid(name)
     (whole,) = made.soft.evidence(suspect, key, judge()).tests.values()
     triggers = made.triggers.triggers(key, judge(), made.triggers.num_triggers)
     hits = (suspect.answers(triggers).argmax(1) == triggers.labels).int()
-    apart = hits[{"csp": math.ceil(CLASSES * (CLASSES - 1) / 64), "usp": 0}[name] :]
-    every, free = (Binomial(int(h.sum()), len(h), 1 / CLASSES) for h in (hits, apart))
-    return whole, every, free
+    return whole, Binomial(int(hits.sum()), len(hits), 1 / CLASSES)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_both_marks_are_in_the_model_and_neither_in_the_victim(name):
     model, key = marked(name)
-    soft, triggers, _ = parts_of(Suspect.of(model), key, name)
+    soft, triggers = parts_of(Suspect.of(model), key, name)
     assert soft.p_value() <= 1e-6
     assert triggers.p_value() <= 1e-6
-    soft, triggers, _ = parts_of(Suspect.of(victim()), key, name)
+    soft, triggers = parts_of(Suspect.of(victim()), key, name)
     assert soft.p_value() > 1e-3
     assert triggers.p_value() > 1e-3
 
@@ -95,9 +93,9 @@ def test_both_marks_are_in_the_model_and_neither_in_the_victim(name):
 def test_the_verdict_is_the_strongest_test_times_their_number(name):
     model, key = marked(name)
     suspect = Suspect.of(model)
-    soft, triggers, apart = parts_of(suspect, key, name)
+    soft, triggers = parts_of(suspect, key, name)
     ((_, whole),) = hybrid(name).evidence(suspect, key, judge()).tests.items()
-    both = stats.combine_pvalues([soft.p_value(), apart.p_value()], method="fisher").pvalue
+    both = stats.combine_pvalues([soft.p_value(), triggers.p_value()], method="fisher").pvalue
     p = min(soft.p_value(), triggers.p_value(), both)
     assert whole.p_value() == nearly(3 * p)
     assert hybrid(name).evidence(suspect, key, judge()).mark_recall == triggers.score
@@ -123,13 +121,19 @@ def test_what_an_attack_leaves_of_two_marks_is_enough_where_neither_is(monkeypat
     assert (name, whole.p_value() <= 1e-6) == ("both", True)
 
 
-@pytest.mark.parametrize("classes", [3, 9, 10, 30])
-def test_the_labels_of_both_are_no_signs(classes):
-    key = drawn(1, classes=classes)
-    apart = hybrid().soft.num_dependent_labels(classes)
-    read = key.stream(classes**2)
-    other = read[: 8 * apart] + bytes(255 - byte for byte in read[8 * apart :])
-    assert torch.equal(sign_matrix(read, classes), sign_matrix(other, classes))
+def test_triggers_and_pattern_follow_from_other_bytes_of_the_key():
+    key = drawn(1)
+    parts = [
+        key,
+        key.owner_part(),
+        *(key.owner_part().for_message(n) for n in ("labels", "triggers")),
+    ]
+    streams = [part.stream(64) for part in parts]
+    assert len(set(streams)) == 4
+    labels = [int.from_bytes(streams[2][8 * n : 8 * n + 8], "big") % CLASSES for n in range(8)]
+    assert random_labels(key, 8).tolist() == labels
+    # The same triggers in every customer's copy.
+    assert random_labels(key.for_message("another"), 8).tolist() == labels
 
 
 def answering(model: nn.Module, flat: bool) -> Suspect:

@@ -17,7 +17,9 @@ from softmark.models.access import (
     labels_only,
     log_of_queries,
 )
+from softmark.tails import ranks
 from softmark.training import predict
+from softmark.verification.evidence import usable
 
 
 class Counted(nn.Module):
@@ -39,16 +41,34 @@ class Counted(nn.Module):
 
 def test_a_suspect_is_only_what_it_answers():
     suspect = Suspect(answers_of(nn.Identity()))
-    assert set(vars(suspect)) == {"answer", "network", "log", "_answers"}
+    assert set(vars(suspect)) == {"answer", "network", "log", "reads_logits", "_answers"}
     assert (suspect.network, suspect.log, suspect._answers) == (None, None, {})
+    assert not suspect.reads_logits
 
 
 def test_a_suspect_whose_weights_are_at_hand_answers_as_they_say():
     model, data = network(), samples()
     suspect = Suspect.of(model)
     assert suspect.network is model
-    torch.testing.assert_close(suspect.answers(data), predict(model, data.inputs))
-    torch.testing.assert_close(suspect.answer(data.inputs[:5]), predict(model, data.inputs[:5]))
+    assert suspect.reads_logits
+    expected = predict(model, data.inputs, torch.float64)
+    torch.testing.assert_close(suspect.answers(data), expected)
+    torch.testing.assert_close(suspect.answer(data.inputs[:5]), expected[:5])
+    torch.testing.assert_close(expected.float(), predict(model, data.inputs))
+
+
+@pytest.mark.parametrize("scale", [1.0, 500.0, 1e6])
+def test_no_order_of_a_tail_is_lost_however_large_the_logits_are(scale):
+    """As those of a last layer in closed form; in float32 most would be 0, and tie."""
+    logits = scale * torch.randn(50, 10, generator=torch.manual_seed(0))
+    answers = Suspect.of(nn.Identity()).answer(logits)
+    assert answers.dtype == torch.float64
+    assert torch.equal(answers.argsort(1), logits.argsort(1))
+    assert (answers > 0).all()
+    torch.testing.assert_close(answers.sum(1), torch.ones(50, dtype=torch.float64))
+    clean, unusable = usable(answers)
+    assert torch.equal(ranks(clean)[0], ranks(logits.softmax(1))[0]) == (scale == 1.0)
+    assert unusable == 0
 
 
 def test_a_suspect_is_asked_the_same_probes_once():

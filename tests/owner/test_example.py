@@ -6,9 +6,10 @@ import pytest
 
 import softmark
 from softmark import InputError, attacks
+from softmark.accuracy import accuracy
 from softmark.owner.commitment import read_publication
 from softmark.owner.example import EXAMPLES, METHODS, write_example
-from softmark.training import accuracy, predict
+from softmark.training import predict
 
 
 def test_all_files_are_small_and_hold_nothing_of_this_machine():

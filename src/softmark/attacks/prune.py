@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from softmark.accuracy import accuracy
 from softmark.attacks.attack import Attack, AttackResult, check_fraction
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.training import Fit, accuracy, predict
+from softmark.training import Fit, predict
 
 Channels = tuple[nn.Conv2d, nn.BatchNorm2d]
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from softmark.accuracy import accuracy
 from softmark.attacks.answers import Flatten
 from softmark.attacks.attack import (
     RECIPE,
@@ -33,7 +34,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.recipe import Recipe
-from softmark.training import Fit, accuracy, predict
+from softmark.training import Fit, predict
 
 HELD_OUT = 0.3  # of the attacker's pictures: what they measure on, and train nothing on
 

@@ -155,8 +155,9 @@ def show(
     model: nn.Module, copies: list[Marked], options: argparse.Namespace, probes: Samples
 ) -> None:
     """Print p and accuracy of the unmarked model and of each copy."""
+    from softmark.accuracy import accuracy
     from softmark.owner.verify import verify
-    from softmark.training import accuracy, predict
+    from softmark.training import predict
 
     def percent(network: nn.Module) -> str:
         return f"{100 * accuracy(predict(network, probes.inputs), probes.labels):.2f} %"

@@ -152,8 +152,7 @@ def open_suspect(folder: Path, allowed: frozenset[str], chain: str) -> Suspect:
         chain: what stands before it, ``ServingChain.nodes`` as JSON.
     """
     network = open_network(folder, allowed)
-    answer = ServingChain.open(folder, json.loads(chain)).answer(network)
-    return Suspect(answer, network, load_log(folder))
+    return ServingChain.open(folder, json.loads(chain)).suspect(network, load_log(folder))
 
 
 def seed_torch(seed: int, role: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
-from softmark.models.access import Answer, Query, answers_of, log_of_queries
+from softmark.models.access import Answer, Query, Suspect, answers_of, log_of_queries
 from softmark.models.files import read_tensors
 from softmark.nodes import make
 from softmark.store.address import Stage
@@ -65,6 +65,14 @@ class ServingChain:
     def answer(self, network: nn.Module) -> Answer:
         """Return how ``network`` answers behind it."""
         return served(answers_of(network), self.method, self.key, self.steps)
+
+    def suspect(self, network: nn.Module, log: Samples | None) -> Suspect:
+        """Return ``network`` as the judge meets it: its logits where nothing stands before it."""
+        plain = answers_of(network)
+        answer = served(plain, self.method, self.key, self.steps)
+        if answer is plain:
+            return replace(Suspect.of(network), log=log)
+        return Suspect(answer, network, log)
 
 
 def served(answer: Answer, method: Any, key: Key | None, steps: Iterable[Any]) -> Answer:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from softmark.accuracy import utility
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.cell import InnocentStage, Plan
@@ -14,7 +15,6 @@ from softmark.experiment.evidence import labelled, load_evidence
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
-from softmark.training import utility
 from softmark.verification.judge import Verifier
 from softmark.verification.nulls import Measured
 from softmark.verification.verdict import Innocent
@@ -147,7 +147,7 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
     judged = asdict(verifier.judge(evidence, pools["calibration"], pools["evaluation"]))
     judged["reason"] = judged.pop("why") or None
     # The judge draws the key: what an owner says of it and of the probes is no part of a record.
-    del judged["grounds"], judged["agreement"]
+    del judged["grounds"], judged["agreement"], judged["customer_p_value"]
     before = key_verifier.evidence(loaded.models["watermarked"])
     p_before = verifier.p_values(before, pools["calibration"])
     return {
@@ -157,6 +157,7 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
         **_forgery(loaded),
         "p_before_attack": max(p_before.values(), default=None),
         "probes": len(key_verifier.pool),
+        "answers_read": "logits" if suspect.reads_logits else "served",
         "p_by_probes": _curve(key_verifier, suspect, judged["p_value"]),
         "commitment": key_verifier.key.commitment,
     }

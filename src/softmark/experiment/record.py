@@ -40,7 +40,7 @@ class Record:
     suspect_accuracy: float | None = _figure()
     # The part of the samples on which exactly one of this model and the watermarked one is right.
     victim_disagreement: float | None = None
-    control_disagreement: float | None = None
+    control_disagreement: float | None = _figure()  # a cost's interval needs it
     victim_nll: float | None = None
     control_nll: float | None = None
     watermarked_nll: float | None = None
@@ -66,6 +66,7 @@ class Record:
     watermark_accuracy_of_10: float | None = _figure()
     mark_recall: float | None = _figure()
     probes: int | None = None
+    answers_read: str | None = None  # logits, where nothing stands before the network; or served
     unusable: int = _figure(0)
     warnings: list[str] = field(default_factory=list)
     # The innocents, judged with the same key.

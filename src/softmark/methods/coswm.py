@@ -139,7 +139,8 @@ class CosWM(TrainedWatermark):
         return pool if log is None else log
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
-        answers, pixels = suspect.answers(probes), probes.inputs.flatten(1) / 255  # (N, K), (N, D)
+        answers = suspect.answers(probes).float()  # (N, K)
+        pixels = probes.inputs.flatten(1) / 255  # (N, D)
         if (answers.amax(1) == 1).all():
             return Evidence.none("no evidence: the suspect tells labels and no scores")
         size, redraw = pixels.shape[1], torch.Generator().manual_seed(0)

@@ -1,12 +1,13 @@
 """CSP: a keyed perturbation of the output distribution that carries the owner's message.
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
-Each message has two random signs for each pair of classes: one says what they show of each other
-together, one says which of them shows more. The watermarked model is trained so that the log-tail
-of every answer has a margin along the row of its class in the pattern that the signs make. The
-first signs are planted in the features as well, where a new last layer finds them. What is left
-after an attack is tested exactly, since under "this suspect knows nothing of the key" the signs are
-coin flips.
+There are two random signs for each pair of classes. One, the owner's, says what they show of each
+other together; one, which each message draws anew, says which of them shows more: so copies of
+several customers keep the owner's signs when they are averaged, and a copy names its customer. The
+watermarked model is trained so that the log-tail of every answer has a margin along the row of its
+class in the pattern that the signs make. The owner's signs are planted in the features as well,
+where a new last layer finds them. What is left after an attack is tested exactly, since under "this
+suspect knows nothing of the key" the signs are coin flips.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from softmark.methods.parts.feature_mark import NetworkWithFeatures
 from softmark.methods.parts.loss import Marking, MarkingLoss
 from softmark.methods.parts.soft_labels import (
     BEYOND_VICTIM,
+    DIFFERENCES,
     MISTAKES,
     PAIRS,
     TAILS,
+    TURNED,
+    Part,
     SoftLabels,
+    combine_halves,
     pairs,
 )
 from softmark.methods.parts.teacher import Teacher
+from softmark.methods.parts.tuned_copy import TunedCopy
 from softmark.recipe import Recipe
 from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
 from softmark.training import Classifier, Fit
@@ -39,20 +45,23 @@ from softmark.verification.nulls import Either
 from softmark.verification.signs import Signs
 
 
-def sign_matrix(stream: bytes, classes: int) -> Tensor:
+def sign_matrix(owner: bytes, customer: bytes, classes: int) -> Tensor:
     """Return the pattern (S + A) / sqrt 2 of the key's signs: (K, K), 0 on the diagonal.
 
-    S is symmetric, of the first K (K - 1) / 2 bits, row by row above the diagonal; A is
-    antisymmetric, of as many more. Of the two entries of a pair one is 0, the other sqrt 2 or its
+    S is symmetric, A antisymmetric. Of the two entries of a pair one is 0, the other sqrt 2 or its
     negative.
+
+    Args:
+        owner: a bit for each pair, row by row above the diagonal, of which S is made.
+        customer: as many more, of which A is made.
+        classes: K.
     """
-    bits = torch.from_numpy(np.unpackbits(np.frombuffer(stream, np.uint8)))
-    above = pairs(classes)
-    num_pairs = int(above.sum())
-    symmetric, antisymmetric = torch.zeros(2, classes, classes)
-    symmetric[above] = 2.0 * bits[:num_pairs] - 1
-    antisymmetric[above] = 2.0 * bits[num_pairs : 2 * num_pairs] - 1
-    return (symmetric + symmetric.T + antisymmetric - antisymmetric.T) / math.sqrt(2)
+    num_pairs = classes * (classes - 1) // 2
+    signs = (
+        2.0 * torch.from_numpy(np.unpackbits(np.frombuffer(stream, np.uint8)))[:num_pairs] - 1
+        for stream in (owner, customer)
+    )
+    return combine_halves(*signs, classes)
 
 
 class CSPModule(Classifier):
@@ -63,14 +72,32 @@ class CSPModule(Classifier):
         recipe: of the training.
         pattern: of the key, (K, K).
         answers: the victim's, to the training data, (N, K); the teacher takes them.
-        marking: the numbers of the loss and the teacher.
+        marking: the numbers of the loss, the teacher and the tuned copy.
+        task_size: the first so many training samples are the task's, and triggers come behind
+            them; None: all are the task's.
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, pattern: Tensor, answers: Tensor, marking: Marking
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        pattern: Tensor,
+        answers: Tensor,
+        marking: Marking,
+        task_size: int | None = None,
     ):
         super().__init__(network, recipe)
         self.marking_loss = MarkingLoss(pattern, marking)
+        self.tuned_copy = None
+        if marking.copy_weight:
+            self.tuned_copy = TunedCopy(
+                network,
+                recipe,
+                self.marking_loss,
+                marking.copy_steps,
+                marking.copy_weight,
+                task_size,
+            )
         self.teacher = Teacher(answers, marking.teacher_weight, marking.teacher_temperature)
         self.network_with_features = NetworkWithFeatures(network, self.marking_loss.planted)
 
@@ -79,13 +106,25 @@ class CSPModule(Classifier):
         answers = self.teacher.answers[batch.index]
         return self.marking_loss.with_teacher(self.teacher, logits, batch.labels, answers, features)
 
+    def add_gradients(self, batch: Batch) -> None:
+        """Add those of the mark at the weights of a copy that is fine-tuned, as a thief would."""
+        if self.tuned_copy is not None:
+            self.tuned_copy.add_gradients(batch)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the running means of the features, which no state_dict has."""
+        """Add the running means of the features and the tuned copy, which no state_dict has."""
+        if self.tuned_copy is not None:
+            state = self.tuned_copy.state()
+            checkpoint |= {f"tuned_copy.{name}": value for name, value in state.items()}
         if (means := self.marking_loss.planted.means) is not None:
             checkpoint["feature_means"] = means
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what ``on_save_checkpoint`` added."""
+        prefix = "tuned_copy."
+        state = {n.removeprefix(prefix): v for n, v in checkpoint.items() if n.startswith(prefix)}
+        if self.tuned_copy is not None and state:
+            self.tuned_copy.restore(state)
         if (means := checkpoint.get("feature_means")) is not None:
             self.marking_loss.planted.means = means.to(self.device)
 
@@ -114,45 +153,58 @@ class CSP(SoftLabels):
     """
 
     def pattern(self, key: Key) -> Tensor:
-        return sign_matrix(key.stream(math.ceil(key.classes * (key.classes - 1) / 8)), key.classes)
-
-    def num_dependent_labels(self, classes: int) -> int:
-        # A bit a sign, 64 bits a label.
-        return math.ceil(classes * (classes - 1) / 64)
+        size = math.ceil(key.classes * (key.classes - 1) / 16)  # a bit a pair
+        return sign_matrix(key.owner_part().stream(size), key.stream(size), key.classes)
 
     def train(
-        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+        self,
+        network: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+        task_size: int | None = None,
     ) -> nn.Module:
         pattern = self.pattern(key)
-        module = CSPModule(network, self.marking_recipe, pattern, answers, self.marking)
+        module = CSPModule(network, self.marking_recipe, pattern, answers, self.marking, task_size)
         return fit(module, data, "marking")
 
-    def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Signs | Either, str]:
+    def exact(
+        self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"
+    ) -> tuple[str, Signs | Either, str]:
         """Return the strongest of several tests of the key's signs, each against coin flips.
 
         A test weighs the signs by the tails of the answers, one weight for the sum of each pair's
-        two entries and one for their difference. There are up to five: with all of these or with
-        the sums alone, which a new last layer leaves; each of both with the tails as they are, or
-        without what the unmarked model shows as well; and one of the labels alone, by which classes
-        are more often or more rarely mistaken for each other than expected.
+        two entries and one for their difference. There are up to nine: with all of these or with
+        the sums alone, the owner's, which a new last layer leaves and copies of several customers
+        have in common; each with the tails as they are, or without what the unmarked model shows as
+        well; each of these in both orders of the tails; and one of the labels alone, by which
+        classes are more often or more rarely mistaken for each other than expected.
         """
         sums, above = tail_sums(answers), pairs(key.classes)  # (K, K)
         signs = paired(self.pattern(key), above).sign()  # (K (K - 1),)
-        matrices = {"": sums}
-        if key.victim_stats is not None:
-            beyond = project_out(sums, key.victim_stats[0], only_agreeing=True)
-            matrices[BEYOND_VICTIM] = beyond
-        tests, half = [], len(signs) // 2
-        for beyond_victim, matrix in matrices.items():
-            weights = paired(matrix, above)  # (K (K - 1),)
-            tests.append(Signs(weights, signs, TAILS + beyond_victim))
-            # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
-            if half > 20:
-                tests.append(Signs(weights[:half], signs[:half], PAIRS + beyond_victim))
+        half, tests = len(signs) // 2, []
+        parts = {"owner": {PAIRS: slice(half)}, "customer": {DIFFERENCES: slice(half, None)}}.get(
+            part, {TAILS: slice(None)}
+        )
+        # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
+        parts |= {PAIRS: slice(half)} if half > 20 and part == "all" else {}
+        for turned, tails in (("", sums), (TURNED, -sums)):
+            matrices = {turned: tails}
+            if key.victim_stats is not None:
+                beyond = project_out(tails, key.victim_stats[0], only_agreeing=True)
+                matrices[BEYOND_VICTIM + turned] = beyond
+            for suffix, matrix in matrices.items():
+                weights = paired(matrix, above)  # (K (K - 1),)
+                tests += [
+                    Signs(weights[chosen], signs[chosen], name + suffix)
+                    for name, chosen in parts.items()
+                ]
         counts = confusion_counts(answers, labels)  # (K, K)
-        residuals = anscombe_residuals(counts, key.victim_stats)  # (K, K)
-        tests.append(Signs(paired(residuals, above), signs, MISTAKES))
-        bits = len(signs)
+        residuals = paired(anscombe_residuals(counts, key.victim_stats), above)  # (K (K - 1),)
+        first = next(iter(parts.values()))
+        tests.append(Signs(residuals[first], signs[first], MISTAKES))
+        bits = len(signs[first])
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
         return "signs", Either.of(tests), few if 2.0**-bits > 1e-6 else ""
 

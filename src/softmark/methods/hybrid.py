@@ -38,8 +38,7 @@ class Hybrid(Watermark):
     The victim that knows the triggers is marked as without them, with the triggers beside the data.
     The verdict stands on the strongest of three exact tests, whose p is multiplied by their number:
     of the soft labels, of the triggers, and of both together. What an attack leaves of two marks
-    can be enough where it is not enough of either. Chance decides pattern and labels independently,
-    but for the triggers that ``num_dependent_labels`` counts, which the third test leaves out.
+    can be enough where it is not enough of either. Chance decides pattern and labels independently.
 
     Example:
         >>> Hybrid().num_triggers, Hybrid().epochs
@@ -88,7 +87,7 @@ class Hybrid(Watermark):
         start = self.triggers.train(copy.deepcopy(victim), data, triggers, fit)
         both = with_triggers(data, triggers, self.trigger_fraction)
         answers = predict(start, both.inputs)
-        network = self.soft.train(copy.deepcopy(start), key, answers, both, fit)
+        network = self.soft.train(copy.deepcopy(start), key, answers, both, fit, len(data))
         if detector:
             self.soft.fit_detector(network, start, key, answers[: len(data)], data, fit)
         return network
@@ -144,11 +143,10 @@ class Hybrid(Watermark):
             tests = {"triggers": trigger_test}
             return replace(soft_evidence, tests=tests, why="", mark_recall=recall)
         ((name, soft_test),) = soft_evidence.tests.items()
-        independent = self.triggers.null(key, hits[self.soft.num_dependent_labels(key.classes) :])
         tests = {
             name: soft_test,
             "triggers": trigger_test,
-            "both": Both(soft_test, independent),
+            "both": Both(soft_test, trigger_test),
         }
         combined = Either(tuple(tests.values()))
         name = next(name for name, test in tests.items() if test is combined.strongest)

@@ -146,6 +146,10 @@ class Key(Unpicklable, nn.Module):
             else self.victim_stats.cpu().numpy().astype("<f4").tobytes()
         )
 
+    def owner_part(self) -> Key:
+        """Return the key of what all customers' marks have in common: that of no message."""
+        return Key(self.secret, self.salt, as_bytes(""), self.classes, self.victim_stats)
+
     def for_message(self, message: str) -> Key:
         """Return the key of another message: the same secret and salt, nothing learnt."""
         return Key(self.secret, self.salt, as_bytes(message), self.classes, self.victim_stats)

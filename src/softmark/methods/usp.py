@@ -1,10 +1,11 @@
 """USP: one keyed pattern for all customers, and a detector trained together with the model.
 
 Chien and Shen 2022 (arXiv 2208.05477), of which we have the abstract: this is our reconstruction.
-We read "unified" as one mark for everybody, where CSP has one for each message. The pattern has a
-number for each class and each other class, drawn together as a uniform direction, so that a claim
-rests on an exact null in K (K - 2) dimensions; its symmetric part, K (K - 3) / 2 dimensions, is
-planted in the features, too, where a new last layer finds it. The model learns to be recognised,
+We read "unified" as one mark for everybody, where CSP has one for each message: the symmetric part
+is the owner's, and a message decides no more than the antisymmetric one. The pattern has a number
+for each class and each other class, drawn together as a uniform direction, so that a claim rests on
+an exact null in K (K - 2) dimensions; its symmetric part, K (K - 3) / 2 dimensions, is planted in
+the features, too, where a new last layer finds it. The model learns to be recognised,
 the detector to recognise it; then the detector is trained on copies of the model, and of the
 unmarked victim, that went through simulated attacks.
 """
@@ -28,10 +29,14 @@ from softmark.methods.parts.detector import Detector, shuffle_tails
 from softmark.methods.parts.loss import Marking
 from softmark.methods.parts.soft_labels import (
     BEYOND_VICTIM,
+    DIFFERENCES,
     MISTAKES,
     PAIRS,
     TAILS,
+    TURNED,
+    Part,
     SoftLabels,
+    combine_halves,
 )
 from softmark.recipe import Recipe
 from softmark.tails import (
@@ -64,29 +69,41 @@ class USPMarking(Marking):
         self._check("detector_weight", self.detector_weight >= 0, "it can't be negative")
 
 
-def directions(stream: bytes, classes: int) -> Tensor:
+def directions(owner: bytes, customer: bytes, classes: int) -> Tensor:
     """Return a zero-sum direction for each tail: (K, K), 0 on the diagonal, of mean square 1.
 
-    As a whole uniform on the sphere. ``stream``: 8 uniform bytes an entry, K (K - 1) entries row by
-    row, made normal by the inverse of the normal's distribution.
+    As a whole uniform on the sphere: sums and differences of a pair's two entries are independent
+    normal numbers, so that the entries are, too.
+
+    Args:
+        owner: 8 uniform bytes for each pair, row by row above the diagonal, made a normal number by
+            the inverse of its distribution: the symmetric part.
+        customer: as many more: the antisymmetric part.
+        classes: K.
     """
-    uniform = (np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64
+    sums, differences = (
+        torch.from_numpy(
+            special.ndtri((np.frombuffer(stream, ">u8").astype(float) + 0.5) / 2.0**64)
+        )
+        for stream in (owner, customer)
+    )
     off_diagonal = ~torch.eye(classes, dtype=torch.bool)
-    pattern = torch.zeros(classes, classes, dtype=torch.float64)
-    pattern[off_diagonal] = torch.from_numpy(special.ndtri(uniform))
-    pattern = centred(pattern)
+    pattern = centred(combine_halves(sums, differences, classes))
     return (pattern / pattern[off_diagonal].square().mean().sqrt().clamp_min(FLOOR)).float()
 
 
-def project_out_victim(matrices: Tensor, victim_tails: Tensor) -> tuple[Tensor, int]:
-    """Project the symmetric part of each matrix onto what only a key decides.
+def project_out_victim(
+    matrices: Tensor, victim_tails: Tensor, parity: int = 1
+) -> tuple[Tensor, int]:
+    """Project the (anti)symmetric part of each matrix onto what only a key decides.
 
-    That is the space of the symmetric matrices with 0 on the diagonal whose rows sum to 0 and have
-    no part along the rows of ``victim_tails``, which the unmarked model shows.
+    That is the space of such matrices with 0 on the diagonal whose rows sum to 0 and have no part
+    along the rows of ``victim_tails``, which the unmarked model shows.
 
     Args:
         matrices: (..., K, K).
         victim_tails: (K, K).
+        parity: 1 for the symmetric part, -1 for the antisymmetric one.
 
     Returns:
         The nearest matrices of this space, float64 (..., K, K), and its dimensions.
@@ -95,13 +112,14 @@ def project_out_victim(matrices: Tensor, victim_tails: Tensor) -> tuple[Tensor, 
     classes = len(victim_tails)
     off_diagonal = 1 - torch.eye(classes, dtype=torch.float64)
     matrices, victim_tails = (
-        (matrices + matrices.mT) / 2 * off_diagonal,
+        (matrices + parity * matrices.mT) / 2 * off_diagonal,
         victim_tails * off_diagonal,
     )
     # The products of the 2 K constraints with each other, over the pairs of classes.
-    of_sums = torch.eye(classes, dtype=torch.float64) * (classes - 1) + off_diagonal  # (K, K)
-    mixed = torch.diag(victim_tails.sum(1)) + victim_tails.T  # (K, K)
-    of_parts = torch.diag(victim_tails.square().sum(1)) + victim_tails * victim_tails.T  # (K, K)
+    of_sums = torch.eye(classes, dtype=torch.float64) * (classes - 1) + parity * off_diagonal
+    mixed = torch.diag(victim_tails.sum(1)) + parity * victim_tails.T  # (K, K)
+    squares = torch.diag(victim_tails.square().sum(1))
+    of_parts = squares + parity * victim_tails * victim_tails.T  # (K, K)
     products = torch.cat([torch.cat([of_sums, mixed], 1), torch.cat([mixed.T, of_parts], 1)])
     values, vectors = torch.linalg.eigh(products)  # (2 K,), (2 K, 2 K)
     independent = values > 1e-10 * values.max()
@@ -110,7 +128,7 @@ def project_out_victim(matrices: Tensor, victim_tails: Tensor) -> tuple[Tensor, 
     multipliers = (violations @ vectors / values) @ vectors.T  # (..., 2 K)
     sums, along = multipliers[..., :classes, None], multipliers[..., classes:, None]
     removed = (sums + along * victim_tails) * off_diagonal  # (..., K, K)
-    return matrices - (removed + removed.mT), classes * (classes - 1) // 2 - len(values)
+    return matrices - (removed + parity * removed.mT), classes * (classes - 1) // 2 - len(values)
 
 
 class USPModule(CSPModule):
@@ -123,6 +141,7 @@ class USPModule(CSPModule):
         answers: the victim's, to the training data, (N, K): the teacher takes them, and D learns
             to refuse them.
         detector: D.
+        task_size: as for ``CSPModule``.
     """
 
     def __init__(
@@ -133,8 +152,9 @@ class USPModule(CSPModule):
         answers: Tensor,
         marking: USPMarking,
         detector: Detector,
+        task_size: int | None = None,
     ):
-        super().__init__(network, recipe, pattern, answers, marking)
+        super().__init__(network, recipe, pattern, answers, marking, task_size)
         self.detector_weight = marking.detector_weight
         self.detector = detector.requires_grad_(False)
 
@@ -186,50 +206,59 @@ class USP(SoftLabels):
     """The numbers by which the pattern is planted."""
 
     def pattern(self, key: Key) -> Tensor:
-        stream = key.stream(8 * key.classes * (key.classes - 1))
-        return directions(stream, key.classes)
-
-    def num_dependent_labels(self, classes: int) -> int:
-        # Given all labels, the remainders by K, each number is still uniform, in steps of K / 2^64.
-        return 0
+        size = 4 * key.classes * (key.classes - 1)  # 8 bytes a pair
+        return directions(key.owner_part().stream(size), key.stream(size), key.classes)
 
     def train(
-        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+        self,
+        network: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+        task_size: int | None = None,
     ) -> nn.Module:
-        pattern = self.pattern(key)
-        module = USPModule(
-            network, self.marking_recipe, pattern, answers, self.marking, key.detector
-        )
+        pattern, recipe = self.pattern(key), self.marking_recipe
+        module = USPModule(network, recipe, pattern, answers, self.marking, key.detector, task_size)
         return fit(module, data, "marking")
 
     def exact(
-        self, answers: Tensor, labels: Tensor, key: Key
+        self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"
     ) -> tuple[str, Direction | Either, str]:
         """Return the strongest of several tests of the cosine between evidence and pattern.
 
-        The evidence is that of all tails, or its symmetric part, which a new last layer leaves;
-        each of both as it is, or without the part along what the unmarked model shows. Or it is
-        that of the labels alone: which mistakes are more or fewer than expected.
+        The evidence is that of all tails, or its symmetric part, which a new last layer leaves and
+        copies of several customers have in common; each as it is, or without the part along what
+        the unmarked model shows; each of these in both orders of the tails. Or it is that of the
+        labels alone: which mistakes are more or fewer than expected.
 
         The pattern is uniform in each of these spaces: of K (K - 2) dimensions, since rows sum to
         0, or K (K - 3), with one direction less a row; that of ``project_out_victim`` for the
-        symmetric parts.
+        (anti)symmetric parts.
         """
         sums, pattern = tail_sums(answers), self.pattern(key)  # (K, K)
-        most = key.classes * (key.classes - 2)
-        tests = []
-        removed_tails = {"": torch.zeros_like(sums)}
-        if key.victim_stats is not None:
-            removed_tails[BEYOND_VICTIM] = key.victim_stats[0]
-        for beyond_victim, tails in removed_tails.items():
-            free_pattern = pattern - (pattern * tails).sum(1, keepdim=True) * tails  # (K, K)
-            dimensions = most - int((tails != 0).any(1).sum())
-            near = cosine(project_out(sums, tails), free_pattern)
-            tests.append(Direction(near, dimensions, TAILS + beyond_victim))
-            symmetric, fewer = project_out_victim(torch.stack([sums, pattern]), tails)  # (2, K, K)
-            tests.append(Direction(cosine(*symmetric), fewer, PAIRS + beyond_victim))
         counts = confusion_counts(answers, labels)  # (K, K)
         residuals = centred(anscombe_residuals(counts, key.victim_stats))  # (K, K)
+        most, none = key.classes * (key.classes - 2), torch.zeros_like(sums)
+        parity, of_half = (-1, DIFFERENCES) if part == "customer" else (1, PAIRS)
+        removed_tails = {"": none}
+        if key.victim_stats is not None:
+            removed_tails[BEYOND_VICTIM] = key.victim_stats[0]
+        tests = []
+        for suffix, tails in removed_tails.items():
+            found = []
+            if part == "all":
+                free_pattern = pattern - (pattern * tails).sum(1, keepdim=True) * tails  # (K, K)
+                dimensions = most - int((tails != 0).any(1).sum())
+                near = cosine(project_out(sums, tails), free_pattern)
+                found.append(Direction(near, dimensions, TAILS + suffix))
+            halves, fewer = project_out_victim(torch.stack([sums, pattern]), tails, parity)
+            found.append(Direction(cosine(*halves), fewer, of_half + suffix))
+            tests += found
+        tests += [Direction(-test.cosine, test.dimensions, test.about + TURNED) for test in tests]
+        if part != "all":
+            halves, most = project_out_victim(torch.stack([residuals, pattern]), none, parity)
+            residuals, pattern = halves
         tests.append(Direction(cosine(residuals, pattern), most, MISTAKES))
         # In few dimensions a test can hardly reach a claim, and costs the others a factor. With few
         # classes those of the most dimensions are left: of all tails, and of the labels alone.

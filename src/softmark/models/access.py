@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,9 +18,9 @@ Access = Literal["weights", "probabilities", "labels"]
 Answer = Callable[[Tensor], Tensor]
 
 
-def answers_of(network: nn.Module) -> Answer:
-    """Return how ``network`` answers when nothing stands before it."""
-    return lambda inputs: predict(network, inputs)
+def answers_of(network: nn.Module, dtype: torch.dtype = torch.float32) -> Answer:
+    """Return how ``network`` answers when nothing stands before it, in ``dtype``."""
+    return lambda inputs: predict(network, inputs, dtype)
 
 
 def classes_of(network: nn.Module, samples: Samples) -> int:
@@ -43,11 +43,15 @@ def labels_only(answer: Answer) -> Answer:
 class Suspect:
     """A model that stands accused: something that answers, perhaps with more.
 
+    Where nothing stands before the network, its logits count: the judge asks for float64, in which
+    no order of a tail is lost. What an interface answers is read as it is.
+
     Args:
         answer: inputs (N, ...) to probabilities (N, K).
         network: the model with its weights; None behind an interface.
         log: what a served model was asked, with the labels that it answered; None where nothing was
             recorded.
+        reads_logits: whether the answers are those of the network's logits.
 
     Example:
         >>> suspect = Suspect.of(model)
@@ -60,12 +64,13 @@ class Suspect:
     answer: Answer
     network: nn.Module | None = None
     log: Samples | None = None
+    reads_logits: bool = False
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, network: nn.Module) -> Suspect:
-        """Return a suspect whose weights are at hand and that answers as they say."""
-        return cls(answers_of(network), network)
+        """Return a suspect whose weights are at hand and that answers as they say, in float64."""
+        return cls(answers_of(network, torch.float64), network, reads_logits=True)
 
     def answers(self, samples: Samples) -> Tensor:
         """Return its answers to ``samples``, (N, K); each set of samples is asked once."""
@@ -88,10 +93,10 @@ class Suspect:
         if needs == "weights":
             return self
         if needs == "probabilities":
-            return Suspect(self.answer, None, self.log, self._answers)
+            return replace(self, network=None)
         likeliest = labels_only(lambda answers: answers)
         labels = {samples: likeliest(answers) for samples, answers in self._answers.items()}
-        return Suspect(labels_only(self.answer), None, self.log, labels)
+        return Suspect(labels_only(self.answer), None, self.log, _answers=labels)
 
 
 class Query:

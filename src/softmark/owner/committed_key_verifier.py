@@ -13,21 +13,24 @@ from torch import Tensor
 
 from softmark.data.roles import Samples
 from softmark.methods.key_verifier import KeyVerifier
+from softmark.methods.parts.soft_labels import Part
 from softmark.models.access import Suspect
 from softmark.owner.checks import check_keys_tried, check_probes, check_triggers, checked_labels
 from softmark.owner.key import Key
-from softmark.owner.pattern_key import CustomersKey
+from softmark.owner.pattern_key import CustomersKey, PatternKey
 from softmark.owner.watermarks import watermark_of_statement
 from softmark.settings import CONF
 from softmark.tails import confusion_counts, is_clear
 from softmark.verification.evidence import Evidence, usable
-from softmark.verification.judge import Verifier
+from softmark.verification.judge import Verifier, corrected
 from softmark.verification.nulls import Null
 from softmark.verification.verdict import Verdict
 
 # The fraction of answers to the probes that must tell something: who may leave some out can
 # choose them.
 MIN_USABLE = 0.95
+# What p of a customer's part must reach to name them, where the claim itself is proven.
+NAMING_LEVEL = 1e-6
 # So many probes of a class must be answered as labelled, and be most of it, to show its column.
 MIN_PROBES_OF_CLASS = 5
 
@@ -97,24 +100,57 @@ class CommittedKeyVerifier:
         keys_tried = self.terms.keys_tried * open_orders
         terms = replace(self.terms, keys_tried=keys_tried, messages=[])
         verdict = terms.judge(evidence, (), ())
-        if len(self.key.messages) == 1 or not evidence.tests:
+        if not evidence.tests:
             return verdict
-        # Of several customers the likeliest is named, and p corrected for the number of them.
-        tests = self.customer_tests(answers)
-        identified = terms.identify(tests)
-        likeliest = min(identified.p_values, key=identified.p_values.__getitem__)
+        name, naming_p = self._likeliest_customer(answers, keys_tried)
+        verdict = replace(verdict, customer_p_value=naming_p)
+        if len(self.key.messages) == 1:
+            return verdict
+        name = name if naming_p <= NAMING_LEVEL else None
+        p = corrected(self._p_of_customers(answers, name), keys_tried)
+        claimed = all(p <= level for level in verdict.levels.values())
         return replace(
             verdict,
-            score=tests[likeliest].score,
-            p_value=identified.p_value,
-            claimed=identified.name is not None,
-            tests=dict.fromkeys(verdict.tests, identified.p_value),
-            identified=identified.name,
+            p_value=p,
+            claimed=claimed,
+            tests=dict.fromkeys(verdict.tests, p),
+            identified=name if claimed else None,
         )
 
-    def customer_tests(self, answers: Tensor) -> dict[str, Null]:
-        """Return the test of each customer's mark on ``answers`` (N + T, K)."""
-        return self._key_verifier(answers).messages(self._suspect(answers))
+    def tests_of_customers(self, answers: Tensor, name: str | None) -> list[Null]:
+        """Return the tests on which the claim of a key of several customers stands.
+
+        That of the owner's part alone, which copies of several customers have in common; and that
+        of the whole pattern of the customer ``name``, if one is named.
+
+        Args:
+            answers: (N + T, K).
+            name: of the customer; None for none.
+        """
+        tests = [self._exact(answers, self._pattern_key, "owner")]
+        if name is not None:
+            tests.append(self._exact(answers, self._pattern_key.for_message(name), "all"))
+        return tests
+
+    def _p_of_customers(self, answers: Tensor, name: str | None) -> float:
+        """Return p of a key of several customers, for one key that was tried."""
+        owner, *named = (test.p_value() for test in self.tests_of_customers(answers, name))
+        # The named customer is one of as many as there are.
+        return min(1.0, 2 * min(owner, *(len(self.key.messages) * p for p in named), 1.0))
+
+    def _likeliest_customer(self, answers: Tensor, keys_tried: int) -> tuple[str, float]:
+        """Return the likeliest customer, and p of their part alone, corrected for all of them."""
+        keys = self.key.pattern_keys()
+        p = {name: self._exact(answers, key, "customer").p_value() for name, key in keys.items()}
+        likeliest = min(p, key=p.__getitem__)
+        return likeliest, corrected(p[likeliest], len(p) * keys_tried)
+
+    def _exact(self, answers: Tensor, pattern_key: PatternKey, part: Part) -> Null:
+        """Return the test of a ``part`` of the pattern, by the answers to the probes alone."""
+        probs = usable(answers[: self.num_probes])[0]  # (N, K)
+        labels = self._probes.labels[: len(probs)]
+        soft = getattr(self._method, "soft", self._method)  # of a hybrid without its triggers
+        return soft.exact(probs, labels, pattern_key, part)[1]
 
     def p_value(self, answers: Tensor) -> float:
         """Return p of ``answers`` (n, K) to the first n inputs; 1 where nothing can be tested."""

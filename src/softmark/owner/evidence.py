@@ -28,7 +28,7 @@ from softmark.verification.nulls import Binomial, Both, Either, Null
 from softmark.verification.signs import Signs
 from softmark.verification.verdict import Verdict
 
-FORMAT = "softmark evidence 4"
+FORMAT = "softmark evidence 5"
 
 
 def evidence(
@@ -166,14 +166,13 @@ def _asked(examination: Examination) -> dict[str, str]:
 def parts_of(examination: Examination) -> list[tuple[str, Null]]:
     """Return the single tests that p is combined of, each with its name; none without a verdict.
 
-    Of several customers they are those of the likeliest one.
+    Of several customers they are those of the owner's part and of the named customer's pattern.
     """
-    tests = examination.evidence.tests if examination.verdict.tests else {}
-    if len(examination.key_verifier.key.messages) > 1 and tests:
-        of_customers = examination.key_verifier.customer_tests(examination.answers)
-        likeliest = min(of_customers, key=lambda customer: of_customers[customer].p_value())
-        tests = {likeliest: of_customers[likeliest]}
-    return [part for test in tests.values() for part in _single_tests(test)]
+    verdict, key_verifier = examination.verdict, examination.key_verifier
+    tests = list(examination.evidence.tests.values()) if verdict.tests else []
+    if len(key_verifier.key.messages) > 1 and tests:
+        tests = key_verifier.tests_of_customers(examination.answers, verdict.identified)
+    return [part for test in tests for part in _single_tests(test)]
 
 
 def _single_tests(test: Null) -> Iterator[tuple[str, Null]]:
@@ -235,13 +234,12 @@ def source_of_endpoint(endpoint: Endpoint) -> dict[str, Any]:
     return {"url": endpoint.url, "inputs": endpoint.inputs_sent, "requests": endpoint.requests_sent}
 
 
-def _disclosed(key: Key, customer: str | None) -> dict[str, Any] | None:
-    """Return what the pattern follows from; None for a key of customers if none is named."""
-    if len(key.messages) > 1 and customer is None:
-        return None
+def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
+    """Return what the pattern follows from; no customer's seed where none of several is named."""
     victim = None if key.victim is None else key.victim.tolist()
-    message = customer or key.messages[0]
-    return {"seed": key.seed(message).hex(), "victim": victim, "message": message}
+    message = customer or (key.messages[0] if len(key.messages) == 1 else None)
+    seed = None if message is None else key.seed(message).hex()
+    return {"owner": key.seed("").hex(), "seed": seed, "victim": victim, "message": message}
 
 
 def check_folder(folder: Path) -> None:

@@ -28,6 +28,7 @@ TESTS = {
     "pairs": "its part on what two classes show of each other (a new last layer keeps it)",
     "tails, beyond the unmarked model": "tails without what the model showed before it was marked",
     "pairs, beyond the unmarked model": "pairs without what the model showed before it was marked",
+    "differences": "its part on which of two classes shows more: the customer's own",
     "mistakes": "the likeliest classes alone: which are confused more, or less, than expected",
     "triggers": "the answers to the pictures that the secret drew",
     "both": "tails and triggers together (Fisher's method)",

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +25,7 @@ from softmark.models.files import parse_tensors
 from softmark.owner.pattern_key import (
     PatternKey,
     bytes_tensor,
+    customer_root,
     customer_seed,
     pattern_root,
     seals,
@@ -36,7 +35,7 @@ from softmark.owner.statement import Statement, hash_of
 from softmark.tails import is_victim_stats
 from softmark.unpicklable import SecretError
 
-FORMAT = "softmark owner key 5"
+FORMAT = "softmark owner key 6"
 PATTERN = b"softmark pattern 1\n"
 MAX_MESSAGE_BYTES = 1000  # a customer's name
 
@@ -79,9 +78,8 @@ class Key:
 
     def __post_init__(self) -> None:
         statement, mismatches = self.statement, []
-        if len(self.secret) != SECRET_BYTES or tuple(statement.seals) != seals(
-            self.secret, self.messages
-        ):
+        sealed = (statement.owner, *statement.seals)
+        if len(self.secret) != SECRET_BYTES or sealed != seals(self.secret, ["", *self.messages]):
             mismatches.append("secret or customers")
         if statement.victim != hash_of(self.victim, "<f4"):
             mismatches.append("unmarked model")
@@ -113,37 +111,38 @@ class Key:
         return self.statement.classes
 
     def seed(self, message: str) -> bytes:
-        """Return 32 bytes for one customer; they say nothing of the others'."""
+        """Return 32 bytes for one customer, or for "" those of all; they say nothing of others."""
         return customer_seed(self.secret, message)
 
     def pattern_key(self, message: str) -> PatternKey:
         """Return what the pattern of the customer ``message`` follows from.
 
-        The first call takes a tenth of a second. Raises ``InputError`` where the beacon's round
+        A key's first call takes a tenth of a second. Raises ``InputError`` where the beacon's round
         hasn't been taken.
         """
-        if message not in self._pattern_keys:
-            self._pattern_keys.update(self._derive([message]))
+        self._derive([message])
         return self._pattern_keys[message]
 
     def pattern_keys(self) -> dict[str, PatternKey]:
-        """Return ``pattern_key`` of every customer, by as many threads as there are cores."""
-        missing = [name for name in self.messages if name not in self._pattern_keys]
-        self._pattern_keys.update(self._derive(missing))
+        """Return ``pattern_key`` of every customer."""
+        self._derive(self.messages)
         return {name: self._pattern_keys[name] for name in self.messages}
 
-    def _derive(self, messages: Sequence[str]) -> dict[str, PatternKey]:
+    def _derive(self, messages: Sequence[str]) -> None:
+        """Add the missing pattern keys of ``messages``, and what all of them have in common."""
         if self.statement.beacon and not self.randomness:
             raise InputError(
                 "the key's beacon round hasn't been taken: its pattern follows only from that"
             )
-        bound = hashlib.sha256(PATTERN + bytes.fromhex(self.commitment) + self.randomness).digest()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            roots = pool.map(lambda message: pattern_root(self.seed(message), bound), messages)
-            return {
-                message: PatternKey(customer_root, message, self.classes, self.victim)
-                for message, customer_root in zip(messages, roots, strict=True)
-            }
+        if "" not in self._pattern_keys:
+            bound = PATTERN + bytes.fromhex(self.commitment) + self.randomness
+            root = pattern_root(self.seed(""), hashlib.sha256(bound).digest())
+            self._pattern_keys[""] = PatternKey(root, "", self.classes, self.victim)
+        owner = self._pattern_keys[""]
+        for name in messages:
+            if name not in self._pattern_keys:
+                root = customer_root(self.seed(name), owner.seed())
+                self._pattern_keys[name] = PatternKey(root, name, self.classes, self.victim, owner)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise SecretError(
@@ -234,6 +233,11 @@ def check_messages(messages: Any) -> None:
 def _check_format(name: Any, path: str | Path) -> None:
     if name == FORMAT:
         return
+    if name == "softmark owner key 5":
+        raise InputError(
+            f"{path}: a key of an earlier softmark ({name}), whose pattern has no part of the "
+            "owner's own: verify it with the softmark that made it"
+        )
     if str(name) in [f"softmark key {number}" for number in range(1, 5)]:
         raise InputError(
             f"{path}: a key of an earlier softmark ({name}), whose probes could be chosen after "

@@ -22,6 +22,7 @@ from softmark.errors import InputError
 from softmark.methods.watermark import Watermark
 from softmark.models.own import check_model, check_trainable, plain_copy
 from softmark.owner.beacon import Beacon
+from softmark.owner.committed_key_verifier import NAMING_LEVEL
 from softmark.owner.features import has_features, without_features
 from softmark.owner.key import Key, check_messages
 from softmark.owner.named_inputs import adapted, without_adapter
@@ -274,15 +275,15 @@ class Marking:
 
 
 def identification_capacity(verdict: Verdict, keys_tried: int) -> int:
-    """Return how many customers can be tried on a suspect with p still at its level.
+    """Return among how many customers the one of a copy can be named, by ``NAMING_LEVEL``.
 
     At most ``MAX_CAPACITY``; 0 where nothing is claimed. ``keys_tried``: what the verdict's p is
     multiplied by.
     """
     if not verdict.claimed:
         return 0
-    (level,) = set(verdict.levels.values())
-    return math.floor(min(MAX_CAPACITY, keys_tried * level / verdict.p_value))
+    p = verdict.customer_p_value
+    return math.floor(min(MAX_CAPACITY, keys_tried * NAMING_LEVEL / p))
 
 
 def draw_probes(samples: Samples, count: int) -> Samples:

@@ -63,6 +63,7 @@ def commit_key(
         labels=hash_of(labels, "<i4"),
         victim=hash_of(victim, "<f4"),
         triggers=watermark.num_triggers,
+        owner=seals(secret, [""])[0],
         seals=seals(secret, messages),
         level=config["verifier"]["level"],
         beacon=None if beacon is None else beacon.coming(),

@@ -25,10 +25,22 @@ class PatternKey(methods.Key):
         message: the customer.
         classes: K of the marked model.
         victim: what the unmarked model shows, (2, K, K), or None.
+        owner: what all customers' patterns have in common; None for that part itself.
     """
 
-    def __init__(self, root: bytes, message: str, classes: int, victim: Tensor | None):
+    def __init__(
+        self,
+        root: bytes,
+        message: str,
+        classes: int,
+        victim: Tensor | None,
+        owner: PatternKey | None = None,
+    ):
         super().__init__(bytes_tensor(root), bytes_tensor(b""), as_bytes(message), classes, victim)
+        self._owner = [owner or self]  # in a list: a module that holds itself has no end
+
+    def owner_part(self) -> PatternKey:
+        return self._owner[0]
 
     def seed(self) -> bytes:
         return tensor_bytes(self.secret)
@@ -55,7 +67,8 @@ class CustomersKey(PatternKey):
 
     def __init__(self, pattern_keys: Mapping[str, PatternKey]):
         message, first = next(iter(pattern_keys.items()))
-        super().__init__(first.seed(), message, first.classes, first.victim_stats)
+        owner = first.owner_part()
+        super().__init__(first.seed(), message, first.classes, first.victim_stats, owner)
         self._pattern_keys = pattern_keys
 
     def for_message(self, message: str) -> PatternKey:
@@ -64,7 +77,7 @@ class CustomersKey(PatternKey):
 
 
 def customer_seed(secret: bytes, message: str) -> bytes:
-    """Return HMAC-SHA256(secret, message): 32 bytes."""
+    """Return HMAC-SHA256(secret, message): 32 bytes. The empty message is the owner's part."""
     return hmac.new(secret, message.encode(), hashlib.sha256).digest()
 
 
@@ -76,11 +89,19 @@ def seals(secret: bytes, messages: Sequence[str]) -> tuple[str, ...]:
 
 
 def pattern_root(seed: bytes, bound: bytes) -> bytes:
-    """Return 32 bytes, from which a pattern follows.
+    """Return 32 bytes, from which the owner's part of every pattern follows.
 
     ``bound``: the hash of all that was committed to.
     """
     return hashlib.scrypt(seed, salt=bound, **SCRYPT)
+
+
+def customer_root(seed: bytes, owner_root: bytes) -> bytes:
+    """Return 32 bytes, from which the customer's part of a pattern follows.
+
+    It is bound by the owner's: whoever tries keys pays for each ``pattern_root``.
+    """
+    return hmac.new(seed, owner_root, hashlib.sha256).digest()
 
 
 def bytes_tensor(content: bytes) -> Tensor:

@@ -22,7 +22,7 @@ from softmark.errors import InputError
 from softmark.methods.parts.loss import Marking
 from softmark.nodes import fits
 
-FORMAT = "softmark statement 1"
+FORMAT = "softmark statement 2"
 METHODS = ("csp", "usp", "csp_margin", "usp_margin")
 # The numbers of the marking that a loss of one's own needs.
 NUMBERS = ("eps", "gamma", "beta", "margin", "feature_weight", "feature_cosine")
@@ -31,7 +31,7 @@ TYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32
 # tries cost 10^11 seconds of one core. LEVEL_WITH_BEACON: where a beacon drew after the
 # commitment; it is that of an experiment.
 LEVEL, LEVEL_WITH_BEACON = 1e-12, 1e-6
-MAX_CUSTOMERS = 10_000  # each costs whoever verifies a tenth of a second or two
+MAX_CUSTOMERS = 10_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -112,6 +112,7 @@ class Statement:
         labels: hash of the label of each probe, or None.
         victim: hash of what the unmarked model shows, or None.
         triggers: how many pictures the key draws; 0 without triggers.
+        owner: the hash of the seed that all customers' patterns have in common.
         seals: the hash of each customer's seed, in their order.
         level: a p that a claim must reach, stricter than softmark's own; None for softmark's own.
         beacon: the round whose randomness goes into the pattern, or None.
@@ -134,6 +135,7 @@ class Statement:
     labels: str | None
     victim: str | None
     triggers: int
+    owner: str
     seals: tuple[str, ...]
     level: float | None
     beacon: Round | None
@@ -157,7 +159,7 @@ class Statement:
             _check_integer("probes.shape", size, 1, 10**6)
         if len(probes.shape) > 8 or probes.type not in TYPES:
             raise InputError(f"probes of type {short(probes.type)} and {len(probes.shape)} axes")
-        hashes = [probes.sha256, *self.seals, *filter(None, (self.labels, self.victim))]
+        hashes = [probes.sha256, self.owner, *self.seals, *filter(None, (self.labels, self.victim))]
         if wrong := [
             value for value in hashes if not isinstance(value, str) or not SHA256.fullmatch(value)
         ]:

@@ -58,7 +58,7 @@ def usable(answers: Tensor) -> tuple[Tensor, int]:
         (tensor([[0.6250, 0.3750],
                 [0.5000, 0.5000]]), 1)
     """
-    answers = answers.float()
+    answers = answers if answers.dtype == torch.float64 else answers.float()
     sums = answers.double().sum(1)  # (N,)
     # A sum within these bounds is one of finite numbers.
     good = (answers.amin(1) >= 0) & (sums >= SUMS[0]) & (sums <= SUMS[1])  # (N,)

@@ -118,6 +118,7 @@ class Verifier:
             lambda images: usable(suspect.answer(images))[0],
             suspect.network,
             suspect.log,
+            suspect.reads_logits,
             {samples.fingerprint: answers},
         )
         return clean.seen_by(method.needs)

@@ -73,6 +73,8 @@ class Verdict:
     """The p-value that each test must reach."""
     identified: str | None = None
     """The registered customer whom the mark names."""
+    customer_p_value: float | None = None
+    """Of the likeliest customer's part of the pattern alone, corrected for all customers."""
     why: str = ""
     """Why there is no test, or what limits those that there are."""
     grounds: str = ""

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,14 @@ from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
+# Of a pattern: what all customers' copies have, what one customer's copy has alone, or all.
+Part = Literal["all", "owner", "customer"]
+
 MLP = functools.partial(Detector)  # of conf/method/detector/mlp.yaml
 # Which part of the answers a test reads; owner/explanations.py says it to a judge.
-TAILS, PAIRS, MISTAKES = "tails", "pairs", "mistakes"
+TAILS, PAIRS, DIFFERENCES, MISTAKES = "tails", "pairs", "differences", "mistakes"
 BEYOND_VICTIM = ", beyond the unmarked model"
+TURNED = ", in reverse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +78,34 @@ class SoftLabels(TrainedWatermark):
         """Return the (K, K) pattern that follows from the key's secret, salt and message."""
         raise NotImplementedError
 
-    def num_dependent_labels(self, classes: int) -> int:
-        """Return how many of a key's ``random_labels`` depend on the same bits as its pattern."""
-        raise NotImplementedError
-
     def train(
-        self, network: nn.Module, key: Key, answers: Tensor, data: Samples, fit: Fit
+        self,
+        network: nn.Module,
+        key: Key,
+        answers: Tensor,
+        data: Samples,
+        fit: Fit,
+        task_size: int | None = None,
     ) -> nn.Module:
-        """Return the watermarked model; ``answers`` (N, K): the victim's, to the same ``data``."""
+        """Return the watermarked model.
+
+        Args:
+            network: the victim's copy, which is trained on.
+            key: whose pattern it learns.
+            answers: the victim's, to the same ``data``, (N, K).
+            data: the owner's samples, behind which triggers may stand.
+            fit: trains.
+            task_size: how many of ``data`` are no triggers; None for all.
+        """
         raise NotImplementedError
 
-    def exact(self, answers: Tensor, labels: Tensor, key: Key) -> tuple[str, Null, str]:
+    def exact(
+        self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"
+    ) -> tuple[str, Null, str]:
         """Return an exact test of a suspect's answers.
+
+        Whoever serves a model can turn the order of each tail round at no cost (the reverse sigmoid
+        of Lee et al. 2019 does so): every test of tails is made of both orders.
 
         The pattern follows from what the key says of the unmarked model, so that it is random
         whatever that is. A test for which the answers tell nothing isn't counted.
@@ -95,6 +115,8 @@ class SoftLabels(TrainedWatermark):
             labels: what the unmarked model answers to the probes, or their true labels; below 0
                 where neither is known: (N,).
             key: whose mark is looked for.
+            part: of the pattern: ``owner``, the symmetric part, which all customers' copies have;
+                ``customer``, the antisymmetric one, which no other customer's has; or all.
 
         Returns:
             The test's name, the test, and a remark on what it can reach.
@@ -170,7 +192,7 @@ class SoftLabels(TrainedWatermark):
         answers, scores = suspect.answers(probes), torch.empty(0)
         if hasattr(key, "detector"):
             with torch.inference_mode():
-                scores = key.detector(log_of(answers))
+                scores = key.detector(log_of(answers).float())
         name, test, remark = self.exact(answers, probes.labels, key)
         return Evidence(scores, {name: test}, remark)
 
@@ -180,13 +202,34 @@ class SoftLabels(TrainedWatermark):
         if key.classes < 3:
             return {}
         answers = suspect.answers(probes)
-        tests = (self.exact(answers, probes.labels, key.for_message(m)) for m in messages)
-        return {message: test for message, (_, test, _) in zip(messages, tests, strict=True)}
+        keys = {message: key.for_message(message) for message in messages}
+        return {
+            message: self.exact(answers, probes.labels, customer_key, "customer")[1]
+            for message, customer_key in keys.items()
+        }
 
 
 def pairs(classes: int) -> Tensor:
     """Return the entries above the diagonal, one for each pair of classes: a mask (K, K)."""
     return torch.ones(classes, classes, dtype=torch.bool).triu(1)
+
+
+def combine_halves(sums: Tensor, differences: Tensor, classes: int) -> Tensor:
+    """Return the matrix whose pairs of entries have these sums and differences, over sqrt 2.
+
+    Args:
+        sums: s, one for each pair of classes, row by row above the diagonal: (K (K - 1) / 2,).
+        differences: d, as many.
+        classes: K.
+
+    Returns:
+        (K, K): (s + d) / sqrt 2 above the diagonal, (s - d) / sqrt 2 below it, and 0 on it.
+    """
+    above = pairs(classes)
+    matrix, below = torch.zeros(2, classes, classes, dtype=sums.dtype)
+    matrix[above] = (sums + differences) / 2**0.5
+    below[above] = (sums - differences) / 2**0.5
+    return matrix + below.T
 
 
 def observe_victim(victim: nn.Module, data: Samples) -> tuple[Tensor, Tensor]:

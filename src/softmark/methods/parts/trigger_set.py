@@ -86,9 +86,10 @@ def with_triggers(data: Samples, triggers: Samples, fraction: float) -> Samples:
 def random_labels(key: Key, count: int) -> Tensor:
     """Return ``count`` labels that the key draws, each independently: int64 (count,).
 
-    Eight bytes a label: the remainder favours no class by more than K / 2^64.
+    Eight bytes a label: the remainder favours no class by more than K / 2^64. They are the same in
+    every customer's copy.
     """
-    drawn = key.stream(8 * count)
+    drawn = key.owner_part().for_message("labels").stream(8 * count)
     return torch.tensor(
         [int.from_bytes(drawn[8 * i : 8 * i + 8], "big") % key.classes for i in range(count)]
     )

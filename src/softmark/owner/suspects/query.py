@@ -54,11 +54,10 @@ def query_suspect(
     classes_known = Classes(classes, None if class_names is None else tuple(class_names))
     if isinstance(suspect, nn.Module):
         try:
-            answers = predict(adapted(suspect, inputs, layout), inputs)
+            answers = predict(adapted(suspect, inputs, layout), inputs, torch.float64)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"suspect: the module can't take the probes ({reason})") from error
-        logits = False
     elif callable(suspect):
         answers, remarks = _call_twice(
             suspect, inputs, classes_known, lambda part: _given(part, raw, layout)
@@ -72,7 +71,9 @@ def query_suspect(
             f"suspect: {answers.shape[0]} answers with {answers.shape[1:].numel()} classes; the "
             f"key was committed to {len(inputs)} probes and a model of {classes} classes"
         )
-    return as_probabilities(answers, logits), remarks
+    # Of a module the logits count: float64 keeps the order of each tail.
+    probs = answers if isinstance(suspect, nn.Module) else as_probabilities(answers, logits)
+    return probs, remarks
 
 
 def how_asked(suspect: Any) -> str:
@@ -80,13 +81,13 @@ def how_asked(suspect: Any) -> str:
 
     Example:
         >>> how_asked(torch.nn.Linear(2, 2))
-        'as a torch module (Linear), on the machine of whoever verifies'
+        'as a torch module (Linear), on the machine of whoever verifies; its logits count'
     """
     if isinstance(suspect, Endpoint):
         return f"over HTTP (protocol {suspect.protocol}), {suspect.batch_size} inputs a request"
     if isinstance(suspect, nn.Module):
         kind = type(suspect).__name__
-        return f"as a torch module ({kind}), on the machine of whoever verifies"
+        return f"as a torch module ({kind}), on the machine of whoever verifies; its logits count"
     if callable(suspect):
         return "as a function, on the machine of whoever verifies"
     return "by somebody else, whose answers were handed over"
