@@ -32,6 +32,7 @@ from softmark.sweep.spelling import folders_of, spelled
 from softmark.training import Classifier, Fit
 
 NUM_SAMPLES = 8  # of a batch that are counted on
+NUM_STEPS = 12  # of which what is beside the loss is the mean
 PEAK = 989e12  # floating-point operations a second: an H100's (SXM) in bfloat16, dense
 
 
@@ -50,19 +51,27 @@ class Work:
         if isinstance(module, Classifier):
             batch = next(iter(batches))
             size = len(batch.labels)
+            some = type(batch)(*(part[:NUM_SAMPLES] for part in batch))
             with FlopCounterMode(display=False) as counter:
-                module.loss(type(batch)(*(part[:NUM_SAMPLES] for part in batch))).backward()
-            of_step = counter.get_total_flops() * size / min(NUM_SAMPLES, size)
+                module.loss(some).backward()
+            of_loss = counter.get_total_flops()
+            with FlopCounterMode(display=False) as counter:
+                for _ in range(NUM_STEPS):  # a tuned copy takes a step at some of them
+                    module.add_gradients(some)
+            of_step = of_loss + counter.get_total_flops() / NUM_STEPS
+            of_step *= size / min(NUM_SAMPLES, size)
             self.flops[self.role] += module.epochs * len(batches) * of_step
         self.steps[self.role] += module.epochs * len(batches)
         return module.network.eval()
 
-    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+    def predict(
+        self, network: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Count what the answers to ``inputs`` would take, and return random ones."""
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             answers = network.eval()(as_input(inputs[:2]))
         self.flops["asking"] += counter.get_total_flops() * len(inputs) / len(answers)
-        return torch.randn(len(inputs), answers.shape[1]).softmax(1)
+        return torch.randn(len(inputs), answers.shape[1], dtype=dtype).softmax(1)
 
     def count(self, cells: list[dict[str, Any]]) -> None:
         """Run ``cells`` with these counters in place of training and of answers."""

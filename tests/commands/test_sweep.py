@@ -102,8 +102,10 @@ def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     table = (tmp_path / "robust.md").read_text()
-    lines = [line for line in table.splitlines() if line.startswith(("| usp", "| csp"))]
-    assert len(lines) == 6 + 2  # a line for each cell, and one for each method
+    cells = r"^\| (usp|csp) \| (finetune|prune|distill) \| (yes|no) \|"
+    assert len(re.findall(cells, table, re.MULTILINE)) == 6
+    methods = r"^\| (usp|csp) \| 3 \| \d \|"
+    assert len(re.findall(methods, table, re.MULTILINE)) == 2
     assert "python run.py -m method=usp,csp attack=finetune,prune,distill" in table
     assert "torch" in table.splitlines()[-1]
     assert len((tmp_path / "robust.csv").read_text().splitlines()) == 7

@@ -66,9 +66,9 @@ def test_what_was_marked_in_a_wrapper_is_read_into_the_plain_model(tmp_path, mon
         recipe={"epochs": 1},
     )  # fmt: skip
     softmark.save(marked, tmp_path / "marked")
-    (tmp_path / "mine.py").write_text("from helpers.owners import build")
+    (tmp_path / "plain_model.py").write_text("from helpers.owners import build")
     monkeypatch.chdir(tmp_path)
-    read = load_model("mine:build", tmp_path / "marked" / "model.safetensors")
+    read = load_model("plain_model:build", tmp_path / "marked" / "model.safetensors")
     torch.testing.assert_close(read(INPUTS[:5]), marked.model(INPUTS[:5]))
 
 
@@ -198,7 +198,7 @@ class Pictures(Dataset):
 
     def __getitem__(self, index):
         size = self.sizes[index % len(self.sizes)]
-        return Image.new("L", (size, size)) if self.pil else torch.rand(1, size, size), index % 3
+        return Image.new("L", (size, size)) if self.pil else torch.ones(1, size, size), index % 3
 
 
 class Broken(Pictures):

@@ -23,7 +23,7 @@ from softmark.methods.margin import Margin
 from softmark.methods.parts.checks import check_fraction
 from softmark.methods.parts.soft_labels import SoftLabels
 from softmark.methods.parts.trigger_set import with_triggers
-from softmark.methods.usp import USP
+from softmark.methods.usp import USP, USPMarking
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, predict
@@ -51,7 +51,7 @@ class Hybrid(Watermark):
 
     message: str = "softmark"
     """The customer or the licence: it goes into the key. Any text but the empty one."""
-    soft: SoftLabels = field(default_factory=USP)
+    soft: SoftLabels = field(default_factory=lambda: USP(marking=USPMarking(copy_weight=0.5)))
     """The mark of the answers to pictures of the task."""
     triggers: Adi = field(default_factory=lambda: Margin(num_triggers=100))
     """The trigger set, which is learnt first."""

@@ -13,6 +13,7 @@ thief's own way holds for longer trainings (docs/settings/strength.md).
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Mapping
 
 import torch
@@ -56,6 +57,9 @@ class TunedCopy:
         self.most_steps = most_steps
         self.weight = weight
         self.task_size = task_size
+        # Copies live for numbers of steps that no device is asked for.
+        self.seed = int(torch.randint(2**31, ()))
+        self.copies = 0
         self.steps_left = 0  # of the copy
         self.wait = 0  # steps of the network until the copy's next
 
@@ -71,11 +75,15 @@ class TunedCopy:
         is_fresh = self.steps_left == 0
         if is_fresh:
             self._renew()
-            self.steps_left = 1 + int(torch.randint(1, self.most_steps + 1, ()))
+            drawn = random.Random(f"{self.seed}/{self.copies}").randint(1, self.most_steps)
+            self.copies, self.steps_left = self.copies + 1, 1 + drawn
         logits, labels = self.copy(batch.inputs), batch.labels  # (B, K), (B,)
         if self.task_size is not None:
             of_task = batch.index < self.task_size  # (B,)
-            logits, labels = logits[of_task], labels[of_task]
+            # The first one of the task takes the place of each trigger: all shapes stay.
+            places = torch.arange(len(labels), device=labels.device)
+            places = torch.where(of_task, places, of_task.int().argmax())
+            logits, labels = logits[places], labels[places]
         if not is_fresh:
             self._add_mark_gradient(logits, labels)
         self._tune(logits, labels)
@@ -83,7 +91,8 @@ class TunedCopy:
 
     def state(self) -> dict[str, Tensor]:
         """Return what a training that is interrupted needs to go on as undisturbed."""
-        state = {"counters": torch.tensor([self.steps_left, self.wait])}
+        counters = [self.steps_left, self.wait, self.copies, self.seed]
+        state = {"counters": torch.tensor(counters)}
         if self.steps_left:
             state |= {f"weights.{name}": value for name, value in self.copy.state_dict().items()}
             for number, weight in enumerate(self.copy.parameters()):
@@ -93,7 +102,7 @@ class TunedCopy:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take what ``state`` gave."""
-        self.steps_left, self.wait = state["counters"].tolist()
+        self.steps_left, self.wait, self.copies, self.seed = state["counters"].tolist()
         if not self.steps_left:
             return
         self._renew()
