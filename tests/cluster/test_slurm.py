@@ -22,7 +22,8 @@ COMMAND = (
     "from softmark.cli import main\n"
     "main()\n"
 )
-SWEEP = ("method=usp,csp", "attack=none", "trainer.threads=1")
+# Marks that take seconds: what is killed must still be in the making.
+SWEEP = ("method=usp,csp", "attack=none", "trainer.threads=1", "method.epochs_factor=40")
 SMALL = ("method=none", "attack=none")
 VOLATILE = {"seconds", "stage_seconds", "date", "path"}
 
