@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from softmark.errors import InputError
-from softmark.models.files import read_tensors
+from softmark.models.files import below, read_tensors
 
 EVERY = 30.0  # seconds between two states of a training; shorter ones keep none
 
@@ -171,12 +171,3 @@ def restore(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-
-
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.models.access import Answer, Query, Suspect, answers_of, log_of_queries
-from softmark.models.files import read_tensors
+from softmark.models.files import below, read_tensors
 from softmark.nodes import make
 from softmark.store.address import Stage
 
@@ -54,7 +54,7 @@ class ServingChain:
         transforms = _transforms(folder)
         for number, step in enumerate(steps):
             if step.transform is not None:
-                step.transform.load_state_dict(_part(transforms, number))
+                step.transform.load_state_dict(below(f"{number}.", transforms))
         return cls(steps=steps)
 
     @property
@@ -104,16 +104,6 @@ def _transforms(folder: Path) -> dict[str, Tensor]:
     """Return what ``save_transforms`` wrote into ``folder``; nothing where it wrote nothing."""
     path = folder / TRANSFORMS
     return read_tensors(path)[0] if path.exists() else {}
-
-
-def _part(tensors: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Return the tensors of step ``number``, by the names that they have in its module."""
-    prefix = f"{number}."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def load_key(path: Path, method: Any) -> Key | None:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from softmark.batches import Batch
-from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.methods.parts.feature_mark import NetworkWithFeatures
 from softmark.methods.parts.loss import Marking, MarkingLoss
@@ -38,9 +37,10 @@ from softmark.methods.parts.soft_labels import (
 )
 from softmark.methods.parts.teacher import Teacher
 from softmark.methods.parts.tuned_copy import TunedCopy
+from softmark.models.files import below
 from softmark.recipe import Recipe
 from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
-from softmark.training import Classifier, Fit
+from softmark.training import Classifier
 from softmark.verification.nulls import Either
 from softmark.verification.signs import Signs
 
@@ -121,8 +121,7 @@ class CSPModule(Classifier):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what ``on_save_checkpoint`` added."""
-        prefix = "tuned_copy."
-        state = {n.removeprefix(prefix): v for n, v in checkpoint.items() if n.startswith(prefix)}
+        state = below("tuned_copy.", checkpoint)
         if self.tuned_copy is not None and state:
             self.tuned_copy.restore(state)
         if (means := checkpoint.get("feature_means")) is not None:
@@ -156,18 +155,11 @@ class CSP(SoftLabels):
         size = math.ceil(key.classes * (key.classes - 1) / 16)  # a bit a pair
         return sign_matrix(key.owner_part().stream(size), key.stream(size), key.classes)
 
-    def train(
-        self,
-        network: nn.Module,
-        key: Key,
-        answers: Tensor,
-        data: Samples,
-        fit: Fit,
-        task_size: int | None = None,
-    ) -> nn.Module:
+    def marking_module(
+        self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
+    ) -> CSPModule:
         pattern = self.pattern(key)
-        module = CSPModule(network, self.marking_recipe, pattern, answers, self.marking, task_size)
-        return fit(module, data, "marking")
+        return CSPModule(network, self.marking_recipe, pattern, answers, self.marking, task_size)
 
     def exact(
         self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"

@@ -22,7 +22,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from softmark.batches import Batch
-from softmark.data.roles import Samples
 from softmark.methods.csp import CSPModule
 from softmark.methods.key import Key
 from softmark.methods.parts.detector import Detector, shuffle_tails
@@ -48,7 +47,6 @@ from softmark.tails import (
     project_out,
     tail_sums,
 )
-from softmark.training import Fit
 from softmark.verification.nulls import Direction, Either
 
 ENOUGH = 18  # dimensions in which an attacked model can reach a claim
@@ -209,18 +207,11 @@ class USP(SoftLabels):
         size = 4 * key.classes * (key.classes - 1)  # 8 bytes a pair
         return directions(key.owner_part().stream(size), key.stream(size), key.classes)
 
-    def train(
-        self,
-        network: nn.Module,
-        key: Key,
-        answers: Tensor,
-        data: Samples,
-        fit: Fit,
-        task_size: int | None = None,
-    ) -> nn.Module:
+    def marking_module(
+        self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
+    ) -> USPModule:
         pattern, recipe = self.pattern(key), self.marking_recipe
-        module = USPModule(network, recipe, pattern, answers, self.marking, key.detector, task_size)
-        return fit(module, data, "marking")
+        return USPModule(network, recipe, pattern, answers, self.marking, key.detector, task_size)
 
     def exact(
         self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"

@@ -32,6 +32,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return parse_tensors(content, path)
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
 def parse_tensors(content: bytes, where: object) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what ``read_tensors`` does, of a file's ``content``; ``where`` names it in errors."""
     try:

@@ -17,7 +17,7 @@ from softmark.methods.parts.soft_labels import Part
 from softmark.models.access import Suspect
 from softmark.owner.checks import check_keys_tried, check_probes, check_triggers, checked_labels
 from softmark.owner.key import Key
-from softmark.owner.pattern_key import CustomersKey, PatternKey
+from softmark.owner.pattern_key import PatternKey
 from softmark.owner.watermarks import watermark_of_statement
 from softmark.settings import CONF
 from softmark.tails import confusion_counts, is_clear
@@ -70,18 +70,14 @@ class CommittedKeyVerifier:
         self.num_probes = key.statement.probes.count
         check_probes(key.statement, inputs)
         self._method = watermark_of_statement(key.statement)
-        pattern_keys = key.pattern_keys()
-        self._pattern_key = pattern_keys[key.messages[0]]
-        if len(pattern_keys) > 1:
-            self._pattern_key = CustomersKey(pattern_keys)
+        self._pattern_key = key.pattern_key(key.messages[0])
         check_triggers(self._method, self._pattern_key, inputs[self.num_probes :])
         self.checked_labels = None
         if labels is not None:
             self.checked_labels = checked_labels(labels, self.num_probes, key.classes)
         self._probes = Samples(inputs[: self.num_probes], self._agreed_labels())
         check_keys_tried(keys_tried)
-        customers = list(key.messages) if len(key.messages) > 1 else []
-        self.terms = terms_of_a_claim(len(inputs), level, keys_tried, customers)
+        self.terms = terms_of_a_claim(len(inputs), level, keys_tried)
 
     def evidence(self, answers: Tensor) -> Evidence:
         """Return what ``answers`` show of the key: (N + T, K), or to the first of the inputs."""
@@ -98,8 +94,7 @@ class CommittedKeyVerifier:
         ``open_orders``: how many orders of classes are left open; p is multiplied by it.
         """
         keys_tried = self.terms.keys_tried * open_orders
-        terms = replace(self.terms, keys_tried=keys_tried, messages=[])
-        verdict = terms.judge(evidence, (), ())
+        verdict = self._judge_first(evidence, keys_tried)
         if not evidence.tests:
             return verdict
         name, naming_p = self._likeliest_customer(answers, keys_tried)
@@ -117,6 +112,10 @@ class CommittedKeyVerifier:
             identified=name if claimed else None,
         )
 
+    def _judge_first(self, evidence: Evidence, keys_tried: int) -> Verdict:
+        """Return the verdict of the first customer's key, as if there were no other."""
+        return replace(self.terms, keys_tried=keys_tried).judge(evidence, (), ())
+
     def tests_of_customers(self, answers: Tensor, name: str | None) -> list[Null]:
         """Return the tests on which the claim of a key of several customers stands.
 
@@ -129,7 +128,7 @@ class CommittedKeyVerifier:
         """
         tests = [self._exact(answers, self._pattern_key, "owner")]
         if name is not None:
-            tests.append(self._exact(answers, self._pattern_key.for_message(name), "all"))
+            tests.append(self._exact(answers, self.key.pattern_key(name), "all"))
         return tests
 
     def _p_of_customers(self, answers: Tensor, name: str | None) -> float:
@@ -154,7 +153,11 @@ class CommittedKeyVerifier:
 
     def p_value(self, answers: Tensor) -> float:
         """Return p of ``answers`` (n, K) to the first n inputs; 1 where nothing can be tested."""
-        p = self.judge(self.evidence(answers), answers, self.open_orders(answers)).p_value
+        evidence, open_orders = self.evidence(answers), self.open_orders(answers)
+        if len(self.key.messages) == 1:  # nobody need be named
+            p = self._judge_first(evidence, self.terms.keys_tried * open_orders).p_value
+        else:
+            p = self.judge(evidence, answers, open_orders).p_value
         return 1.0 if p is None else p
 
     def open_orders(self, answers: Tensor) -> int:
@@ -212,13 +215,11 @@ def num_open_orders(num_open_classes: int, classes: int) -> int:
     return math.perm(classes, num_open_classes) * num_open_classes**2
 
 
-def terms_of_a_claim(
-    num_inputs: int, level: float, keys_tried: int, customers: list[str]
-) -> Verifier:
+def terms_of_a_claim(num_inputs: int, level: float, keys_tried: int) -> Verifier:
     """Return softmark's own verifier at ``level``: no key has a say in it."""
     standard = _standard_verifier()
     config = {**standard, "levels": {**standard["levels"], "exact": level}, "usable": MIN_USABLE}
-    config |= {"probes": num_inputs, "keys_tried": keys_tried, "messages": customers}
+    config |= {"probes": num_inputs, "keys_tried": keys_tried}
     return Verifier(**config)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,27 +53,6 @@ class PatternKey(methods.Key):
         """Return the key of another stream of the same customer."""
         root = hmac.new(self.seed(), message.encode(), hashlib.sha256).digest()
         return PatternKey(root, message, self.classes, self.victim_stats)
-
-
-class CustomersKey(PatternKey):
-    """The key of the first of several customers, which knows those of all.
-
-    So a watermark that looks for each message (``Watermark.identify``) looks for each customer.
-    Several customers have no triggers: ``for_message`` names customers alone.
-
-    Args:
-        pattern_keys: of every customer, in their order.
-    """
-
-    def __init__(self, pattern_keys: Mapping[str, PatternKey]):
-        message, first = next(iter(pattern_keys.items()))
-        owner = first.owner_part()
-        super().__init__(first.seed(), message, first.classes, first.victim_stats, owner)
-        self._pattern_keys = pattern_keys
-
-    def for_message(self, message: str) -> PatternKey:
-        """Return the key of the customer ``message``."""
-        return self._pattern_keys[message]
 
 
 def customer_seed(secret: bytes, message: str) -> bytes:

@@ -22,7 +22,7 @@ from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.recipe import Recipe
 from softmark.tails import compute_victim_stats, is_victim_stats, log_of
-from softmark.training import Fit, predict
+from softmark.training import Classifier, Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
 
@@ -97,6 +97,12 @@ class SoftLabels(TrainedWatermark):
             fit: trains.
             task_size: how many of ``data`` are no triggers; None for all.
         """
+        return fit(self.marking_module(network, key, answers, task_size), data, "marking")
+
+    def marking_module(
+        self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
+    ) -> Classifier:
+        """Return what ``train`` trains; arguments as there."""
         raise NotImplementedError
 
     def exact(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.batches import Batch
+from softmark.models.files import below
 from softmark.recipe import Recipe
 
 EVERY = 3  # steps of the network for each of the copy
@@ -106,9 +107,7 @@ class TunedCopy:
         if not self.steps_left:
             return
         self._renew()
-        prefix = "weights."
-        weights = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-        self.copy.load_state_dict(weights)
+        self.copy.load_state_dict(below("weights.", state))
         for number, weight in enumerate(self.copy.parameters()):
             if (momentum := state.get(f"momentum.{number}")) is not None:
                 self.optimizer.state[weight]["momentum_buffer"] = momentum.to(weight.device)
