@@ -21,10 +21,13 @@ from helpers import nearly, owners
 from softmark import InputError
 from softmark.methods.csp import CSP
 from softmark.owner.commitment import publication
+from softmark.owner.committed_key_verifier import CommittedKeyVerifier
+from softmark.owner.new_key import commit_key
 from softmark.owner.verify import examine
 from softmark.owner.watermarks import owner_config, watermark_of_config, watermark_of_statement
 from softmark.tails import compute_victim_stats
 from softmark.training import predict
+from softmark.verification.nulls import Measured
 
 
 @functools.cache
@@ -305,6 +308,27 @@ def test_the_leaking_customer_is_named():
     verdict = softmark.verify(owners.innocent(), key, owners.probes())
     assert (verdict.claimed, verdict.identified) == (False, None)
     assert len(set(publication(key.statement)["statement"]["seals"])) == 3
+
+
+def test_without_a_claim_nobody_is_named_and_p_stands_on_the_owner_s_part(monkeypatch):
+    """What nobody discloses must not count: recheck.py would compute another p."""
+    names = ["anna", "bert", "carl"]
+    key = commit_key(
+        "csp", owner_config("csp"), names, 10, owners.probes(), None, owners.labelled()[1], None
+    )
+    examined = examine(owners.innocent(), key, owners.probes())
+    key_verifier, answers = examined.key_verifier, examined.answers
+    p_values = {"owner": 1e-5, "all": 1e-11, "customer": 1e-9}
+    monkeypatch.setattr(
+        CommittedKeyVerifier, "_exact", lambda *given: Measured("exact", 0.0, p_values[given[-1]])
+    )
+    verdict = key_verifier.judge(examined.evidence, answers, 1)
+    assert (verdict.claimed, verdict.identified) == (False, None)
+    assert verdict.p_value == nearly(2e-5)
+    p_values["all"] = 1e-14
+    verdict = key_verifier.judge(examined.evidence, answers, 1)
+    assert (verdict.claimed, verdict.identified) == (True, "anna")
+    assert verdict.p_value == nearly(6e-14)
 
 
 # --- Keys as files.

@@ -103,14 +103,12 @@ class CommittedKeyVerifier:
             return verdict
         name = name if naming_p <= NAMING_LEVEL else None
         p = corrected(self._p_of_customers(answers, name), keys_tried)
-        claimed = all(p <= level for level in verdict.levels.values())
-        return replace(
-            verdict,
-            p_value=p,
-            claimed=claimed,
-            tests=dict.fromkeys(verdict.tests, p),
-            identified=name if claimed else None,
-        )
+        claimed = p <= min(verdict.levels.values())
+        if name is not None and not claimed:
+            # Nobody is named without a claim: p stands on what may be disclosed, the owner's part.
+            name, p = None, corrected(self._p_of_customers(answers, None), keys_tried)
+        tests = dict.fromkeys(verdict.tests, p)
+        return replace(verdict, p_value=p, claimed=claimed, tests=tests, identified=name)
 
     def _judge_first(self, evidence: Evidence, keys_tried: int) -> Verdict:
         """Return the verdict of the first customer's key, as if there were no other."""
