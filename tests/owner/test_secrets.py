@@ -86,7 +86,10 @@ def test_a_training_with_checkpoints_and_weights_and_biases_writes_no_secret(tmp
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
-    logger = WandbLogger(save_dir=tmp_path, offline=True, project="mine", log_model=False)
+    # The mode as well: wandb that was set up before in this process reads no environment again.
+    logger = WandbLogger(
+        save_dir=tmp_path, offline=True, mode="offline", project="mine", log_model=False
+    )
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=[logger, CSVLogger(tmp_path)],
         default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
