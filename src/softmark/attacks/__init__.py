@@ -24,6 +24,7 @@ _NAMES = {
     ),
     "finetune": ("FineTune", "ReTrain", "SelfDistill", "SmoothLabels", "TrainAdversarially"),
     "forge": ("Forge",),
+    "heads": ("FitDiscriminant", "FitLogistic", "ServeNeighbours"),
     "independent": ("Independent",),
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
