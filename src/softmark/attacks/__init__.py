@@ -28,6 +28,7 @@ _NAMES = {
     "independent": ("Independent",),
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
+    "recover": ("DistillRecovered",),
     "search": ("Candidate", "Search"),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
