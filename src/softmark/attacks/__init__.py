@@ -29,6 +29,7 @@ _NAMES = {
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
     "recover": ("DistillRecovered",),
+    "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
     "search": ("Candidate", "Search"),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),

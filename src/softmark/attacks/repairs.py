@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from softmark.accuracy import accuracy
 from softmark.attacks.attack import (
     RECIPE,
     Attack,
     AttackResult,
+    check_count,
     check_fraction,
     check_not_negative,
     check_positive,
@@ -20,20 +20,17 @@ from softmark.attacks.attack import (
 from softmark.attacks.finetune import last_layer
 from softmark.batches import Batch
 from softmark.data.roles import Samples
-from softmark.errors import InputError
 from softmark.recipe import Recipe
 from softmark.training import Classifier, Fit, predict
 
 
 @dataclass(kw_only=True, eq=False)
-class Repair(Attack):
-    """Train the stolen model on, for a multiple of the victim's own training; subclasses say how.
+class LongTraining:
+    """The numbers of an attack that trains for a multiple of the victim's own training.
 
     Repairs are published with steps on thousands of pictures, which five epochs of few pictures
     aren't: here their length follows the victim's.
     """
-
-    access = "weights"
 
     recipe: Recipe = RECIPE
     """How the victim was trained: batch size, learning rate, momentum, weight decay, crops."""
@@ -50,9 +47,6 @@ class Repair(Attack):
     def tuned(self) -> Recipe:
         """The recipe of this training."""
         return self.recipe.scaled(epochs=self.epochs_factor, lr=self.lr_factor)
-
-    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        return AttackResult(fit(Classifier(target, self.tuned), data, "repair"))
 
 
 class SharpnessModule(Classifier):
@@ -75,19 +69,23 @@ class SharpnessModule(Classifier):
             weight += move
             weight.grad = None
         with torch.enable_grad():
-            self.manual_backward(self.loss(batch))
+            loss = self.loss(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
         for weight, move in zip(weights, moves, strict=True):
             weight -= move
 
 
 @dataclass(kw_only=True, eq=False)
-class FineTuneFlat(Repair):
+class FineTuneFlat(LongTraining, Attack):
     """Fine-tune towards a flat minimum, on smoothed labels: FT-SAM.
 
     Zhu et al., "Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization"
     (ICCV 2023). A mark's weights are large, and adaptive steps move large weights furthest. Numbers
     of BackdoorBench's config, but for the length: 100 epochs of 2,500 pictures there.
     """
+
+    access = "weights"
 
     epochs_factor: float = 5.0
     """Epochs over the recipe's; above 0, and one at least is left."""
@@ -129,13 +127,15 @@ class ShiftModule(Classifier):
 
 
 @dataclass(kw_only=True, eq=False)
-class ShiftFeatures(Repair):
+class ShiftFeatures(LongTraining, Attack):
     """Draw the last layer anew and keep it unlike the old one, so that the features move: FST.
 
     Min et al., "Towards Stable Backdoor Purification through Feature Shift Tuning" (NeurIPS 2023).
     Numbers of its code, but for the length: 10 epochs of a fiftieth of CIFAR-10, at a tenth of the
     rate that it trains with.
     """
+
+    access = "weights"
 
     alpha: float = 0.2
     """Weight of the last layers' inner product beside the cross-entropy; 0 or more."""
@@ -153,7 +153,7 @@ class ShiftFeatures(Repair):
 
 
 @dataclass(kw_only=True, eq=False)
-class Forget(Repair):
+class Forget(LongTraining, Attack):
     """Learn random labels until the model knows little, then the true ones: SEAM.
 
     Zhu et al., "Selective Amnesia: On Efficient, High-Fidelity and Blind Suppression of Backdoor
@@ -162,6 +162,8 @@ class Forget(Repair):
     epoch by epoch, by the recipe's SGD.
     """
 
+    access = "weights"
+
     bound: float = 0.2
     """Accuracy below which the model has forgotten enough; 0 to 1."""
     rounds: int = 20
@@ -169,6 +171,7 @@ class Forget(Repair):
 
     def __post_init__(self) -> None:
         check_fraction("bound", self.bound)
+        check_count("rounds", self.rounds)
         super().__post_init__()
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
