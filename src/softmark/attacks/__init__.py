@@ -26,6 +26,7 @@ _NAMES = {
     "forge": ("Forge",),
     "heads": ("FitDiscriminant", "FitLogistic", "ServeNeighbours"),
     "independent": ("Independent",),
+    "poisoned": ("Bias", "MisleadGradient", "ReverseSigmoid", "UniformNoise"),
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
     "recover": ("DistillRecovered",),
