@@ -28,6 +28,17 @@ from helpers import ROOT
 from softmark import renamed
 from softmark.commands.main import SUMMARIES, main
 from softmark.experiment.run import run_cell
+from softmark.report.compare import rivals_of
+from softmark.report.outcomes import outcomes
+from softmark.report.published import published_tables
+from softmark.report.significance import (
+    Setting,
+    compare_pairs,
+    intervals,
+    mean_ranks,
+    scores_of,
+)
+from softmark.report.summary import families_table, summary_table
 from softmark.sweep.command_line import check_arguments
 
 README = ROOT / "README.md"
@@ -501,6 +512,46 @@ def test_the_nineteen_methods_of_the_page():
             assert keys_claimed("digits-rivals", method) == int(keys), method
     words = f"usp resists {resisted('digits-robustness', 'usp')} of 84 attacks, csp "
     assert words + str(resisted("digits-robustness", "csp")) in page.read_text(encoding="utf-8")
+
+
+def test_the_comparison_is_what_the_tests_say_of_the_table():
+    page = ROOT / "docs" / "results" / "comparison.md"
+    ((rows, _),) = published_tables([TABLES / "digits-rivals.csv"]).values()
+    ranked, first, second = tables_of(page)
+    settings = [Setting("attack"), Setting("family")]
+    scores = [scores_of(outcomes(rows), setting) for setting in settings]
+    pairs = [compare_pairs(s, setting.unit) for s, setting in zip(scores, settings, strict=True)]
+    ranks = [mean_ranks(s.votes(setting.unit)) for s, setting in zip(scores, settings, strict=True)]
+    ends = intervals(scores[0], scores[0].kept.T)
+    for method, kept, interval, *shown in ranked[2:]:
+        place = scores[0].methods.index(method)
+        assert kept == f"{100 * scores[0].kept[:, place].mean():.0f}"
+        assert interval == " to ".join(f"{100 * end[place]:.0f}" for end in ends)
+        counts = [[len(some) for some in rivals_of(of_unit, method)] for of_unit in pairs]
+        assert shown == [
+            *(f"{of_unit[place]:.2f}" for of_unit in ranks),
+            *(f"{better}:{worse}" for better, worse, _ in counts),
+        ]
+    summary, families = (
+        {line[0]: dict(zip(table[0], line, strict=True)) for line in table[1:]}
+        for table in (summary_table(rows), families_table(rows))
+    )
+    for method, every, counted, *shown in first[2:]:
+        of_family = families[method]
+        assert int(every) == resisted("digits-rivals", method)
+        assert counted == summary[method]["survived"]
+        both = [of_family[name].split(" of ") for name in ("prune", "repair")]
+        pruned = " of ".join(str(sum(map(int, numbers))) for numbers in zip(*both, strict=True))
+        tuned, drawn, weights, students = (
+            of_family[name] for name in ("finetune", "retrain", "weights", "distill")
+        )
+        assert shown == [tuned, drawn, pruned, weights, students]
+    for method, *shown in second[2:]:
+        names = ("serve", "input", "collude", "adaptive")
+        assert shown == [*(families[method][n] for n in names), summary[method]["families"]]
+    of_students = compare_pairs(scores[0].within("distill"), "attack")
+    for method in (*SOFT, *BOTH):
+        assert len(rivals_of(of_students, method)[0]) == 15
 
 
 def test_the_sweep_of_the_readme_is_seed_0_of_the_table():

@@ -21,6 +21,7 @@ from softmark.report.rows import Row
 from softmark.report.summary import summary_table
 from softmark.report.tradeoff import tradeoff
 
+SHOWN = ("method", "attacks", "survived", "worst", "claimed", "p median")
 LINES = ["method=usp,csp", "attack=prune,distill", "seed=0,1,2", "scale=smoke"]
 
 
@@ -126,14 +127,15 @@ def test_the_worst_attack_is_chosen_by_claims_then_by_p_while_the_suspect_is_of_
             )
         chosen = f"attack={','.join(p_values)}"
         sheet, _ = read_sheet("method=usp", chosen, "scale=smoke", f"output_dir={tmp_path}")
-        return summary_table(sheet.rows)[1][:6]
+        line = dict(zip(*summary_table(sheet.rows), strict=True))
+        return [line[name] for name in SHOWN]
 
     # No attack, an innocent, a useless suspect; and one that is claimed in spite of its p.
     unfit = {"none": 1.0, "innocent_independent": 1.0, "distill_hard": 1.0, "finetune": 0.5}
     worst = swept(**unfit, prune=1e-3, distill=0.02)
-    assert worst == ["usp", "4", "1", "distill", "0 of 1", "0.020"]
+    assert worst == ["usp", "4", "1 of 3", "distill", "0 of 1", "0.020"]
     worst = swept(**unfit, prune=None, distill=0.02)
-    assert worst == ["usp", "4", "1", "prune", "0 of 1", "—"]
+    assert worst == ["usp", "4", "1 of 3", "prune", "0 of 1", "—"]
 
 
 def test_two_seeds_are_both_shown(archived, tmp_path):

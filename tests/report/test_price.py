@@ -4,7 +4,7 @@ import pytest
 
 from softmark.report.price import outcome, price_table
 from softmark.report.rows import Row, filled
-from softmark.report.summary import summary_table
+from softmark.report.summary import families_table, summary_table
 
 
 def record(**changes):
@@ -73,12 +73,30 @@ def test_prices_are_sorted_by_what_is_lost_and_leave_out_what_removed_nothing():
 def test_the_summary_names_the_least_loss_and_the_least_work():
     head, line = summary_table(ROWS)
     found = dict(zip(head, line, strict=True))
-    assert (found["attacks"], found["survived"], found["removed"]) == ("5", "1", "2")
+    assert (found["attacks"], found["survived"], found["removed"]) == ("5", "1 of 4", "2")
+    assert (found["families"], found["apart"]) == ("1 of 4", "1 useless")
     assert (found["least loss"], found["least work"]) == ("cheap (0.50)", "quick (0.5 s)")
     _, line = summary_table([row("never", record(claimed=True))] * 3)
-    assert line[1:3] == ["3", "3"]
+    assert line[1:5] == ["3", "3 of 3", "1 of 1", "0"]
     assert line[-3:] == ["0", "—", "—"]
     assert summary_table(ROWS[:1]) == []
+
+
+def test_a_tally_counts_by_family_what_could_hurt_and_leaves_a_useful_suspect():
+    rows = [
+        row("prune", record(claimed=True)),
+        row("prune_layers", record()),
+        row("distill", record(claimed=True)),
+        # A student of 15 %, a mirrored digit, and a map that keeps the order: survived, yet apart.
+        row("distill_noise", record(claimed=True, suspect_accuracy=0.15)),
+        row("input_mirror", record(claimed=True, suspect_accuracy=0.35)),
+        row("serve_temperature", record(claimed=True)),
+    ]
+    assert families_table(rows) == [
+        ["method", "prune", "distill", "input", "serve", "apart"],
+        ["csp", "1 of 2", "1 of 1", "—", "—", "2 useless, 1 harmless"],
+    ]
+    assert summary_table(rows)[1][1:5] == ["6", "2 of 3", "1 of 2", "2 useless, 1 harmless"]
 
 
 def test_settings_are_no_attacks_on_one_model():

@@ -3,10 +3,13 @@
     softmark report table=robustness
     softmark report --name mine method=usp,csp attack=none,distill 'seed=range(0,5)'
     softmark report --page [table=NAME]
+    softmark report --compare table=comparison
+    softmark report --compare outputs/tables/digits-rivals.csv
 
 The overrides are those that softmark run was given; a cell that this version of the code hasn't run
 is missing. Writes NAME.md, NAME.tex, NAME.csv (one line a cell) and plots (SVG and PNG) into --to;
-with --page one self-contained NAME.html instead, or all.html of all records in output_dir.
+with --page one self-contained NAME.html instead, or all.html of all records in output_dir; with
+--compare the tests between its methods, for which a published table will do.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes to ``parser``."""
-    parser.add_argument("overrides", nargs="*", help="as given to softmark run")
+    parser.add_argument("overrides", nargs="*", help="as given to softmark run, or FILE.csv")
     parser.add_argument("--name", help="of the files; the table's, where none is given")
     parser.add_argument("--to", type=Path, default=Path("outputs/tables"), metavar="DIR")
-    parser.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--page", action="store_true", help="HTML; of all records, if unnamed")
+    form.add_argument("--compare", action="store_true", help="tests between methods")
 
 
 def left_behind(options: argparse.Namespace) -> str:
@@ -32,11 +37,12 @@ def left_behind(options: argparse.Namespace) -> str:
 def run(options: argparse.Namespace) -> None:
     """Write the tables or the page, and print the paths."""
     from softmark.renamed import current
-    from softmark.report.sheets import write_page_of, write_tables_of
+    from softmark.report.sheets import write_comparison_of, write_page_of, write_tables_of
     from softmark.settings import configs
     from softmark.sweep.spelling import folders_of, spelled
 
     write = write_page_of if options.page else write_tables_of
+    write = write_comparison_of if options.compare else write
     overrides = spelled(options.overrides)
     with configs(folders_of(overrides)):
         written, problems = write(current(overrides), options.name, options.to)

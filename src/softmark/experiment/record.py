@@ -28,10 +28,10 @@ class Record:
     # What it is.
     method: str = ""
     attack: str = ""
-    data: str = ""
-    model: str = ""
+    data: str = _figure("")
+    model: str = _figure("")
     seed: int = 0
-    scale: str = ""
+    scale: str = _figure("")
     status: str = _figure("failed")
     # What the models are worth, on the judge's samples.
     victim_accuracy: float | None = _figure()
@@ -49,7 +49,7 @@ class Record:
     control_calibration_error: float | None = None
     watermarked_calibration_error: float | None = None
     suspect_calibration_error: float | None = None
-    classes: int | None = None
+    classes: int | None = _figure()
     judged_samples: int | None = None
     copies_left_out: int = 0  # pictures, since a party before holds the same
     # The verdict.
@@ -75,14 +75,14 @@ class Record:
     skipped: int = 0
     false_claims_upper: float | None = None
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
-    innocent_suspect: bool = False
+    innocent_suspect: bool = _figure(False)
     # Messages, and keys of the attacker's own.
     identified: str | None = _figure()
     identification: dict[str, float] | None = None
     innocents_identified: int = 0
     forged_p_value: float | None = _figure()
     forged_claimed: bool | None = _figure()
-    commitment: str | None = None
+    commitment: str | None = _figure()
     secrets: str = "repeatable"
     # What it took, and with what it was made.
     access: str | None = _figure()

@@ -16,7 +16,12 @@ from softmark.report.innocent_kinds import kinds_table
 from softmark.report.numbers import MISSING
 from softmark.report.price import price_table
 from softmark.report.rows import Row
-from softmark.report.summary import SUMMARY_CAPTION, summary_table
+from softmark.report.summary import (
+    FAMILIES_CAPTION,
+    SUMMARY_CAPTION,
+    families_table,
+    summary_table,
+)
 
 ADDRESS_NOTE = (
     "An address promises the recipe of a cell, not the last digit: another processor rounds "
@@ -107,6 +112,8 @@ def markdown(sheet: Sheet) -> str:
     parts = [f"    {sheet.command}", *title, _table([sheet.head, *sheet.body]), remarks]
     if summary := summary_table(sheet.rows):
         parts += [SUMMARY_CAPTION, _table(summary)]
+    if families := families_table(sheet.rows):
+        parts += [FAMILIES_CAPTION, _table(families)]
     if price := price_table(sheet.rows):
         parts += [PRICE_CAPTION, _table(price)]
     if kinds := kinds_table(sheet.rows):
@@ -166,7 +173,9 @@ def write_cells(sheet: Sheet, path: Path) -> None:
     """Write a CSV with a line for each cell that has a record: the numbers behind the table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*sheet.varied, "seed", *CSV])
+        # A key that varies may be a field as well, as data is.
+        fields = [name for name in CSV if name not in sheet.varied]
+        writer.writerow([*sheet.varied, "seed", *fields])
         for row in sheet.rows:
             for record in filter(None, row.records):
-                writer.writerow([*row.name, record["seed"], *(record[name] for name in CSV)])
+                writer.writerow([*row.name, record["seed"], *(record[name] for name in fields)])

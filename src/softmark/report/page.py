@@ -25,7 +25,12 @@ from softmark.report.footnotes import footnotes, made_with, seed_notes
 from softmark.report.page_details import Details, Hide, hider, is_private
 from softmark.report.price import price_table
 from softmark.report.rows import Record, Row, rows_of
-from softmark.report.summary import SUMMARY_CAPTION, summary_table
+from softmark.report.summary import (
+    FAMILIES_CAPTION,
+    SUMMARY_CAPTION,
+    families_table,
+    summary_table,
+)
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MAX_PLOTTED_ROWS = 40  # more make no legible legend; a named sweep is plotted anyway
@@ -180,6 +185,7 @@ def _section(section: Section, details: Details, hide: Hide) -> dict[str, Any]:
             (title, caption.replace("*", ""), lines)
             for title, caption, lines in (
                 ("Summary", SUMMARY_CAPTION, summary_table(rows)),
+                ("By family of attacks", FAMILIES_CAPTION, families_table(rows)),
                 ("The price of removal", PRICE_CAPTION, price_table(rows)),
             )
             if lines

@@ -25,7 +25,8 @@ def outcome(record: Record) -> str:
         return ""
     if record["claimed"]:
         return "claimed"
-    if record["suspect_accuracy"] < 1 / record["classes"] + CHANCE_MARGIN:
+    classes = record["classes"]  # an older published table doesn't say how many
+    if classes and record["suspect_accuracy"] < 1 / classes + CHANCE_MARGIN:
         return "useless"
     return "degraded" if accuracy_loss(record) > MAX_LOSS else "removed"
 

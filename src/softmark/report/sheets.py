@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from softmark.errors import InputError
 from softmark.report import page as pages
 from softmark.report.export import Sheet, latex, markdown, write_cells
+from softmark.report.outcomes import outcomes
 from softmark.report.page_details import is_unhashed, public
+from softmark.report.published import published_tables
 from softmark.report.sweep_table import Problem, by_reason, gather
 from softmark.settings import configs
 from softmark.sweep.command_line import check_arguments, expand_sweep, expand_table
@@ -45,6 +49,61 @@ def write_page_of(overrides: list[str], name: str | None, to: Path) -> tuple[lis
     return [pages.write_page(text, to / f"{name}.html")], by_reason(problems)
 
 
+def write_comparison_of(
+    words: list[str], name: str | None, to: Path
+) -> tuple[list[Path], list[str]]:
+    """Write the tests between methods; return the paths, and why cells have no result.
+
+    Args:
+        words: published tables, FILE.csv each, or else the overrides of a sweep.
+        name: of the files; None for the table's.
+        to: the folder that they go to.
+    """
+    from softmark.report.compare import MAIN, Comparison, ranks_diagram
+    from softmark.report.style import save
+
+    files = [Path(word) for word in words if is_table(word)]
+    if files and len(files) < len(words):
+        raise InputError("FILE.csv or the overrides of a sweep, not both")
+    if files:
+        tables = published_tables(files)
+        if len(tables) > 1:
+            found = " and ".join(" ".join(group) for group in tables)
+            raise InputError(f"{found}: one data set at one scale is compared")
+        ((rows, _),) = tables.values()
+        problems: list[Problem] = []
+        command = shlex.join(["softmark", "report", "--compare", *words])
+        name = name or f"{files[0].stem}-compared"
+    else:
+        name = name_of(words, name)
+        sheet, problems = read_sweep(words)
+        rows, command = sheet.rows, f"softmark report --compare, of {sheet.command}"
+    comparison = Comparison(outcomes(rows))
+    diagrams = {setting: ranks_diagram(comparison, setting) for setting in MAIN}
+    paths = [to / f"{name}.md", to / f"{name}.csv"]
+    with written_to(to):
+        to.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(comparison.markdown(command), encoding="utf-8")
+        comparison.write_pairs(paths[1])
+        for setting, figure in diagrams.items():
+            paths += save(figure, to / f"{name}-by-{setting.unit}")
+    return paths, by_reason(problems)
+
+
+def is_table(word: str) -> bool:
+    """Return whether a word of the command line is a published table, and no override."""
+    return word.endswith(".csv") and "=" not in word
+
+
+@contextlib.contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Raise ``InputError`` where what happens inside can't write to ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; --to DIR writes elsewhere") from error
+
+
 def read_sweep(overrides: list[str]) -> tuple[Sheet, list[Problem]]:
     """Return the sweep that run.py makes of ``overrides``, and its cells without result."""
     check_arguments(["-m", *overrides], writes=False)
@@ -68,13 +127,11 @@ def publish(sheet: Sheet, stem: Path) -> list[Path]:
     from softmark.report.style import save
 
     paths = [stem.with_name(f"{stem.name}.{form}") for form in ("md", "tex", "csv")]
-    try:
+    with written_to(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths[0].write_text(markdown(sheet), encoding="utf-8")
         paths[1].write_text(latex(sheet), encoding="utf-8")
         write_cells(sheet, paths[2])
         for name, figure in plots(sheet.rows, sheet.varied).items():
             paths += save(figure, stem.with_name(f"{stem.name}-{name}"))
-    except OSError as error:
-        raise InputError(f"{stem.parent}: {error.strerror}; --to DIR writes elsewhere") from error
     return paths

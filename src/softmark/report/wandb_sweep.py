@@ -12,7 +12,7 @@ from softmark.report.columns import cells, columns
 from softmark.report.rows import Row
 from softmark.tracking.loggers import CELL_FIELDS, in_wandb, open_run
 
-VERDICT_FIELDS = (*CELL_FIELDS, *CSV)
+VERDICT_FIELDS = tuple(dict.fromkeys((*CELL_FIELDS, *CSV)))
 
 
 def log_sweep(config: DictConfig, rows: Sequence[Row], varied: Sequence[str]) -> None:
