@@ -30,6 +30,7 @@ _NAMES = {
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
     "recover": ("DistillRecovered",),
+    "refit": ("Refit",),
     "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
     "search": ("Candidate", "Search"),
     "served": (
