@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "APP": "softmark.methods.app",
     "CSP": "softmark.methods.csp",
     "EWE": "softmark.methods.ewe",
     "USP": "softmark.methods.usp",
+    "MAT": "softmark.methods.mat",
     "Adi": "softmark.methods.adi",
     "BlackMarks": "softmark.methods.blackmarks",
     "CosWM": "softmark.methods.coswm",
