@@ -70,7 +70,7 @@ def blocks(page: Path) -> Iterator[Block]:
 def file_of(block: Block) -> str:
     """Return the file that a block says to write, named in its first line; "" for none."""
     first = block.code.partition("\n")[0].removeprefix("# ")
-    return first if first.startswith(("src/", "conf/")) else ""
+    return first if first.startswith(("src/", "conf/")) or re.fullmatch(r"\w+\.py", first) else ""
 
 
 def prose(page: Path) -> str:
@@ -185,6 +185,9 @@ def run(store, monkeypatch, tmp_path) -> Callable[[Path], None]:
     monkeypatch.setitem(os.environ, "HYDRA_FULL_ERROR", "1")
 
     def run_page(page: Path) -> None:
+        for block in filter(file_of, blocks(page)):
+            if "/" not in file_of(block):
+                Path(file_of(block)).write_text(block.code, encoding="utf-8")
         for block in blocks(page):
             if block.language != "bash" or block.marker == "not run":
                 continue

@@ -28,6 +28,7 @@ from softmark.errors import InputError, reason_of
 from softmark.renamed import current
 from softmark.settings import CONF, configs, with_absolute_paths
 from softmark.sweep.command_line import check_arguments, to_hydra_arguments
+from softmark.sweep.own_method import with_own_method
 from softmark.sweep.spelling import folders_of, spelled
 
 # Threads that wait actively stall each other as soon as two processes share the cores: the digits'
@@ -77,7 +78,7 @@ def main() -> None:
     # Hydra raises what it would print as a traceback otherwise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = spelled(sys.argv[1:])
+        sys.argv[1:] = spelled(with_own_method(sys.argv[1:]))
         with configs(folders_of(sys.argv[1:])):
             sys.argv[1:] = current(sys.argv[1:])
             if text := help_of_choices(sys.argv[1:]):

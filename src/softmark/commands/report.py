@@ -39,11 +39,12 @@ def run(options: argparse.Namespace) -> None:
     from softmark.renamed import current
     from softmark.report.sheets import write_comparison_of, write_page_of, write_tables_of
     from softmark.settings import configs
+    from softmark.sweep.own_method import with_own_method
     from softmark.sweep.spelling import folders_of, spelled
 
     write = write_page_of if options.page else write_tables_of
     write = write_comparison_of if options.compare else write
-    overrides = spelled(options.overrides)
+    overrides = spelled(with_own_method(options.overrides))
     with configs(folders_of(overrides)):
         written, problems = write(current(overrides), options.name, options.to)
     for path in written:

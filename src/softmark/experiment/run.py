@@ -127,11 +127,13 @@ def check(config: Config) -> None:
     """
     from softmark.devices import compute_on
     from softmark.experiment.context import roles_of
+    from softmark.methods.contract import check_class
     from softmark.models.sizes import check_networks
     from softmark.nodes import make
 
     for name in ("recipe", "method", "verifier"):
         make(config[name], name)
+    check_class(get_class(config["method"]["_target_"]), f"method={config['method']['name']}")
     check_networks(config)
     if control := config["method"].get("control"):
         make(control, "method.control")

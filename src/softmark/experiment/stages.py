@@ -25,6 +25,7 @@ from softmark.experiment.context import (
 )
 from softmark.experiment.evidence import gather_evidence
 from softmark.experiment.interface import save_log, save_transforms
+from softmark.methods.contract import check_marked
 from softmark.models.networks import build
 from softmark.store.address import Stage
 from softmark.store.store import TRAINING, Store
@@ -80,7 +81,8 @@ def train_control(context: StageContext) -> dict[str, Any]:
 def embed(context: StageContext) -> dict[str, Any]:
     """Train the watermarked model, and draw its key, which nobody has committed to yet."""
     method = context.make("method")
-    context.save(*method.embed(context.network(), context.data(), context.fit))
+    marked = method.embed(context.network(), context.data(), context.fit)
+    context.save(*check_marked(method, marked))
     return {"secrets": context.config["secrets"]}
 
 

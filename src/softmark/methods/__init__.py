@@ -29,6 +29,7 @@ _MODULES = {
     "Margin": "softmark.methods.margin",
     "MeaDefender": "softmark.methods.mea_defender",
     "Stamped": "softmark.methods.stamped",
+    "TrainedWatermark": "softmark.methods.watermark",
     "Uchida": "softmark.methods.uchida",
     "Unmarked": "softmark.methods.watermark",
     "Watermark": "softmark.methods.watermark",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -96,6 +97,9 @@ class Verifier:
         if isinstance(visible, Evidence):
             return visible
         evidence = method.evidence(visible, key, probes)
+        if not isinstance(evidence, Evidence):
+            name = f"{type(method).__name__}.evidence"
+            raise InputError(f"{name} returned a {type(evidence).__name__}: an Evidence is needed")
         keyed = probes.fingerprint != pool[: len(probes)].fingerprint
         for name, test in evidence.tests.items():
             if keyed and test.independent_probes:
@@ -172,7 +176,9 @@ class Verifier:
     def p_values(self, evidence: Evidence, calibration: Sequence[Innocent]) -> dict[str, float]:
         """Return the p-value of each test by name, corrected for the number of keys tried."""
         return {
-            name: corrected(test.p_value(_scores_of(name, calibration)), self.keys_tried)
+            name: corrected(
+                checked_p(name, test.p_value(_scores_of(name, calibration))), self.keys_tried
+            )
             for name, test in evidence.tests.items()
         }
 
@@ -185,7 +191,9 @@ class Verifier:
         if not tests:
             return None
         tried = len(tests) * self.keys_tried
-        p_values = {name: corrected(test.p_value(), tried) for name, test in tests.items()}
+        p_values = {
+            name: corrected(checked_p(name, test.p_value()), tried) for name, test in tests.items()
+        }
         name = min(p_values, key=p_values.__getitem__)
         proven = p_values[name] <= self.levels[tests[name].kind]
         return Identification(name if proven else None, p_values[name], p_values)
@@ -249,6 +257,18 @@ class Verifier:
                 "false_claims": sum(claims[i] for i in places),
             }
         return by_kind
+
+
+def checked_p(name: str, p: Any) -> float:
+    """Return ``p`` of the test ``name``. Raise ``InputError`` where it is no number from 0 to 1.
+
+    Example:
+        >>> checked_p("bits", 0.5)
+        0.5
+    """
+    if not (isinstance(p, numbers.Real) and 0 <= p <= 1):
+        raise InputError(f"the test {name!r} gives p = {p!r:.40}: a p-value lies between 0 and 1")
+    return float(p)
 
 
 def corrected(p: float, tried: int) -> float:
