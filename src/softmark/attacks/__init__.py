@@ -18,6 +18,7 @@ _NAMES = {
     ),
     "attack": ("Attack", "AttackResult", "Keep"),
     "collude": ("AnswerTogether", "AverageAnswers", "AverageWeights"),
+    "connect": ("AverageIndependent", "Connect"),
     "distill": (
         *("Distill", "DistillAveraged", "DistillChanged", "DistillFew", "DistillLabelled"),
         *("DistillLabels", "Student"),
@@ -32,6 +33,7 @@ _NAMES = {
     "recover": ("DistillRecovered",),
     "refit": ("Refit",),
     "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
+    "rescale": ("Obfuscate", "Rescale"),
     "search": ("Candidate", "Search"),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
@@ -40,7 +42,8 @@ _NAMES = {
     "smoothing": ("SmoothBySimilarity",),
     "unlearn": ("AttentionDistillation", "PruneNeurons", "Unlearn"),
     "weights": (
-        *("AddNoise", "AveragePath", "AverageStudent", "Quantise", "Regularise", "ShiftWeights"),
+        *("AddNoise", "AveragePath", "AverageStudent", "Quantise", "QuantiseAware"),
+        *("Regularise", "ShiftWeights"),
     ),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

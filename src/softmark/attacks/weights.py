@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from softmark.attacks.attack import (
     Attack,
@@ -21,6 +23,7 @@ from softmark.attacks.attack import (
 from softmark.attacks.collude import mean_of
 from softmark.attacks.distill import Distill
 from softmark.attacks.shadow import new_network
+from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
@@ -29,7 +32,12 @@ from softmark.training import Classifier, Fit, predict
 
 def weights_of(network: nn.Module, *kinds: type[nn.Module]) -> Iterator[Tensor]:
     """Return the weight of each layer of these kinds, to be changed in place."""
-    return (module.weight.data for module in network.modules() if isinstance(module, kinds))
+    return (module.weight.data for module in layers_of(network, *kinds))
+
+
+def layers_of(network: nn.Module, *kinds: type[nn.Module]) -> Iterator[nn.Module]:
+    """Return each layer of these kinds."""
+    return (module for module in network.modules() if isinstance(module, kinds))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,12 +59,53 @@ class Quantise(Attack):
         check(2 <= self.bits <= 16, "bits", self.bits, "between 2 and 16")
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        last = 2 ** (self.bits - 1) - 1
         for weight in weights_of(target, nn.Conv2d, nn.Linear):
-            # A layer of zeros alone, as after pruning, has no scale.
-            scale = max(float(weight.abs().max()) / last, 1e-12)
-            weight.copy_(torch.fake_quantize_per_tensor_affine(weight, scale, 0, -last, last))
+            weight.copy_(quantised(weight, self.bits))
         return AttackResult(target)
+
+
+def quantised(weight: Tensor, bits: int) -> Tensor:
+    """Return ``weight`` rounded to 2^bits - 1 levels; its gradient is as if it weren't."""
+    last = 2 ** (bits - 1) - 1
+    # A layer of zeros alone, as after pruning, has no scale.
+    scale = max(float(weight.detach().abs().max()) / last, 1e-12)
+    return torch.fake_quantize_per_tensor_affine(weight, scale, 0, -last, last)
+
+
+class QuantiseModule(Classifier):
+    """Learns the labels with convolutional and linear weights as they will be rounded."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, bits: int):
+        super().__init__(network, recipe)
+        self.bits = bits
+        rounded = {id(module.weight) for module in layers_of(network, nn.Conv2d, nn.Linear)}
+        self.names = [name for name, one in network.named_parameters() if id(one) in rounded]
+
+    def loss(self, batch: Batch) -> Tensor:
+        weights = dict(self.network.named_parameters())
+        rounded = {name: quantised(weights[name], self.bits) for name in self.names}
+        logits = functional_call(self.network, rounded, (batch.inputs,))  # (B, K)
+        return F.cross_entropy(logits, batch.labels)
+
+
+@dataclass(kw_only=True, eq=False)
+class QuantiseAware(TrainingAttack):
+    """Fine-tune with weights that are rounded in each step, then round them.
+
+    Quantisation-aware training (Jacob et al. 2018): the gradient passes the rounding as if it
+    weren't there. Activations aren't rounded. With it fewer bits do than without.
+    """
+
+    bits: int = 3
+    """Bits a weight; 2 to 16."""
+
+    def __post_init__(self) -> None:
+        check(2 <= self.bits <= 16, "bits", self.bits, "between 2 and 16")
+        super().__post_init__()
+
+    def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
+        network = fit(QuantiseModule(target, self.tuned, self.bits), data, "finetune")
+        return Quantise(bits=self.bits).apply(network, data, fit)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -179,13 +228,18 @@ class AverageStudent(Distill):
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         answers = predict(target, data.inputs)
         network = new_network(self.network, data, answers.shape[1])
-        if shapes(network) != shapes(target):
-            raise InputError(
-                f"attack.network: a {type(network).__name__} of other layers than the stolen "
-                f"{type(target).__name__}: only weights of one architecture have a mean"
-            )
+        check_same_shapes(network, target)
         module = self.student(network=network, recipe=self.recipe, answers=answers)
         return AttackResult(mean_of([target, fit(module, data, "student")], data))
+
+
+def check_same_shapes(network: nn.Module, target: nn.Module) -> None:
+    """Raise ``InputError`` where the tensors of ``network`` aren't those of ``target``."""
+    if shapes(network) != shapes(target):
+        raise InputError(
+            f"attack.network: a {type(network).__name__} of other layers than the stolen "
+            f"{type(target).__name__}: only weights of one architecture have a mean"
+        )
 
 
 def shapes(network: nn.Module) -> dict[str, torch.Size]:
