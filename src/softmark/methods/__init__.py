@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "AKH": "softmark.methods.akh",
     "APP": "softmark.methods.app",
     "CSP": "softmark.methods.csp",
     "EWE": "softmark.methods.ewe",
     "USP": "softmark.methods.usp",
     "MAT": "softmark.methods.mat",
+    "SAC": "softmark.methods.sac",
     "Adi": "softmark.methods.adi",
     "BlackMarks": "softmark.methods.blackmarks",
     "CosWM": "softmark.methods.coswm",
