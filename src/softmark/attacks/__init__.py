@@ -17,8 +17,10 @@ _NAMES = {
         *("Subtract", "Swap", "Temper", "TopK"),
     ),
     "attack": ("Attack", "AttackResult", "Keep"),
+    "boundary": ("CrossBorder",),
     "collude": ("AnswerTogether", "AverageAnswers", "AverageWeights"),
     "connect": ("AverageIndependent", "Connect"),
+    "datafree": ("DistillDataFree",),
     "distill": (
         *("Distill", "DistillAveraged", "DistillChanged", "DistillFew", "DistillLabelled"),
         *("DistillLabels", "Student"),

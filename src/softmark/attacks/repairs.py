@@ -89,6 +89,8 @@ class FineTuneFlat(LongTraining, Attack):
 
     epochs_factor: float = 5.0
     """Epochs over the recipe's; above 0, and one at least is left."""
+    lr_factor: float = 1.0
+    """Peak learning rate over the recipe's; above 0."""
     rho: float = 2.0
     """How far weights are moved; above 0."""
     label_smoothing: float = 0.1
@@ -107,11 +109,8 @@ class FineTuneFlat(LongTraining, Attack):
         return AttackResult(fit(SharpnessModule(target, self.tuned, self.rho), data, "repair"))
 
 
-class ShiftModule(Classifier):
-    """Learn the labels with a last layer that is unlike the old one: ``alpha`` <W, W_old> is added.
-
-    After each step W has the norm of W_old again.
-    """
+class UnlikeModule(Classifier):
+    """Learn the labels with a last layer unlike the old one: ``alpha`` <W, W_old> is added."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, head: nn.Module, alpha: float):
         super().__init__(network, recipe)
@@ -120,6 +119,10 @@ class ShiftModule(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         return super().loss(batch) + self.alpha * (self.head.weight * self.old).sum()
+
+
+class ShiftModule(UnlikeModule):
+    """The same; after each step W has the norm of W_old again."""
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -131,8 +134,8 @@ class ShiftFeatures(LongTraining, Attack):
     """Draw the last layer anew and keep it unlike the old one, so that the features move: FST.
 
     Min et al., "Towards Stable Backdoor Purification through Feature Shift Tuning" (NeurIPS 2023).
-    Numbers of its code, but for the length: 10 epochs of a fiftieth of CIFAR-10, at a tenth of the
-    rate that it trains with.
+    Numbers of its code, but for the length, 10 epochs of a fiftieth of CIFAR-10, and the rate, that
+    of the training.
     """
 
     access = "weights"
@@ -164,6 +167,8 @@ class Forget(LongTraining, Attack):
 
     access = "weights"
 
+    lr_factor: float = 1.0
+    """Peak learning rate over the recipe's; above 0."""
     bound: float = 0.2
     """Accuracy below which the model has forgotten enough; 0 to 1."""
     rounds: int = 20
