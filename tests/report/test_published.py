@@ -51,7 +51,9 @@ def test_an_older_table_is_of_the_data_in_its_name_and_has_todays_attacks(tmp_pa
         writer.writerows(lines)
     (record,) = published_records(path)
     assert (record["data"], record["scale"], record["attack"]) == ("cifar10", "full", "repair_nad")
-    assert record["overrides"] == ["attack.sparsity=0.5"]
+    assert record["overrides"] == [
+        "method=none", "attack=repair_nad", "seed=0", "attack.sparsity=0.5",
+    ]  # fmt: skip
     assert outcome(record) == ""  # a method without keys
 
 

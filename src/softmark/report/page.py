@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from softmark.errors import InputError
 from softmark.report import columns as table
 from softmark.report import records as archive
+from softmark.report.board import Tables, board_of
 from softmark.report.export import PRICE_CAPTION, Sheet, reported
 from softmark.report.footnotes import footnotes, made_with, seed_notes
 from softmark.report.page_details import Details, Hide, hider, is_private
@@ -107,6 +108,17 @@ def sweep_page(name: str, sheet: Sheet, problems: Sequence[str], output: Path) -
     return render(name, [section], [], output)
 
 
+def leaderboard_page(tables: Tables, broken: Sequence[str], output: Path) -> str:
+    """Return the page that ranks methods by what attacks leave of their marks.
+
+    Args:
+        tables: Rows by data set and scale.
+        broken: A line for each file that is no record.
+        output: Where the stages of the records lie, if they lie anywhere.
+    """
+    return render("Leaderboard", [], broken, output, tables)
+
+
 def write_page(text: str, path: Path) -> Path:
     """Write a page, and return its path. Raise ``InputError`` where that can't be written."""
     try:
@@ -117,16 +129,29 @@ def write_page(text: str, path: Path) -> Path:
     return path
 
 
-def render(title: str, sections: Sequence[Section], broken: Sequence[str], output: Path) -> str:
-    """Return the page. No folder of this machine is in it."""
-    records = [r for section in sections for row in section.rows for r in row.records if r]
+def render(
+    title: str,
+    sections: Sequence[Section],
+    broken: Sequence[str],
+    output: Path,
+    ranked: Tables | None = None,
+) -> str:
+    """Return the page. No folder of this machine is in it. ``ranked``: what a leaderboard ranks."""
+    rows = [row for section in sections for row in section.rows]
+    rows += [row for of_data, _ in (ranked or {}).values() for row in of_data]
+    records = [record for row in rows for record in row.records if record]
     hide = hider(records, output)
     details = Details(output / "store", hide)
     shown = [_section(section, details, hide) for section in sections]
+    board = board_of(ranked, details) if ranked else None
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATE.parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = environment.get_template(TEMPLATE.name)
     tables = {place: section["lines"] for place, section in enumerate(shown, 1) if section["lines"]}
     return template.render(
         title=hide(title),
@@ -136,6 +161,8 @@ def render(title: str, sections: Sequence[Section], broken: Sequence[str], outpu
         page_rows=PAGE_ROWS,
         tables=_script("tables", tables) if tables else "",
         details=_script("details", details.data()),
+        board=_script("board", board) if board else "",
+        origin=made_with(records) if board else "",
     )
 
 

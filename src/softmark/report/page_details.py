@@ -160,7 +160,12 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     seconds = f"{record['seconds']:.1f} s with what had to be made"
     origin = [
         ("made with", made_with([record])),
-        ("precision, threads", f"{record['precision']}, {record['threads'] or 'all cores'}"),
+        (
+            "precision, threads",
+            f"{record['precision']}, {record['threads'] or 'all cores'}"
+            if record["precision"]
+            else "",
+        ),
     ]
     if record["status"] == "failed":
         return [("reason", str(record["reason"])), ("took", seconds), *origin]

@@ -24,6 +24,7 @@ NEEDED = (
 )
 # A CSV of before doesn't say which data it is about: its file's name does, up to the first dash.
 DATA_OF_FILES = {"full": ("cifar10", "full")}
+CHOSEN = ("method", "attack", "data", "scale", "seed")
 UNKNOWN = "not in the published table"
 
 
@@ -56,14 +57,20 @@ def _record(line: dict[str, str], path: Path) -> Record:
     prefix = path.stem.partition("-")[0]
     data, scale = DATA_OF_FILES.get(prefix, (prefix, "small"))
     known = {name: _value(name, text) for name, text in line.items() if name in KINDS}
+    attack = ATTACKS.get(known["attack"], known["attack"])
+    shown = {**known, "attack": attack}
+    # As far as the table says what was run; a varied key is no field of a record.
+    overrides = [f"{name}={shown[name]}" for name in CHOSEN if shown.get(name) is not None]
+    overrides += [f"{name}={text}" for name, text in line.items() if name not in KINDS]
     record = {
         "data": data,
         "scale": scale,
+        "innocent_suspect": attack.startswith("innocent_"),
         # Of a method without keys there is nothing to commit to.
         "commitment": None if known["method"] == "none" else UNKNOWN,
         **{name: value for name, value in known.items() if value is not None},
-        "attack": ATTACKS.get(known["attack"], known["attack"]),
-        "overrides": [f"{name}={text}" for name, text in line.items() if name not in KINDS],
+        "attack": attack,
+        "overrides": overrides,
     }
     return filled(record)
 
@@ -88,7 +95,9 @@ def published_tables(paths: Sequence[Path]) -> dict[tuple[str, str], tuple[list[
     for path in paths:
         for record in published_records(path):
             group = (record["data"], record["scale"])
-            cell = (*group, record["method"], record["attack"], *record["overrides"])
+            # All seeds of a cell come from one table.
+            settings = [line for line in record["overrides"] if not line.startswith("seed=")]
+            cell = (*group, record["method"], record["attack"], *settings)
             if owners.setdefault(cell, path) == path:
                 groups.setdefault(group, []).append(record)
     return {group: rows_of(records, stale=False) for group, records in groups.items()}

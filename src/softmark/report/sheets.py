@@ -9,6 +9,7 @@ from pathlib import Path
 
 from softmark.errors import InputError
 from softmark.report import page as pages
+from softmark.report.board import recorded_tables
 from softmark.report.export import Sheet, latex, markdown, write_cells
 from softmark.report.outcomes import outcomes
 from softmark.report.page_details import is_unhashed, public
@@ -88,6 +89,31 @@ def write_comparison_of(
         for setting, figure in diagrams.items():
             paths += save(figure, to / f"{name}-by-{setting.unit}")
     return paths, by_reason(problems)
+
+
+def write_leaderboard_of(
+    words: list[str], name: str | None, to: Path
+) -> tuple[list[Path], list[str]]:
+    """Write the leaderboard; return its path, and a line for each file that is no record.
+
+    Args:
+        words: published tables, FILE.csv each, or else where records lie, ``output_dir=DIR``.
+        name: of the file; None for ``leaderboard``.
+        to: the folder that it goes to.
+    """
+    files = [Path(word) for word in words if is_table(word)]
+    others = [word for word in words if not is_table(word) and not word.startswith("output_dir=")]
+    if others or (files and len(files) < len(words)):
+        raise InputError("FILE.csv of published tables, or output_dir=DIR with records: no more")
+    broken: list[str] = []
+    output = Path("outputs")
+    if files:
+        tables = published_tables(files)
+    else:
+        output = Path(check_arguments(["-m", *words], writes=False)["output_dir"])
+        tables, broken = recorded_tables(output)
+    text = pages.leaderboard_page(tables, broken, output)
+    return [pages.write_page(text, to / f"{name or 'leaderboard'}.html")], broken
 
 
 def is_table(word: str) -> bool:

@@ -20,7 +20,8 @@ def claim(record: Record) -> str:
 
 def facts(record: Record) -> list[tuple[str, str]]:
     """Return name and text of each line of a verdict: the claim, its price, what it rests on."""
-    p_value = f"{format_p(record['p_value'])} ({record['probes']} probes)"
+    probes = "" if record["probes"] is None else f" ({record['probes']} probes)"
+    p_value = f"{format_p(record['p_value'])}{probes}"
     lines = [
         ("verdict", claim(record)),
         ("p-value", p_value if record["p_value"] is not None else ""),
@@ -50,7 +51,7 @@ def _attacker(record: Record) -> str:
     if record["access"] is None:
         return ""
     knows = ", knows the method" if record["knows"] == "method" else ""
-    spent = f"{record['queries']} queries, {record['epochs']:g} epochs"
+    spent = f"{record['queries']} queries, {record['epochs'] or 0:g} epochs"
     note = f"; {record['attack_note']}" if record["attack_note"] else ""
     return f"has {record['access']}{knows}; {spent}{note}"
 
@@ -74,8 +75,10 @@ def _identified(record: Record) -> str:
 def _false_claims(record: Record) -> str:
     if not record["innocents"]:
         return MISSING
-    bound = format_percent(record["false_claims_upper"])
-    return f"{record['false_claims']} of {record['innocents']} (95 %: at most {bound})"
+    counts = f"{record['false_claims']} of {record['innocents']}"
+    if record["false_claims_upper"] is None:
+        return counts
+    return f"{counts} (95 %: at most {format_percent(record['false_claims_upper'])})"
 
 
 def _worst_kind(record: Record) -> str:
