@@ -1,7 +1,8 @@
 """Bring the published tables into the documentation's site: a hook of MkDocs.
 
 The pages in docs/ link to outputs/tables, as a reader of the repository needs it. In the site these
-files lie in tables/: pictures and CSV as they are, Markdown as pages. The leaderboard is made of them.
+files lie in tables/: pictures and CSV as they are, Markdown as pages. The leaderboard is made of
+them.
 """
 
 import re
