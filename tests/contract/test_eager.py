@@ -75,7 +75,7 @@ def watermark():
 def quick(kind: type) -> Attack:
     """Return an attack of ``kind`` that takes no time."""
     small = {"recipe": SHORT, "epochs": 1, "rounds": 1, "keys": 2, "trials": 2, "copies": 2}
-    small |= {"queries": 200, "batch_size": 16}
+    small |= {"queries": 200, "batch_size": 16, "per_class": 4}
     names = {one.name for one in dataclasses.fields(kind)}
     settings = {name: value for name, value in small.items() if name in names}
     if "method" in names:

@@ -21,6 +21,7 @@ _NAMES = {
     "collude": ("AnswerTogether", "AverageAnswers", "AverageWeights"),
     "connect": ("AverageIndependent", "Connect"),
     "datafree": ("DistillDataFree",),
+    "dehydrate": ("Dehydrate",),
     "distill": (
         *("Distill", "DistillAveraged", "DistillChanged", "DistillFew", "DistillLabelled"),
         *("DistillLabels", "Student"),
@@ -30,6 +31,7 @@ _NAMES = {
     "heads": ("FitDiscriminant", "FitLogistic", "ServeNeighbours"),
     "independent": ("Independent",),
     "poisoned": ("Bias", "MisleadGradient", "ReverseSigmoid", "UniformNoise"),
+    "outliers": ("PruneLipschitz", "PruneShifted"),
     "prune": ("Prune", "PruneFilters", "PruneInactive", "PruneLayers", "PruneToLimit"),
     "queries": ("DistillBoundary", "DistillMixtures", "DistillNoise", "DistillPhotographs"),
     "recover": ("DistillRecovered",),

@@ -63,6 +63,8 @@ class CrossBorder(LongTraining, Attack):
     access = "weights"
     takes_pictures = True
 
+    lr_factor: float = 1.0
+    """Peak learning rate over the recipe's; above 0."""
     fraction: float = 0.04
     """Pictures across the border, over all that the attacker has; between 0 and 1."""
     eps: float = 0.4
