@@ -525,6 +525,26 @@ def test_colluders_need_a_step_that_merges(cell):
         plan(cell("attack=collude_weights", "attack.merges=false"))
 
 
+@pytest.mark.parametrize("attack", ["collude_weights", "collude_answers", "collude_ensemble"])
+def test_a_number_of_copies_is_that_of_the_models_that_become_one(attack, cell):
+    node = cell(f"attack={attack}")["attack"]
+    for count, others in ((2, "accomplice"), (4, "accomplice,accomplice 2,accomplice 3")):
+        config = cell(f"attack={attack}")
+        drawn, named = (
+            plan({**config, "attack": {**node, "colluders": colluders}}).suspect
+            for colluders in (count, others.split(","))
+        )
+        assert drawn.address == named.address
+        assert len({parent.address for parent in drawn.parents}) == count
+
+
+@pytest.mark.parametrize("count", [0, 1, 65, -2])
+def test_a_number_of_copies_that_cannot_be_is_one_line(count, cell):
+    with pytest.raises(InputError, match=r"attack\.colluders") as error:
+        plan(cell("attack=collude_weights", f"attack.colluders={count}"))
+    assert "\n" not in str(error.value)
+
+
 def test_an_accomplice_is_somebody_else(cell):
     with pytest.raises(InputError, match=r"attack\.colluders names 'softmark'"):
         plan(cell("method=csp", "attack=collude_answers", "attack.colluders=[softmark]"))
@@ -624,6 +644,11 @@ def test_messages_are_identified(cell):
     assert list(record["identification"]) == ["softmark", "accomplice"]
     assert record["identified"] in (None, "softmark", "accomplice")
     assert record["innocents_identified"] == 0
+    # What is left where both collude, of the owner's half and of each customer's.
+    assert list(record["colluders"]) == ["softmark", "accomplice"]
+    assert all(0 < p <= 1 for p in (record["owner_p_value"], *record["colluders"].values()))
+    alone = run_cell(cell("method=csp", "attack=none"), [], silent)
+    assert (alone["owner_p_value"], alone["colluders"]) == (None, None)
 
 
 def test_the_curve_ends_with_the_verdict(cell):

@@ -172,6 +172,18 @@ def test_p_of_random_keys_is_no_smaller_than_it_should_be(name):
             assert (p <= level).float().mean() <= level + 3 * (level / 300) ** 0.5
 
 
+def test_what_all_copies_share_is_half_a_pattern_and_all_triggers():
+    network, key = marked("csp")
+    other, probes = key.for_message("another customer"), Samples(judge().inputs, judge().labels)
+    other.victim_stats = key.victim_stats
+    for suspect in (Suspect.of(network), Suspect.of(victim())):
+        tests = [hybrid().owner_test(suspect, each, probes).tests for each in (key, other)]
+        # Another customer's key says the same of the owner's half, and has the same triggers.
+        for one, two in zip(*tests, strict=True):
+            assert one.p_value() == nearly(two.p_value(), rel=1e-3)
+        assert tests[0][1] == hybrid().evidence(suspect, key, probes).tests.popitem()[1].tests[1]
+
+
 def test_without_a_tail_the_triggers_stand_alone():
     key = drawn(1, classes=2)
     probes = Samples(judge().inputs, judge().labels % 2)

@@ -165,6 +165,23 @@ def test_claims_and_p_come_first_and_costs_are_against_the_control(swept):
     assert "An address promises the recipe of a cell, not the last digit" in latex(sheet)
 
 
+def test_colluding_customers_have_columns(archived, tmp_path):
+    found = [(1e-9, {"a": 1e-9, "b": 0.5}), (1e-12, {"a": 1e-3, "b": 1e-4}), (None, None)]
+    for seed, (owner, colluders) in enumerate(found):
+        archived(
+            "method=usp", "attack=collude_weights", seed=seed,
+            owner_p_value=owner, colluders=colluders,
+        )  # fmt: skip
+    counts = {0: "1000", 1: "none", 2: "—"}
+    for seed, count in counts.items():
+        lines = ("method=usp", "attack=collude_weights", f"seed={seed}", "scale=smoke")
+        sheet, _ = read_sheet(*lines, f"output_dir={tmp_path}")
+        line = dict(zip(sheet.head, sheet.body[0], strict=True))
+        assert line.get("told apart", "—") == count
+        if seed == 0:
+            assert line["owner's p"] == "1.0e-09"
+
+
 def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_path):
     found = [(0.02, False), (3e-9, True), (None, None)]
     for seed, (p, claimed) in enumerate(found):

@@ -6,9 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from softmark.errors import InputError
+from softmark.nodes import short
 from softmark.store.address import Stage
 
 Config = dict[str, Any]
+MAX_COPIES = 64  # that attackers hold together
+
+
+def colluders_of(step: Config) -> list[str]:
+    """Return the messages of the other customers whose models the attackers hold.
+
+    Args:
+        step: of an attack; its ``colluders`` are messages, or the number of copies that are held in
+            all: that of the marked model, and those of accomplice, accomplice 2, ...
+
+    Raises:
+        InputError: for a number that can't be.
+    """
+    named = step.get("colluders")
+    if named is None or isinstance(named, list):
+        return named or []
+    if type(named) is not int or not 2 <= named <= MAX_COPIES:
+        raise InputError(
+            f"attack.colluders={short(named)}: 2 to {MAX_COPIES} copies, or a list of messages"
+        )
+    return ["accomplice", *(f"accomplice {number}" for number in range(2, named))]
 
 
 @dataclass(frozen=True)

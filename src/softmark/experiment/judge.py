@@ -9,9 +9,10 @@ from typing import Any
 from softmark.accuracy import utility
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.cell import InnocentStage, Plan
+from softmark.experiment.cell import InnocentStage, Plan, colluders_of
 from softmark.experiment.context import StageContext
 from softmark.experiment.evidence import labelled, load_evidence
+from softmark.experiment.plan import steps_of
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
@@ -39,6 +40,7 @@ class Loaded:
         pools: what the innocents of each pool show of the committed key.
         notes: what was noted of each innocent.
         calibration: the calibration innocents themselves, where there is a forger.
+        customers: the messages of all customers who collude; none where nobody does.
     """
 
     models: dict[str, Suspect]
@@ -53,6 +55,7 @@ class Loaded:
     pools: dict[str, list[Innocent]] | None = None
     notes: Sequence[dict[str, Any]] = ()
     calibration: Sequence[tuple[str, Suspect]] = ()
+    customers: Sequence[str] = ()
 
 
 def load(cell: Plan, context: StageContext) -> Loaded:
@@ -100,7 +103,14 @@ def load(cell: Plan, context: StageContext) -> Loaded:
         pools=pools,
         notes=notes,
         calibration=calibration,
+        customers=_customers(context.config["method"], cell.config["attack"]),
     )
+
+
+def _customers(method: dict[str, Any], attack: dict[str, Any]) -> list[str]:
+    """Return the messages of the customers who collude, the marked model's own first."""
+    others = dict.fromkeys(name for step in steps_of(attack) for name in colluders_of(step))
+    return [method["message"], *others] if others and "message" in method else []
 
 
 def _seconds(context: StageContext) -> dict[str, float]:
@@ -154,6 +164,7 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
         **figures,
         **judged,
         **_identification(loaded),
+        **_collusion(loaded),
         **_forgery(loaded),
         "p_before_attack": max(p_before.values(), default=None),
         "probes": len(key_verifier.pool),
@@ -236,6 +247,19 @@ def _identification(loaded: Loaded) -> dict[str, Any]:
         "identified": identified.name if identified else None,
         "identification": identified and identified.p_values,
         "innocents_identified": named,
+    }
+
+
+def _collusion(loaded: Loaded) -> dict[str, Any]:
+    """Return what is left of the owner's claim, and of each customer's, where customers collude."""
+    if not loaded.customers:
+        return {}
+    key_verifier, suspect = loaded.key_verifier, loaded.models["suspect"]
+    owner = key_verifier.owner_test(suspect)
+    customers = key_verifier.messages(suspect, loaded.customers)
+    return {
+        "owner_p_value": owner and owner.p_value(),
+        "colluders": {name: test.p_value() for name, test in customers.items()} or None,
     }
 
 

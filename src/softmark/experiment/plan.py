@@ -1,7 +1,8 @@
 """One cell, from its config to its stages. Nothing is made and torch isn't imported.
 
 An attack's YAML may say, beside what its class takes: ``steps``, a mapping of attacks that follow
-each other; ``colluders``, the messages of customers whose models the attackers hold as well;
+each other; ``colluders``, the messages of customers whose models the attackers hold as well, or
+the number of copies;
 ``merges``, whether the attack takes all models that are held and leaves one.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import source_of
 from softmark.errors import InputError
-from softmark.experiment.cell import Config, InnocentStage, Plan
+from softmark.experiment.cell import Config, InnocentStage, Plan, colluders_of
 from softmark.experiment.provenance import precision
 from softmark.store.address import Stage
 
@@ -203,9 +204,7 @@ class _Draft:
     def _colluders(self, steps: list[Config], victim: Stage) -> Iterator[Stage]:
         """Yield ``victim`` with the message of each customer that ``steps`` name."""
         method = self.config["method"]
-        for message in dict.fromkeys(
-            name for step in steps for name in step.get("colluders") or ()
-        ):
+        for message in dict.fromkeys(name for step in steps for name in colluders_of(step)):
             if message == method.get("message"):
                 raise InputError(f"attack.colluders names {message!r}, the marked model's own")
             # A method without messages gives each customer the same model.

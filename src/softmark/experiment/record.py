@@ -80,6 +80,9 @@ class Record:
     identified: str | None = _figure()
     identification: dict[str, float] | None = None
     innocents_identified: int = 0
+    # Where customers collude: p of what all copies share, and of each one's own part alone.
+    owner_p_value: float | None = _figure()
+    colluders: dict[str, float] | None = None
     forged_p_value: float | None = _figure()
     forged_claimed: bool | None = _figure()
     commitment: str | None = _figure()

@@ -133,30 +133,50 @@ class Hybrid(Watermark):
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         soft_evidence = self.soft.evidence(suspect, key, probes)
-        # The triggers are asked besides the probes, which no key may choose.
-        triggers = self.trigger_probes(key, probes)
-        answered = suspect.answers(triggers).argmax(1)  # (T,)
-        hits = answered == triggers.labels[: len(answered)]
-        trigger_test = self.triggers.null(key, hits)
-        recall = float(hits.float().mean()) if len(hits) else None
+        trigger_test, recall = self._trigger_test(suspect, key, probes)
         if not soft_evidence.tests:
             tests = {"triggers": trigger_test}
             return replace(soft_evidence, tests=tests, why="", mark_recall=recall)
         ((name, soft_test),) = soft_evidence.tests.items()
-        tests = {
-            name: soft_test,
-            "triggers": trigger_test,
-            "both": Both(soft_test, trigger_test),
-        }
-        combined = Either(tuple(tests.values()))
-        name = next(name for name, test in tests.items() if test is combined.strongest)
+        name, combined = _strongest(name, soft_test, trigger_test)
         return replace(soft_evidence, tests={name: combined}, mark_recall=recall)
+
+    def owner_test(self, suspect: Suspect, key: Key, probes: Samples) -> Null | None:
+        """Return the test of the pattern's common half and of the triggers, which are the same."""
+        soft_test = self.soft.owner_test(suspect, key, probes)
+        trigger_test, _ = self._trigger_test(suspect, key, probes)
+        return soft_test and _strongest("soft", soft_test, trigger_test)[1]
+
+    def _trigger_test(
+        self, suspect: Suspect, key: Key, probes: Samples
+    ) -> tuple[Null, float | None]:
+        """Return the test of the triggers, and the part that is answered as the key says."""
+        # The triggers are asked besides the probes, which no key may choose.
+        triggers = self.trigger_probes(key, probes)
+        answered = suspect.answers(triggers).argmax(1)  # (T,)
+        hits = answered == triggers.labels[: len(answered)]
+        recall = float(hits.float().mean()) if len(hits) else None
+        return self.triggers.null(key, hits), recall
 
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:
         """Return the tests of the soft labels alone: each message has triggers of its own."""
         return self.soft.identify(suspect, key, probes, messages)
+
+
+def _strongest(name: str, soft_test: Null, trigger_test: Null) -> tuple[str, Either]:
+    """Return the name of the strongest of three tests, and their combination.
+
+    They are the soft labels' (``name``), the triggers', and both together.
+    """
+    tests = {
+        name: soft_test,
+        "triggers": trigger_test,
+        "both": Both(soft_test, trigger_test),
+    }
+    combined = Either(tuple(tests.values()))
+    return next(name for name, test in tests.items() if test is combined.strongest), combined
 
 
 def check_uint8_pictures(inputs: Tensor) -> None:

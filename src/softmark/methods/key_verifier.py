@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from softmark.data.roles import Samples
 from softmark.methods.key import Key
 from softmark.methods.watermark import Watermark
@@ -37,10 +39,20 @@ class KeyVerifier:
             probes = suspect.first(probes, count)
         return self.verifier.ask(self.method, suspect, self.key, probes, self.pool)
 
-    def messages(self, suspect: Suspect) -> dict[str, Null]:
-        """Return the exact test of each registered message; none where nothing can be asked."""
-        registered = self.verifier.messages
+    def messages(self, suspect: Suspect, names: Sequence[str] | None = None) -> dict[str, Null]:
+        """Return the exact test of each of ``names``; None: of each registered message.
+
+        There are none where nothing can be asked.
+        """
+        names = self.verifier.messages if names is None else names
         visible = self.verifier.admit(self.method, suspect, self.key, self.probes)
-        if not registered or isinstance(visible, Evidence):
+        if not names or isinstance(visible, Evidence):
             return {}
-        return self.method.identify(visible, self.key, self.probes, registered)
+        return self.method.identify(visible, self.key, self.probes, names)
+
+    def owner_test(self, suspect: Suspect) -> Null | None:
+        """Return the exact test of what all customers' copies share; None for no such."""
+        visible = self.verifier.admit(self.method, suspect, self.key, self.probes)
+        if isinstance(visible, Evidence):
+            return None
+        return self.method.owner_test(visible, self.key, self.probes)

@@ -181,6 +181,10 @@ class Watermark:
         """
         return {}
 
+    def owner_test(self, suspect: Suspect, key: Key, probes: Samples) -> Null | None:
+        """Return the exact test of what all customers' copies share; None where there is none."""
+        return None
+
     # The contract with owners, who mark models of their own and commit to a statement first.
 
     @property

@@ -129,6 +129,22 @@ def _identified(records: Sequence[Record]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
+def _told_apart(records: Sequence[Record]) -> str:
+    """Return how many customers could be registered and one who colluded still be named.
+
+    Of the colluder of the smallest p: the level of a claim over p. The median over records.
+    """
+    counts = [
+        record["config"]["verifier"]["levels"]["exact"] / min(record["colluders"].values())
+        for record in records
+        if record["colluders"]
+    ]
+    if not counts:
+        return MISSING
+    count = statistics.median(counts)
+    return "none" if count < 1 else f"{round(count)}" if count < 9999 else f"{count:.0e}"
+
+
 # In the order of a table: what decides comes before what only describes.
 COLUMNS: dict[str, Column] = {
     "claimed": _claimed,
@@ -141,6 +157,8 @@ COLUMNS: dict[str, Column] = {
     "forged p": _p(min, "forged_p_value"),  # the largest claim of an attacker
     "corrected p": _corrected,
     "identified": _identified,
+    "owner's p": _p(max, "owner_p_value"),  # of what all customers' copies share
+    "told apart": _told_apart,
     "suspect": _suspect,
     "cost": _cost("control"),
     "vs victim": _cost("victim"),
@@ -158,6 +176,8 @@ OPTIONAL = {
     "forged p": "forged_p_value",
     "corrected p": "forged_p_value",
     "identified": "identification",
+    "owner's p": "owner_p_value",
+    "told apart": "colluders",
     "control": "control_accuracy",
     "mark recall": "mark_recall",
 }

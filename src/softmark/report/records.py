@@ -12,6 +12,7 @@ from softmark.data.hub import Hub
 from softmark.data.sources import Digits, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
+from softmark.experiment.cell import colluders_of
 from softmark.experiment.plan import UNHASHED, steps_of
 from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record
@@ -97,7 +98,7 @@ def _is_bounded(config: dict[str, Any]) -> bool:
     """Return whether its plan has as few stages as a cell may have: each costs time and memory."""
     pools = [config["innocents"][pool] for pool in ("calibration", "evaluation")]
     steps = list(steps_of(config["attack"]))
-    held = 1 + sum(len(step.get("colluders") or ()) for step in steps)
+    held = 1 + sum(len(colluders_of(step)) for step in steps)
     return max(*pools, held * len(steps)) <= MAX_STAGES
 
 

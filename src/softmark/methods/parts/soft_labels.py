@@ -214,6 +214,11 @@ class SoftLabels(TrainedWatermark):
             for message, customer_key in keys.items()
         }
 
+    def owner_test(self, suspect: Suspect, key: Key, probes: Samples) -> Null | None:
+        if key.classes < 3:
+            return None
+        return self.exact(suspect.answers(probes), probes.labels, key, "owner")[1]
+
 
 def pairs(classes: int) -> Tensor:
     """Return the entries above the diagonal, one for each pair of classes: a mask (K, K)."""
