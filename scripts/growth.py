@@ -1,11 +1,12 @@
 """How seconds and memory grow with cells, records, stages, probes and classes.
 
-    python scripts/growth.py             # about five minutes
-    python scripts/growth.py probes classes
+    python scripts/growth.py             # about ten minutes
+    python scripts/growth.py classes marked_classes
 
-Nothing is trained: records and stages are written as a run would write them, with invented figures,
-and a verdict is made of random answers. Each row is a process of its own. Seconds are those of a
-core, which another job takes none of. The table is Markdown.
+``marked_classes`` and ``marked_pictures`` train, and nothing else does: records and stages are
+written as a run would write them, with invented figures, and a verdict is made of random answers.
+Each row is a process of its own. Seconds are those of a core, which another job takes none of. The
+table is Markdown.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from softmark.experiment.provenance import machine
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SCRIPTS = Path(__file__).parent
 ATTACKS = ("none", "finetune", "prune", "distill", "retrain")
@@ -109,8 +114,39 @@ def probes(count: int, output: Path, classes: int = 10) -> Callable[[], object]:
 
 
 def classes(count: int, output: Path) -> Callable[[], object]:
-    """Verify a suspect of ``count`` classes on ten probes of each."""
-    return probes(10 * count, output, classes=count)
+    """Verify a suspect of ``count`` classes on ten probes of each, and 10,000 at most."""
+    return probes(min(10 * count, 10_000), output, classes=count)
+
+
+def marked_classes(count: int, output: Path) -> Callable[[], object]:
+    """Mark a module of ``count`` classes, and verify it: 47 steps of 64 rows."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, count))
+    return marking(model, torch.rand(3008, 64), torch.arange(3008) % count)
+
+
+def marked_pictures(count: int, output: Path) -> Callable[[], object]:
+    """Mark a small ConvNet by ``count`` pictures of CIFAR-10's size, and verify it: an epoch."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(2048, 10))
+    pictures = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
+    return marking(model, pictures, torch.arange(count) % 10)
+
+
+def marking(model: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], object]:
+    """Return what marks ``model`` in an epoch of batches of 64, with 1,000 probes."""
+    import softmark
+
+    recipe = {"epochs": 1, "batch_size": 64}
+    given = {"recipe": recipe, "overrides": ["tries=1"], "accelerator": "cpu"}
+    return lambda: softmark.mark(model, (inputs, labels), "owner", **given)
 
 
 SIZES = {
@@ -118,7 +154,9 @@ SIZES = {
     records: (100, 10_000),
     stages: (100, 100_000),
     probes: (100, 1000, 10_000, 100_000),
-    classes: (10, 100, 1000),
+    classes: (10, 100, 1000, 10_000),
+    marked_classes: (10, 100, 1000, 10_000),
+    marked_pictures: (1000, 10_000),
 }
 
 

@@ -296,7 +296,7 @@ MUTANTS = (
     Mutant("recheck looks up no numbers", RECHECK,
            "served[\"randomness\"] == signed == evidence[\"randomness\"]", "True"),
     Mutant("recheck forgets the other customers", RECHECK,
-           "customers * p_of_part(\"all\")", "p_of_part(\"all\")"),
+           "log(customers) + log_p_of_part(\"all\")", "log_p_of_part(\"all\")"),
     Mutant("recheck believes p", RECHECK, "return reached and right", "return evidence[\"p\"] <= level"),
     # The attacks and what they are told.
     Mutant("the attacker gets the owner's data", "experiment/context.py",

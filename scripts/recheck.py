@@ -146,9 +146,9 @@ def recheck(options):
         check_answers(options.answers, ranks)
     tied = (ranks[:N] == ranks[:N, :1]).all(1).sum()
     require(tied <= 0.05 * N, f"{tied} of {N} answers tell nothing")
-    p = p_for_one_key(statement, victim, labels, your_labels, ranks, roots)
+    log_p = log_p_for_one_key(statement, victim, labels, your_labels, ranks, roots)
     keys_tried = evidence["tried"] * num_open_orders(statement, labels, ranks[:N])
-    p = min(1.0, p * min(keys_tried, 10**300))
+    p = max(float(np.exp(min(0.0, log_p + log(keys_tried)))), SMALLEST_P)
     return report(p, level, evidence, statement, seals[1:], your_labels, options)
 
 
@@ -417,8 +417,8 @@ def num_open_orders(statement, labels, ranks):
     return 1 if num_open < 2 else perm(K, num_open) * num_open**2
 
 
-def p_for_one_key(statement, victim, labels, your_labels, ranks, roots):
-    """Return p of all tests together, for one key that was tried.
+def log_p_for_one_key(statement, victim, labels, your_labels, ranks, roots):
+    """Return the natural logarithm of p of all tests together, for one key that was tried.
 
     ``roots``: the owner's, and the named customer's if there is one.
     """
@@ -432,26 +432,27 @@ def p_for_one_key(statement, victim, labels, your_labels, ranks, roots):
     directions = [np.zeros((K, K)), *([] if victim is None else [victim[0]])]
     streams = [key_stream(root, 4 * K * (K - 1)) for root in roots]
 
-    def p_of_part(part):
+    def log_p_of_part(part):
         tests = (csp_tests if is_csp else usp_tests)(sums, residuals, directions, streams, K, part)
-        p_values = [p for p, has_evidence in tests if has_evidence] or [1.0]
-        return max(min(1.0, len(p_values) * min(p_values)), SMALLEST_P)
+        logs = [log_p for log_p, has_evidence in tests if has_evidence] or [0.0]
+        return min(0.0, log(len(logs)) + min(logs))
 
     customers = len(statement["seals"])
     if customers > 1:
-        parts = [p_of_part("owner")]
-        parts += [customers * p_of_part("all")] if len(roots) > 1 else []
-        return min(1.0, 2 * min(parts))
-    p_tails = p_of_part("all")
+        parts = [log_p_of_part("owner")]
+        parts += [log(customers) + log_p_of_part("all")] if len(roots) > 1 else []
+        return min(0.0, log(2) + min(parts))
+    log_p_tails = log_p_of_part("all")
     if not T:
-        return p_tails
+        return log_p_tails
     label_root = hmac.new(roots[0], b"labels", hashlib.sha256).digest()
     trigger_labels = np.frombuffer(key_stream(label_root, 8 * T), ">u8") % np.uint64(K)
     hits = top[N:] == trigger_labels.astype(int)
     # The tails, the triggers, and both.
-    product = max(p_tails * binomial_p(hits, K), SMALLEST_P)
-    parts = [p_tails, binomial_p(hits, K), product * (1 - np.log(product))]
-    return min(1.0, 3 * max(min(parts), SMALLEST_P))
+    p_triggers = binomial_p(hits, K)
+    product = max(np.exp(log_p_tails) * p_triggers, SMALLEST_P)
+    parts = [log_p_tails, log(p_triggers), log(product * (1 - log(product)))]
+    return min(0.0, log(3) + min(parts))
 
 
 def tail_sums(ranks, top, K):
@@ -480,7 +481,7 @@ def anscombe_residuals(labels, top, clear, victim, K):
 
 
 def csp_tests(sums, residuals, directions, streams, K, part):
-    """Return (p, whether there is any evidence) of each test of csp's signs.
+    """Return (log p, whether there is any evidence) of each test of csp's signs.
 
     ``part``: all of the pattern, or the owner's alone.
     """
@@ -493,12 +494,12 @@ def csp_tests(sums, residuals, directions, streams, K, part):
     for matrix in [*matrices, residuals]:
         weights = np.append((matrix + matrix.T)[i, j], (matrix - matrix.T)[i, j])
         for size in sizes[:1] if matrix is residuals else sizes:
-            tests += [(signs_p(weights[:size], signs[:size]), weights[:size].any())]
+            tests += [(signs_log_p(weights[:size], signs[:size]), weights[:size].any())]
     return tests
 
 
 def usp_tests(sums, residuals, directions, streams, K, part):
-    """Return (p, whether there is any evidence) of each test of usp's direction.
+    """Return (log p, whether there is any evidence) of each test of usp's direction.
 
     ``part``: all of the pattern, or the owner's alone.
     """
@@ -519,14 +520,14 @@ def usp_tests(sums, residuals, directions, streams, K, part):
     symmetric = part == "owner"
     tests += [(*direction_p(residuals, pattern, directions[0], symmetric), residuals.any())]
     enough = min(18, K * (K - 2))
-    return [(p, has_evidence) for p, dimensions, has_evidence in tests if dimensions >= enough]
+    return [(log(p), has_evidence) for p, dimensions, has_evidence in tests if dimensions >= enough]
 
 
-def signs_p(weights, signs):
-    """Return P(sum of +-weights >= what ``signs`` give), never below the truth."""
+def signs_log_p(weights, signs):
+    """Return log P(sum of +-weights >= what ``signs`` give), never below the truth."""
     score, sizes = weights @ signs, np.abs(weights[weights != 0])
     if not score > 0:
-        return 1.0
+        return 0.0
 
     # Chernoff's bound: any rate gives one. A part of many sizes shows which is the best.
     def log_bound(rate, part):
@@ -538,7 +539,7 @@ def signs_p(weights, signs):
         np.geomspace(0.01, 200, 4000) / np.linalg.norm(sizes),
         sizes[:: 1 + len(sizes) // 20_000],
     )
-    bound = np.exp(log_bound(min(rates, key=lambda rate: log_bound(rate, part)), sizes))
+    bound = log_bound(min(rates, key=lambda rate: log_bound(rate, part)), sizes)
     if len(sizes) > 1000:
         return bound
     jumps = np.rint(sizes / sizes.sum() * 20_000).astype(int)
@@ -546,7 +547,7 @@ def signs_p(weights, signs):
     for jump in jumps[jumps > 0]:
         mass = (np.pad(mass, (jump, 0))[: len(mass)] + np.pad(mass, (0, jump))[jump:]) / 2
     lowest = int(np.floor(score / sizes.sum() * 20_000 - len(sizes) / 2))
-    return min(bound, mass[max(0, lowest + reach) :].sum())
+    return min(bound, log(max(mass[max(0, lowest + reach) :].sum(), SMALLEST_P)))
 
 
 def direction_p(evidence, pattern, known, symmetric):
@@ -615,7 +616,8 @@ def report(p, level, evidence, statement, named, your_labels, options):
         print("not looked up: the beacon's round (--round, --info, --published)")
     print("not checked: when the commitment was public, and whether its owner made others")
     # What rounding does on the grid can move p where few signs count.
-    right = not same_labels or abs(np.log2(p / evidence["p"])) < 1
+    is_tiny = max(p, evidence["p"]) < 1e-290
+    right = not same_labels or is_tiny or abs(np.log2(p / evidence["p"])) < 1
     reached = p <= level
     print("claimed" if reached and right else "not claimed" if right else "the file's p is WRONG")
     return reached and right

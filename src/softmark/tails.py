@@ -59,15 +59,18 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     order = np.argsort(rows, axis=1)
     in_order = np.take_along_axis(rows, order, 1)
     places = np.broadcast_to(np.arange(1, rows.shape[1] + 1, dtype=np.float32), rows.shape)
-    tied = in_order[:, 1:] == in_order[:, :-1]  # (N, K - 1)
-    if tied.any():
-        # The first and the last place of those that tie.
-        first, last = places.copy(), places.copy()
-        first[:, 1:][tied], last[:, :-1][tied] = 0, np.inf
-        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-        places = (np.maximum.accumulate(first, axis=1) + last) / 2
     ranked = np.empty(rows.shape, np.float32)
     np.put_along_axis(ranked, order, places, 1)
+    tied = in_order[:, 1:] == in_order[:, :-1]  # (N, K - 1)
+    if len(some := np.flatnonzero(tied.any(1))):
+        # The first and the last place of those that tie.
+        first, last = places[some], places[some]
+        first[:, 1:][tied[some]], last[:, :-1][tied[some]] = 0, np.inf
+        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+        shared = (np.maximum.accumulate(first, axis=1) + last) / 2
+        with_ties = np.empty_like(shared)
+        np.put_along_axis(with_ties, order[some], shared, 1)
+        ranked[some] = with_ties
     ranked[np.isnan(in_order[:, -1])] = np.nan
     return ranked
 
@@ -147,11 +150,17 @@ def project_out(sums: Tensor, victim_tails: Tensor, *, only_agreeing: bool = Fal
         victim_tails: rows of unit norm or 0.
         only_agreeing: leave a part in that points against the victim's tail.
     """
-    along = (sums * victim_tails).sum(1, keepdim=True)  # (K, 1)
-    along = along.clamp_min(0) if only_agreeing else along
-    remainder = sums - along * victim_tails
-    is_rounding = remainder.abs() < ROUNDING * sums.norm(dim=1, keepdim=True)
-    return torch.where(is_rounding, 0.0, remainder)
+    remainder = torch.empty_like(sums)
+    num_rows = max(1, MAX_ENTRIES // len(sums))
+    for rows, tails, rest in zip(
+        *(matrix.split(num_rows) for matrix in (sums, victim_tails, remainder)), strict=True
+    ):
+        along = (rows * tails).sum(1, keepdim=True)  # (n, 1)
+        along = along.clamp_min(0) if only_agreeing else along
+        torch.sub(rows, along * tails, out=rest)
+        is_rounding = rest.abs() < ROUNDING * rows.norm(dim=1, keepdim=True)
+        rest.masked_fill_(is_rounding, 0.0)
+    return remainder
 
 
 def centred(rows: Tensor) -> Tensor:
@@ -202,6 +211,8 @@ def confusion_counts(answers: Tensor, labels: Tensor) -> Tensor:
         [[0.0, 2.0], [0.0, 0.0]]
     """
     classes = answers.shape[1]
+    if not (labels >= 0).any():
+        return torch.zeros(classes, classes)
     known = is_clear(answers) & (labels >= 0)  # (N,)
     places = classes * labels[known] + answers[known].argmax(1)
     counts = places.bincount(minlength=classes**2).reshape(classes, classes).float()

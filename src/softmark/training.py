@@ -248,14 +248,17 @@ def predict(network: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float
     network = network.to(device).eval()
     # Not inference_mode: what a module keeps of its first batch couldn't be trained with.
     with torch.no_grad():
-        parts = [
-            _probabilities(network(as_input(part.to(device))), dtype)  # (n, K)
-            for part in split_to_ask(inputs)
-        ]
+        answers, done = None, 0
+        for part in split_to_ask(inputs):
+            probs = _probabilities(network(as_input(part.to(device))), dtype)  # (n, K)
+            if answers is None:
+                answers = probs.new_empty(len(inputs), *probs.shape[1:])
+            answers[done : done + len(part)] = probs
+            done += len(part)
     network.to(home)
     for module, mode in modes:
         module.training = mode
-    return torch.cat(parts)
+    return answers
 
 
 def split_to_ask(inputs: Tensor) -> tuple[Tensor, ...]:

@@ -168,3 +168,16 @@ def test_the_certificate_says_what_was_published_and_nothing_secret(saved):
     assert "http" not in page
     to_come = certificate_page({**published, "models": {}}, [])
     assert "still to be trained" in to_come
+
+
+def test_a_model_that_was_trained_with_the_loss_is_bound_as_well(tmp_path):
+    key = softmark.new_key("licence 7", 10, owners.labelled())
+    softmark.save((key, owners.probes(), owners.victim()), tmp_path / "m", owner="Anna")
+    content = (tmp_path / "m" / "model.safetensors").read_bytes()
+    published = read_publication(tmp_path / "m" / "softmark.commitment.json")
+    assert published["models"] == {"model.safetensors": hashlib.sha256(content).hexdigest()}
+    assert published["commitment"] == key.commitment
+    page = (tmp_path / "m" / "certificate.html").read_text()
+    assert "too weak for a claim" in page  # nothing was marked
+    with pytest.raises(InputError, match="and perhaps the model"):
+        softmark.save((owners.victim(), key), tmp_path / "n")

@@ -15,17 +15,19 @@ from scipy import stats
 from helpers import nearly
 from softmark.methods.key import Key
 from softmark.methods.parts.trigger_set import random_labels
-from softmark.verification.judge import KINDS
+from softmark.verification.judge import KINDS, corrected
 from softmark.verification.nulls import (
+    SMALLEST_P,
     Binomial,
     Both,
     Direction,
+    Either,
     Innocents,
     Measured,
     Sampled,
     upper_bound,
 )
-from softmark.verification.signs import Signs, chernoff, convolve
+from softmark.verification.signs import Signs, chernoff, convolve, log_p_value
 
 
 def every_key(weights: np.ndarray) -> np.ndarray:
@@ -246,3 +248,26 @@ def test_labels_that_keys_draw_are_uniform_and_independent(classes):
     for apart in (1, 4, 96):
         one, other = labels.reshape(-1, 2, apart).unbind(1)
         assert even(classes * one + other, classes**2)
+
+
+def test_a_part_of_many_signs_is_held_at_a_time(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(5000, generator=generator) - 0.4
+    whole = Signs(weights, torch.ones(5000, dtype=torch.int8))
+    monkeypatch.setattr("softmark.verification.signs.AT_A_TIME", 999)
+    parts = Signs(weights, torch.ones(5000, dtype=torch.int8))
+    assert parts.p_value() == pytest.approx(whole.p_value(), rel=1e-6)
+    assert parts.score == pytest.approx(whole.score)
+
+
+def test_many_orders_are_counted_below_the_smallest_p():
+    """Signs of many classes prove more than a float can say; orders of their columns cost it."""
+    strong = Either((Signs(torch.ones(9000), torch.ones(9000)), Binomial(3, 4, 0.5)))
+    assert strong.p_value() == 2 * SMALLEST_P
+    log_p = log_p_value(strong)
+    assert -9000 * math.log(2) < log_p < -6000
+    assert corrected(strong, math.factorial(100)) == SMALLEST_P  # 10^158, of 10^2652
+    most = math.factorial(1000)  # 10^2568
+    assert corrected(strong, most) == pytest.approx(math.exp(log_p + math.log(most)), rel=1e-6)
+    assert corrected(strong, math.factorial(1500)) == 1.0  # 10^4114
+    assert corrected(strong, 5) == 10 * SMALLEST_P

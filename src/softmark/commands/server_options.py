@@ -15,9 +15,10 @@ def add_server_arguments(server: argparse._ArgumentGroup) -> None:
     """Add what a server as a suspect needs."""
     server.add_argument(
         "--protocol",
-        choices=("v2", "json"),
+        choices=("v2", "grpc", "json"),
         default="v2",
-        help="v2: Open Inference Protocol; json: any other JSON POST (default: v2)",
+        help="v2: Open Inference Protocol; grpc: the same at grpc://HOST:PORT (needs "
+        "softmark[grpc]); json: any other JSON POST (default: v2)",
     )
     server.add_argument("--model", metavar="NAME", help="name of the model (v2; needed)")
     server.add_argument("--model-version", metavar="V", help="version of the model (v2)")
@@ -27,6 +28,19 @@ def add_server_arguments(server: argparse._ArgumentGroup) -> None:
     server.add_argument(
         "--output", metavar="NAME", help="name of the output tensor (v2; default: the only one)"
     )
+    _add_bodies(server)
+    server.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="sent with each request, and shown nowhere; may be repeated",
+    )
+    _add_limits(server)
+
+
+def _add_bodies(server: argparse._ArgumentGroup) -> None:
+    """Add what requests and replies look like."""
     server.add_argument(
         "--request",
         default="instances",
@@ -38,7 +52,8 @@ def add_server_arguments(server: argparse._ArgumentGroup) -> None:
         default="numbers",
         metavar="FORM",
         help="of the inputs: numbers, bytes (whole numbers from 0 to 255), base64 (PNG files in "
-        "text), multipart (a PNG file in a form) or file (a PNG file alone) (json)",
+        "text), multipart (a PNG file in a form) or file (a PNG file alone) (json); binary "
+        "(tensors as bytes behind the JSON) (v2)",
     )
     server.add_argument(
         "--body",
@@ -53,14 +68,6 @@ def add_server_arguments(server: argparse._ArgumentGroup) -> None:
         help="dotted path to the answers in the reply, * for each entry of a list (json; default: "
         "predictions)",
     )
-    server.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="sent with each request, and shown nowhere; may be repeated",
-    )
-    _add_limits(server)
 
 
 def _add_limits(server: argparse._ArgumentGroup) -> None:

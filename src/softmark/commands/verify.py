@@ -185,7 +185,7 @@ def suspect_of(
     from softmark.owner.suspects.files import FORMATS, read_predictions
 
     name, file = options.suspect, Path(options.suspect)
-    server = name.startswith(("http://", "https://"))
+    server = name.startswith(("http://", "https://", "grpc://", "grpcs://"))
     if options.weights and (server or file.suffix in FORMATS):
         raise InputError(f"--weights={options.weights}: {name} is no MODULE:FUNCTION, it has none")
     if server:

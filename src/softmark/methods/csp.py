@@ -39,7 +39,7 @@ from softmark.methods.parts.teacher import Teacher
 from softmark.methods.parts.tuned_copy import TunedCopy
 from softmark.models.files import below
 from softmark.recipe import Recipe
-from softmark.tails import anscombe_residuals, confusion_counts, project_out, tail_sums
+from softmark.tails import anscombe_residuals, project_out
 from softmark.training import Classifier
 from softmark.verification.nulls import Either
 from softmark.verification.signs import Signs
@@ -56,12 +56,15 @@ def sign_matrix(owner: bytes, customer: bytes, classes: int) -> Tensor:
         customer: as many more, of which A is made.
         classes: K.
     """
-    num_pairs = classes * (classes - 1) // 2
-    signs = (
-        2.0 * torch.from_numpy(np.unpackbits(np.frombuffer(stream, np.uint8)))[:num_pairs] - 1
-        for stream in (owner, customer)
-    )
+    signs = (signs_of(stream, classes).float() for stream in (owner, customer))
     return combine_halves(*signs, classes)
+
+
+def signs_of(stream: bytes, classes: int) -> Tensor:
+    """Return the signs of a stream of bits, one for each pair of classes: int8, 1 or -1."""
+    num_pairs = classes * (classes - 1) // 2
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))[:num_pairs]
+    return torch.from_numpy(bits.view(np.int8)) * 2 - 1
 
 
 class CSPModule(Classifier):
@@ -152,8 +155,7 @@ class CSP(SoftLabels):
     """
 
     def pattern(self, key: Key) -> Tensor:
-        size = math.ceil(key.classes * (key.classes - 1) / 16)  # a bit a pair
-        return sign_matrix(key.owner_part().stream(size), key.stream(size), key.classes)
+        return sign_matrix(*sign_streams(key), key.classes)
 
     def marking_module(
         self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
@@ -161,8 +163,8 @@ class CSP(SoftLabels):
         pattern = self.pattern(key)
         return CSPModule(network, self.marking_recipe, pattern, answers, self.marking, task_size)
 
-    def exact(
-        self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"
+    def exact_of(
+        self, sums: Tensor, counts: Tensor, key: Key, part: Part = "all"
     ) -> tuple[str, Signs | Either, str]:
         """Return the strongest of several tests of the key's signs, each against coin flips.
 
@@ -173,32 +175,44 @@ class CSP(SoftLabels):
         well; each of these in both orders of the tails; and one of the labels alone, by which
         classes are more often or more rarely mistaken for each other than expected.
         """
-        sums, above = tail_sums(answers), pairs(key.classes)  # (K, K)
-        signs = paired(self.pattern(key), above).sign()  # (K (K - 1),)
-        half, tests = len(signs) // 2, []
+        above, victim = pairs(key.classes), key.victim_stats
+        streams = sign_streams(key)
+        signs = torch.cat([signs_of(stream, key.classes) for stream in streams])  # (K (K - 1),)
+        half = len(signs) // 2
         parts = {"owner": {PAIRS: slice(half)}, "customer": {DIFFERENCES: slice(half, None)}}.get(
             part, {TAILS: slice(None)}
         )
         # 20 signs or fewer can't reach a claim's level, and would cost the others a factor.
         parts |= {PAIRS: slice(half)} if half > 20 and part == "all" else {}
-        for turned, tails in (("", sums), (TURNED, -sums)):
-            matrices = {turned: tails}
-            if key.victim_stats is not None:
-                beyond = project_out(tails, key.victim_stats[0], only_agreeing=True)
-                matrices[BEYOND_VICTIM + turned] = beyond
-            for suffix, matrix in matrices.items():
-                weights = paired(matrix, above)  # (K (K - 1),)
-                tests += [
-                    Signs(weights[chosen], signs[chosen], name + suffix)
-                    for name, chosen in parts.items()
-                ]
-        counts = confusion_counts(answers, labels)  # (K, K)
-        residuals = paired(anscombe_residuals(counts, key.victim_stats), above)  # (K (K - 1),)
+
+        def tests_of(weights: Tensor, suffix: str) -> list[Signs]:
+            """Return a test of each part by ``weights`` (K (K - 1),)."""
+            return [
+                Signs(weights[chosen], signs[chosen], name + suffix)
+                for name, chosen in parts.items()
+            ]
+
+        weights = paired(sums, above)  # (K (K - 1),)
+        tests, turned = tests_of(weights, ""), tests_of(-weights, TURNED)
+        if victim is not None:
+            weights = paired(project_out(sums, victim[0], only_agreeing=True), above)
+            tests += tests_of(weights, BEYOND_VICTIM)
+            weights = paired(project_out(-sums, victim[0], only_agreeing=True), above)
+            turned += tests_of(weights, BEYOND_VICTIM + TURNED)
+        tests += turned
         first = next(iter(parts.values()))
-        tests.append(Signs(residuals[first], signs[first], MISTAKES))
+        if counts.any():
+            residuals = paired(anscombe_residuals(counts, victim), above)  # (K (K - 1),)
+            tests.append(Signs(residuals[first], signs[first], MISTAKES))
         bits = len(signs[first])
         few = f"{key.classes} classes carry {bits} bits: p can't fall below {2.0**-bits:.1g}"
         return "signs", Either.of(tests), few if 2.0**-bits > 1e-6 else ""
+
+
+def sign_streams(key: Key) -> tuple[bytes, bytes]:
+    """Return the owner's bits and the customer's, a bit for each pair of classes in each."""
+    size = math.ceil(key.classes * (key.classes - 1) / 16)
+    return key.owner_part().stream(size), key.stream(size)
 
 
 def paired(matrix: Tensor, above: Tensor) -> Tensor:

@@ -42,10 +42,8 @@ from softmark.tails import (
     FLOOR,
     anscombe_residuals,
     centred,
-    confusion_counts,
     log_of,
     project_out,
-    tail_sums,
 )
 from softmark.verification.nulls import Direction, Either
 
@@ -211,10 +209,11 @@ class USP(SoftLabels):
         self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
     ) -> USPModule:
         pattern, recipe = self.pattern(key), self.marking_recipe
-        return USPModule(network, recipe, pattern, answers, self.marking, key.detector, task_size)
+        detector = key.detector if hasattr(key, "detector") else self.new_detector(key)
+        return USPModule(network, recipe, pattern, answers, self.marking, detector, task_size)
 
-    def exact(
-        self, answers: Tensor, labels: Tensor, key: Key, part: Part = "all"
+    def exact_of(
+        self, sums: Tensor, counts: Tensor, key: Key, part: Part = "all"
     ) -> tuple[str, Direction | Either, str]:
         """Return the strongest of several tests of the cosine between evidence and pattern.
 
@@ -227,8 +226,7 @@ class USP(SoftLabels):
         0, or K (K - 3), with one direction less a row; that of ``project_out_victim`` for the
         (anti)symmetric parts.
         """
-        sums, pattern = tail_sums(answers), self.pattern(key)  # (K, K)
-        counts = confusion_counts(answers, labels)  # (K, K)
+        pattern = self.pattern(key)  # (K, K)
         residuals = centred(anscombe_residuals(counts, key.victim_stats))  # (K, K)
         most, none = key.classes * (key.classes - 2), torch.zeros_like(sums)
         parity, of_half = (-1, DIFFERENCES) if part == "customer" else (1, PAIRS)

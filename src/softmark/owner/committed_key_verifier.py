@@ -20,7 +20,7 @@ from softmark.owner.key import Key
 from softmark.owner.pattern_key import PatternKey
 from softmark.owner.watermarks import watermark_of_statement
 from softmark.settings import CONF
-from softmark.tails import confusion_counts, is_clear
+from softmark.tails import confusion_counts, is_clear, tail_sums
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.judge import Verifier, corrected
 from softmark.verification.nulls import Null
@@ -76,13 +76,14 @@ class CommittedKeyVerifier:
         if labels is not None:
             self.checked_labels = checked_labels(labels, self.num_probes, key.classes)
         self._probes = Samples(inputs[: self.num_probes], self._agreed_labels())
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None  # answers that were read
         check_keys_tried(keys_tried)
         self.terms = terms_of_a_claim(len(inputs), level, keys_tried)
 
     def evidence(self, answers: Tensor) -> Evidence:
         """Return what ``answers`` show of the key: (N + T, K), or to the first of the inputs."""
         evidence = self._key_verifier(answers).evidence(self._suspect(answers))
-        probs = usable(answers[: self.num_probes])[0]  # (N, K)
+        probs = self.probs(answers)
         num_tied = int((probs == probs[:, :1]).all(1).sum())
         if evidence.tests and num_tied > (1 - MIN_USABLE) * len(probs):
             return Evidence.none(f"{num_tied} of {len(probs)} answers tell nothing")
@@ -102,11 +103,11 @@ class CommittedKeyVerifier:
         if len(self.key.messages) == 1:
             return verdict
         name = name if naming_p <= NAMING_LEVEL else None
-        p = corrected(self._p_of_customers(answers, name), keys_tried)
+        p = self._p_of_customers(answers, name, keys_tried)
         claimed = p <= min(verdict.levels.values())
         if name is not None and not claimed:
             # Nobody is named without a claim: p stands on what may be disclosed, the owner's part.
-            name, p = None, corrected(self._p_of_customers(answers, None), keys_tried)
+            name, p = None, self._p_of_customers(answers, None, keys_tried)
         tests = dict.fromkeys(verdict.tests, p)
         return replace(verdict, p_value=p, claimed=claimed, tests=tests, identified=name)
 
@@ -129,25 +130,36 @@ class CommittedKeyVerifier:
             tests.append(self._exact(answers, self.key.pattern_key(name), "all"))
         return tests
 
-    def _p_of_customers(self, answers: Tensor, name: str | None) -> float:
-        """Return p of a key of several customers, for one key that was tried."""
-        owner, *named = (test.p_value() for test in self.tests_of_customers(answers, name))
+    def _p_of_customers(self, answers: Tensor, name: str | None, keys_tried: int) -> float:
+        """Return p of a key of several customers, corrected for both of its tests."""
+        owner, *named = self.tests_of_customers(answers, name)
         # The named customer is one of as many as there are.
-        return min(1.0, 2 * min(owner, *(len(self.key.messages) * p for p in named), 1.0))
+        tried = 2 * len(self.key.messages) * keys_tried
+        return min(corrected(owner, 2 * keys_tried), *(corrected(test, tried) for test in named), 1)
 
     def _likeliest_customer(self, answers: Tensor, keys_tried: int) -> tuple[str, float]:
         """Return the likeliest customer, and p of their part alone, corrected for all of them."""
         keys = self.key.pattern_keys()
-        p = {name: self._exact(answers, key, "customer").p_value() for name, key in keys.items()}
-        likeliest = min(p, key=p.__getitem__)
-        return likeliest, corrected(p[likeliest], len(p) * keys_tried)
+        tests = {name: self._exact(answers, key, "customer") for name, key in keys.items()}
+        likeliest = min(tests, key=lambda name: tests[name].p_value())
+        return likeliest, corrected(tests[likeliest], len(tests) * keys_tried)
 
     def _exact(self, answers: Tensor, pattern_key: PatternKey, part: Part) -> Null:
         """Return the test of a ``part`` of the pattern, by the answers to the probes alone."""
-        probs = usable(answers[: self.num_probes])[0]  # (N, K)
-        labels = self._probes.labels[: len(probs)]
         soft = getattr(self._method, "soft", self._method)  # of a hybrid without its triggers
-        return soft.exact(probs, labels, pattern_key, part)[1]
+        return soft.exact_of(*self._shown(answers), pattern_key, part)[1]
+
+    def probs(self, answers: Tensor) -> Tensor:
+        """Return ``answers`` (N + T, K) to the probes as probabilities, (N, K)."""
+        return usable(answers[: self.num_probes])[0]
+
+    def _shown(self, answers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the tests of every key read: sums of tails and counts of mistakes, (K, K)."""
+        if self._last is None or self._last[0] is not answers:
+            probs = self.probs(answers)
+            labels = self._probes.labels[: len(probs)]
+            self._last = answers, (tail_sums(probs), confusion_counts(probs, labels))
+        return self._last[1]
 
     def p_value(self, answers: Tensor) -> float:
         """Return p of ``answers`` (n, K) to the first n inputs; 1 where nothing can be tested."""
@@ -170,11 +182,12 @@ class CommittedKeyVerifier:
         labels = self.key.labels
         if labels is None:
             return list(range(self.key.classes))
-        probs = usable(answers[: self.num_probes])[0]
-        labels = labels[: len(answers)]
-        num_wrong = confusion_counts(probs, labels).sum(1)  # (K,)
-        num_asked = labels[is_clear(probs)].bincount(minlength=self.key.classes)
-        num_right = num_asked - num_wrong
+        probs = self.probs(answers)
+        labels, clear = labels[: len(answers)], is_clear(probs)  # (N,)
+        is_right = clear & (probs.argmax(1) == labels)
+        num_asked, num_right = (
+            labels[some].bincount(minlength=self.key.classes) for some in (clear, is_right)
+        )
         is_open = (num_right < MIN_PROBES_OF_CLASS) | (2 * num_right <= num_asked)
         return is_open.nonzero().flatten().tolist()
 
@@ -211,6 +224,16 @@ def num_open_orders(num_open_classes: int, classes: int) -> int:
     if num_open_classes < 2:
         return 1
     return math.perm(classes, num_open_classes) * num_open_classes**2
+
+
+def in_words(count: int) -> str:
+    """Return a number that may be beyond floats, in two digits or as a power of ten.
+
+    Example:
+        >>> in_words(120), in_words(10**5000)
+        ('1.2e+02', '10^5000')
+    """
+    return f"{float(count):.2g}" if count < 10**300 else f"10^{math.log10(count):.0f}"
 
 
 def terms_of_a_claim(num_inputs: int, level: float, keys_tried: int) -> Verifier:

@@ -35,6 +35,7 @@ from softmark.owner.model_files import save_model
 from softmark.owner.named_inputs import Layout
 from softmark.owner.probe_files import load_probes, save_probes
 from softmark.owner.samples import as_named_inputs
+from softmark.owner.verify import verify
 
 KEY = "key.safetensors"
 PROBES = "probes.npz"
@@ -43,7 +44,7 @@ MAX_LAYOUT = 1 << 16  # characters of it
 
 
 def save(
-    marked: Marked | Sequence[Marked] | tuple[Key, Any],
+    marked: Marked | Sequence[Marked] | tuple[Key, Any] | tuple[Key, Any, nn.Module],
     folder: str | Path,
     passphrase: str | None = None,
     owner: str | None = None,
@@ -57,7 +58,8 @@ def save(
 
     Args:
         marked: what ``mark`` or ``mark_each`` returned, or a pair (key, probes) of ``new_key``,
-            whose model is yet to be trained.
+            whose model is yet to be trained; or (key, probes, model) once it is: the commitment
+            then names its file's SHA-256, and the certificate says whether it would be claimed.
         folder: a new or an empty one.
         passphrase: locks the key's file; None to leave it open.
         owner: who you are, in words: published with the commitment.
@@ -173,13 +175,18 @@ def sha256_of(path: Path) -> str:
 
 def _copies_key_probes(marked: Any) -> tuple[dict[str, Marked], Key, Any]:
     """Return the marked copies by their models' files, their key, and the probes."""
-    if isinstance(marked, tuple) and len(marked) == 2 and isinstance(marked[0], Key):
+    if isinstance(marked, tuple) and len(marked) in (2, 3) and isinstance(marked[0], Key):
         key, (inputs, layout) = marked[0], as_named_inputs(marked[1])
         check_probes(key.statement, inputs)
-        return {}, key, layout.unpack(inputs) if layout else inputs
+        probes = layout.unpack(inputs) if layout else inputs
+        if len(marked) == 2:
+            return {}, key, probes
+        marked = Marked(marked[2], key, probes, verify(marked[2], key, probes))
     copies = marked if isinstance(marked, list | tuple) else [marked]
     if not copies or not all(isinstance(one, Marked) for one in copies):
-        raise InputError("what mark or mark_each returned is needed, or a pair (key, probes)")
+        raise InputError(
+            "what mark or mark_each returned is needed, or (key, probes) and perhaps the model"
+        )
     if len({one.key.commitment for one in copies}) > 1:
         raise InputError("the models have several keys: each needs a folder of its own")
     names = ["model"] if len(copies) == 1 else [f"model-{n}" for n in range(1, len(copies) + 1)]

@@ -255,7 +255,6 @@ class Marking:
         watermark, pattern_key = watermark_of_config(self.config), key.pattern_key(message)
         tries = 0
         while True:
-            watermark.build_modules(pattern_key)
             network = watermark.mark(
                 copy.deepcopy(self.model).to("cpu"),
                 pattern_key,

@@ -16,6 +16,7 @@ from softmark.owner.beacon import Beacon, check_round
 from softmark.owner.committed_key_verifier import (
     MIN_PROBES_OF_CLASS,
     CommittedKeyVerifier,
+    in_words,
     num_open_orders,
 )
 from softmark.owner.key import Key
@@ -173,7 +174,7 @@ def examine(
         remarks.append(
             f"the committed labels don't show the column of {num_open} of {key.classes} classes "
             f"({MIN_PROBES_OF_CLASS} probes of each must be answered as labelled): p is multiplied "
-            f"by {float(min(open_orders, 10**300)):.2g}, for any order of them"
+            f"by {in_words(open_orders)}, for any order of them"
         )
     why = "; ".join(filter(None, [verdict.why, *remarks]))
     verdict, how = replace(verdict, why=why), how_asked(suspect)

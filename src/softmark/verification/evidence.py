@@ -12,6 +12,7 @@ from softmark.verification.nulls import Null
 
 # Rows whose entries sum to this much are probabilities that an interface rounded or cut short.
 SUMS = (0.5, 1.5)
+ROWS_AT_A_TIME = 1000  # that are held in float64
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def usable(answers: Tensor) -> tuple[Tensor, int]:
                 [0.5000, 0.5000]]), 1)
     """
     answers = answers if answers.dtype == torch.float64 else answers.float()
-    sums = answers.double().sum(1)  # (N,)
+    sums = torch.cat([part.double().sum(1) for part in answers.split(ROWS_AT_A_TIME)])  # (N,)
     # A sum within these bounds is one of finite numbers.
     good = (answers.amin(1) >= 0) & (sums >= SUMS[0]) & (sums <= SUMS[1])  # (N,)
     clean = answers / sums[:, None].to(answers.dtype)

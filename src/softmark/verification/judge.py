@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ from softmark.errors import InputError
 from softmark.models.access import Suspect
 from softmark.verification.evidence import Evidence, usable
 from softmark.verification.metrics import flag_rate, threshold
-from softmark.verification.nulls import Null, upper_bound
+from softmark.verification.nulls import SMALLEST_P, Either, Null, upper_bound
+from softmark.verification.signs import Signs, log_p_value
 from softmark.verification.verdict import Identification, Innocent, Verdict
 
 KINDS = ("exact", "sampled", "innocents")
+MANY = 10**6  # keys, from which on it counts how far below SMALLEST_P a p is
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,7 @@ class Verifier:
     def p_values(self, evidence: Evidence, calibration: Sequence[Innocent]) -> dict[str, float]:
         """Return the p-value of each test by name, corrected for the number of keys tried."""
         return {
-            name: corrected(
-                checked_p(name, test.p_value(_scores_of(name, calibration))), self.keys_tried
-            )
+            name: corrected(test, self.keys_tried, _scores_of(name, calibration), name)
             for name, test in evidence.tests.items()
         }
 
@@ -191,9 +192,7 @@ class Verifier:
         if not tests:
             return None
         tried = len(tests) * self.keys_tried
-        p_values = {
-            name: corrected(checked_p(name, test.p_value()), tried) for name, test in tests.items()
-        }
+        p_values = {name: corrected(test, tried, name=name) for name, test in tests.items()}
         name = min(p_values, key=p_values.__getitem__)
         proven = p_values[name] <= self.levels[tests[name].kind]
         return Identification(name if proven else None, p_values[name], p_values)
@@ -271,15 +270,24 @@ def checked_p(name: str, p: Any) -> float:
     return float(p)
 
 
-def corrected(p: float, tried: int) -> float:
-    """Return p for the best of ``tried`` keys: as many times as large, and at most 1.
+def corrected(
+    test: Null, tried: int, innocents: Sequence[float] = (), name: str = "of the mark"
+) -> float:
+    """Return p of ``test`` for the best of ``tried`` keys: as many times as large, and at most 1.
+
+    ``innocents``: as for ``Null.p_value``; ``name``: of the test, for errors.
 
     Example:
-        >>> corrected(0.01, 5), corrected(0.5, 5)
-        (0.05, 1.0)
+        >>> from softmark.verification.nulls import Binomial
+        >>> corrected(Binomial(9, 10, 0.5), 5), corrected(Binomial(5, 10, 0.5), 5)
+        (0.0537109375, 1.0)
     """
-    # A float can't count more keys, nor does any p-value stand so many.
-    return min(1.0, min(tried, 10**300) * p)
+    p = checked_p(name, test.p_value(innocents))
+    if tried <= MANY or p > 1000 * SMALLEST_P:
+        # A float can't count more keys, nor does any such p stand so many.
+        return min(1.0, min(tried, 10**300) * p)
+    log_p = log_p_value(test) if isinstance(test, Signs | Either) else math.log(max(p, SMALLEST_P))
+    return max(math.exp(min(0.0, log_p + math.log(tried))), SMALLEST_P)
 
 
 def _scores_of(name: str, innocents: Sequence[Innocent]) -> list[float]:

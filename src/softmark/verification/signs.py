@@ -12,9 +12,10 @@ import numpy as np
 from scipy import optimize
 from torch import Tensor
 
-from softmark.verification.nulls import SMALLEST_P, Kind
+from softmark.verification.nulls import SMALLEST_P, Either, Kind, Null
 
 MAX_SEARCHED = 100_000  # sizes by which Chernoff's rate is searched
+AT_A_TIME = 2**20  # sizes that are held in float64
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Signs:
     @property
     def score(self) -> float:
         """S over its largest possible value: between -1 and 1, 0 for no evidence."""
-        total = float(self.weights.double().abs().sum())
-        return float((self.weights.double() * self.signs).sum()) / total if total else 0.0
+        total = sum(float(part.double().abs().sum()) for part in self.weights.split(AT_A_TIME))
+        return self._sum / total if total else 0.0
 
     @property
     def idle(self) -> bool:
@@ -62,16 +63,30 @@ class Signs:
         return self._tail
 
     @functools.cached_property
+    def log_p_value(self) -> float:
+        """The natural logarithm of p by Chernoff's bound, which doesn't end at ``SMALLEST_P``."""
+        sizes = self._sizes
+        return log_chernoff(sizes, self._sum) if len(sizes) else 0.0
+
+    @functools.cached_property
+    def _sum(self) -> float:
+        parts = zip(self.weights.split(AT_A_TIME), self.signs.split(AT_A_TIME), strict=True)
+        return sum(float((weights.double() * signs).sum()) for weights, signs in parts)
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        """The weights' sizes above 0; none where S isn't above 0, or is no number at all."""
+        sizes = self.weights.abs().numpy()  # (M,)
+        return sizes[sizes > 0] if self._sum > 0 else sizes[:0]
+
+    @functools.cached_property
     def _tail(self) -> float:
-        sizes = self.weights.double().abs().numpy()  # (M,)
-        score = float((self.weights.double() * self.signs).sum())
-        sizes = sizes[sizes > 0]
-        # Not above 0, and also no number at all.
-        if not len(sizes) or not score > 0:
+        sizes = self._sizes
+        if not len(sizes):
             return 1.0
-        bounds = [chernoff(sizes, score)]
+        bounds = [chernoff(sizes, self._sum)]
         if len(sizes) <= self.CONVOLVED:
-            bounds.append(convolve(sizes, score, self.GRID))
+            bounds.append(convolve(sizes.astype(float), self._sum, self.GRID))
         return max(min(1.0, *bounds), SMALLEST_P)
 
 
@@ -104,17 +119,40 @@ def chernoff(sizes: np.ndarray, score: float) -> float:
 
     Every l gives a bound, so that an inexact minimum is still one; 1 where ``score`` <= 0.
     """
-    if score <= 0:
-        return 1.0
-    scale = float(np.sqrt((sizes**2).sum()))
+    return min(1.0, math.exp(log_chernoff(sizes, score)) * (1 + 1e-9))
 
-    def log_bound(rate: float, some: np.ndarray) -> float:
-        x = rate * some / scale  # (m,)
-        # log cosh x without overflow
-        logs = (x + np.log1p(np.exp(-2 * x)) - math.log(2)).sum() * (len(sizes) / len(some))
-        return float(logs - rate * score / scale)
+
+def log_chernoff(sizes: np.ndarray, score: float) -> float:
+    """Return the natural logarithm of the least of ``chernoff``'s bounds: at most 0."""
+    if score <= 0:
+        return 0.0
+    starts = range(0, len(sizes), AT_A_TIME)
+    parts = [sizes[start : start + AT_A_TIME] for start in starts]
+    scale = float(np.sqrt(sum((part.astype(float) ** 2).sum() for part in parts)))
+
+    def log_cosh(rate: float, some: np.ndarray) -> float:
+        x = rate * some.astype(float) / scale  # (m,)
+        return float((x + np.log1p(np.exp(-2 * x)) - math.log(2)).sum())  # without overflow
 
     # A part of a million sizes shows where the minimum lies.
     some = sizes[:: math.ceil(len(sizes) / MAX_SEARCHED)]
-    best = optimize.minimize_scalar(log_bound, bounds=(0, 200), args=(some,), method="bounded")
-    return min(1.0, math.exp(log_bound(best.x, sizes)) * (1 + 1e-9))
+
+    def log_bound(rate: float) -> float:
+        return log_cosh(rate, some) * (len(sizes) / len(some)) - rate * score / scale
+
+    best = optimize.minimize_scalar(log_bound, bounds=(0, 200), method="bounded").x
+    return min(0.0, sum(log_cosh(best, part) for part in parts) - best * score / scale)
+
+
+def log_p_value(test: Null) -> float:
+    """Return the natural logarithm of an exact test's p: of signs it goes on below SMALLEST_P.
+
+    Example:
+        >>> import torch
+        >>> log_p_value(Signs(torch.ones(9000), torch.ones(9000))) < -6000
+        True
+    """
+    if isinstance(test, Either):
+        return min(0.0, math.log(len(test.tests)) + min(map(log_p_value, test.tests)))
+    log_p = math.log(max(test.p_value(), SMALLEST_P))
+    return min(log_p, test.log_p_value) if isinstance(test, Signs) else log_p

@@ -478,7 +478,7 @@ def test_no_more_requests_in_a_second_than_allowed(server, plain):
         ({"url": "http://"}, "--url=http://: http://HOST"),
         ({"url": "http://x:99999"}, "http://HOST"),
         ({"url": "http://[::1"}, "http://HOST"),
-        ({"protocol": "v3"}, "--protocol=v3: v2 or json"),
+        ({"protocol": "v3"}, "--protocol=v3: v2, grpc or json"),
         ({"model": None}, "--model NAME is needed"),
         ({"batch_size": 0}, "--batch-size=0: a whole number from 1 on"),
         ({"budget": 0}, "--budget=0: a whole number from 1 on"),

@@ -21,7 +21,13 @@ from softmark.methods.parts.loss import Marking
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
 from softmark.recipe import Recipe
-from softmark.tails import compute_victim_stats, is_victim_stats, log_of
+from softmark.tails import (
+    compute_victim_stats,
+    confusion_counts,
+    is_victim_stats,
+    log_of,
+    tail_sums,
+)
 from softmark.training import Classifier, Fit, predict
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Null
@@ -127,6 +133,15 @@ class SoftLabels(TrainedWatermark):
         Returns:
             The test's name, the test, and a remark on what it can reach.
         """
+        return self.exact_of(tail_sums(answers), confusion_counts(answers, labels), key, part)
+
+    def exact_of(
+        self, sums: Tensor, counts: Tensor, key: Key, part: Part = "all"
+    ) -> tuple[str, Null, str]:
+        """Return ``exact`` of answers whose ``tail_sums`` and ``confusion_counts`` are known.
+
+        ``sums``, ``counts``: (K, K), the same for each key that is looked for in a suspect.
+        """
         raise NotImplementedError
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
@@ -185,12 +200,16 @@ class SoftLabels(TrainedWatermark):
         return key
 
     def build_modules(self, key: Key) -> None:
+        key.detector = self.new_detector(key)
+
+    def new_detector(self, key: Key) -> Detector:
+        """Return an untrained detector of the key's pattern."""
         victim_tails = torch.zeros(key.classes, key.classes)
         if key.victim_stats is not None:
             if not is_victim_stats(key.victim_stats, key.classes):
                 raise InputError("the key's unmarked model: no model shows that")
             victim_tails = key.victim_stats[0]
-        key.detector = self.detector(pattern=self.pattern(key), victim_tails=victim_tails)
+        return self.detector(pattern=self.pattern(key), victim_tails=victim_tails)
 
     def evidence(self, suspect: Suspect, key: Key, probes: Samples) -> Evidence:
         if key.classes < 3:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -22,10 +23,11 @@ ONE, ALL, DATA_URL = "{input}", "{inputs}", "{data_url}"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A body that isn't JSON."""
+    """A body that isn't JSON, and the headers that it needs besides."""
 
     content: bytes
     content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

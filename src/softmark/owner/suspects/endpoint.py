@@ -16,28 +16,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from softmark.data.pixels import as_input
 from softmark.errors import InputError
 from softmark.owner.suspects.answer_log import AnswerLog
 from softmark.owner.suspects.bodies import Bodies
 from softmark.owner.suspects.forms import Classes
+from softmark.owner.suspects.grpc_client import GrpcClient
 from softmark.owner.suspects.http import HttpClient, checked_url
-from softmark.owner.suspects.protocols import (
-    as_answers,
-    describe,
-    join_batches,
-    of_rank,
-    only_name,
-    rows_of,
-    shape_fits,
-    shape_of,
-    tensors_by_name,
-    value_at_path,
-)
+from softmark.owner.suspects.open_inference import OpenInference
+from softmark.owner.suspects.protocols import as_answers, join_batches, value_at_path
 
 TOLERANCE = 1e-4  # answers to one input that differ by no more than this are the same
-FLOATS = ("FP16", "FP32", "FP64", "BF16")
-INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
 
 
 class Endpoint:
@@ -50,7 +38,8 @@ class Endpoint:
         url: for ``v2`` what stands before ``/v2/models``, for ``json`` where inputs are posted to.
             It is shown and logged, but for what follows ``?``: secrets belong there or into
             ``headers``, which are neither.
-        protocol: ``v2`` (Open Inference Protocol, REST) or ``json`` (any JSON POST).
+        protocol: ``v2`` (Open Inference Protocol, REST), ``grpc`` (the same over gRPC, at
+            ``grpc://HOST:PORT``; needs ``softmark[grpc]``) or ``json`` (any JSON POST).
         model: name of the model at the server (``v2``; needed there).
         version: its version at the server (``v2``); the server's choice where None.
         input: name of the input tensor (``v2``); where None the only one that the server lists,
@@ -58,7 +47,8 @@ class Endpoint:
         output: name of the output tensor (``v2``); where None the only one of the right shape.
         request: name of the list of inputs in the body (``json``).
         encoding: of the inputs there: ``numbers``, ``bytes``, or PNG files: ``base64`` in text,
-            ``multipart`` in a form and ``file`` alone, one a request (``json``).
+            ``multipart`` in a form and ``file`` alone, one a request (``json``); ``binary``:
+            tensors as bytes behind the JSON (``v2``).
         body: the whole body in JSON, with ``"{inputs}"``, ``"{input}"`` (one a request) or
             ``{data_url}`` where inputs belong (``json``); None for the list alone.
         answer: dotted path to the answers in the reply (``json``); ``""`` for the reply itself,
@@ -93,7 +83,7 @@ class Endpoint:
         self,
         url: str,
         *,
-        protocol: Literal["v2", "json"] = "v2",
+        protocol: Literal["v2", "grpc", "json"] = "v2",
         model: str | None = None,
         version: str | None = None,
         input: str | None = None,
@@ -110,33 +100,31 @@ class Endpoint:
         retries: int = 4,
         answer_log: Path | None = None,
     ):
-        if protocol not in ("v2", "json"):
-            raise InputError(f"--protocol={protocol}: v2 or json")
-        if protocol == "v2" and not model:
-            raise InputError("--model NAME is needed: protocol v2 asks each model by its name")
-        for name, value, least in (
-            ("batch-size", batch_size, 1),
-            ("budget", budget, 1),
-            ("retries", retries, 0),
-        ):
-            if value is not None and not value >= least:
-                raise InputError(f"--{name}={value}: a whole number from {least} on is needed")
-        for name, value in (("timeout", timeout), ("rate", rate)):
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--{name}={value}: a number above 0 is needed")
+        if protocol not in ("v2", "grpc", "json"):
+            raise InputError(f"--protocol={protocol}: v2, grpc or json")
+        if protocol != "json" and not model:
+            raise InputError(f"--model NAME is needed: protocol {protocol} asks models by name")
+        if encoding == "binary" and protocol != "v2":
+            raise InputError(f"--encoding=binary: of v2 alone, and --protocol is {protocol}")
+        _check_limits(batch_size, budget, retries, timeout, rate)
+        self._v2 = None
         # What follows ? may be a password, and is shown nowhere.
-        self.url, _, query = checked_url(url).partition("?")
-        if protocol == "v2":
-            self.url = f"{self.url.rstrip('/')}/v2/models/{quote(model, safe='')}"
+        address, _, query = (url if protocol == "grpc" else checked_url(url)).partition("?")
+        self.url = address
+        if protocol != "json":
+            self.url = f"{address.rstrip('/')}/v2/models/{quote(model, safe='')}"
             self.url += f"/versions/{quote(version, safe='')}" if version else ""
+            form = "grpc" if protocol == "grpc" else "binary" if encoding == "binary" else "json"
+            self._v2 = OpenInference(self.url, model, version or "", input, output, form)
         self.protocol, self.batch_size, self.answer_log = protocol, batch_size, answer_log
-        self.input, self.output, self.answer = input, output, answer
-        self._bodies = Bodies(request, encoding, body)
+        self.output, self.answer = output, answer
+        self._bodies = Bodies(request, "numbers" if self._v2 else encoding, body)
         if protocol == "json" and self._bodies.one_by_one:
             self.batch_size = 1
         self.changed: float | None = None
         self._classes = Classes()
-        self._client = HttpClient(headers or {}, rate, budget, timeout, retries, query)
+        limits = (headers or {}, rate, budget, timeout, retries, query)
+        self._client = GrpcClient(url, *limits) if protocol == "grpc" else HttpClient(*limits)
 
     @property
     def inputs_sent(self) -> int:
@@ -171,7 +159,7 @@ class Endpoint:
         if start == len(inputs):
             return join_batches(batches)
         self._client.check_budget(len(inputs) - start)
-        tensor = self._input_tensor(inputs) if self.protocol == "v2" else {}
+        tensor = self._input_tensor(inputs) if self._v2 else {}
         for batch in track(
             inputs[start:].split(self.batch_size),
             "Asking the endpoint",
@@ -201,63 +189,27 @@ class Endpoint:
         return {
             "url": self.url,
             "protocol": self.protocol,
-            "answer": self.output if self.protocol == "v2" else self.answer,
+            "answer": self.output if self._v2 else self.answer,
             "inputs": fingerprint.hexdigest(),
             **({} if usual else {"body": repr(self._bodies)}),
         }
 
     def _input_tensor(self, inputs: Tensor) -> dict[str, str]:
         """Return name and datatype of the tensor to send, from the server's metadata."""
-        metadata = self._client.send("GET", self.url, absent_statuses=(404, 501))
-        listed = tensors_by_name(metadata, "inputs")
-        outputs = tensors_by_name(metadata, "outputs")
-        if outputs and self.output and self.output not in outputs:
-            raise InputError(f"--output={self.output}: {self.url} has {describe(outputs)}")
-        if metadata is None and not self.input:
-            raise InputError(
-                f"{self.url} has no metadata of the model: is that its name? If so, --input NAME "
-                "is needed"
-            )
-        name = self.input or (only_name(listed) if listed else "input-0")
-        if listed and name not in listed:
-            wrong = f"--input={name}" if name else "--input NAME is needed"
-            raise InputError(f"{wrong}: {self.url} has {describe(listed)}")
-        floats = inputs.is_floating_point()
-        default = "FP32" if floats or inputs.dtype == torch.uint8 else "INT64"
-        datatype = listed.get(name, {}).get("datatype", default)
-        if datatype not in (FLOATS if floats else FLOATS + INTEGERS):
-            raise InputError(f"{self.url} takes {datatype}, the inputs are {inputs.dtype}")
-        expected = shape_of(listed.get(name, {}))
-        shape = [min(self.batch_size, len(inputs)), *inputs.shape[1:]]
-        if expected and not shape_fits(shape, expected):
-            smaller = 0 < expected[0] < shape[0] and shape_fits(shape[1:], expected[1:])
-            hint = f": --batch-size={expected[0]} is needed" if smaller else ""
-            raise InputError(
-                f"{self.url} takes the shape {expected}, the inputs have {shape}{hint}"
-            )
-        return {"name": name, "datatype": datatype}
+        about = self._client.send(
+            "GET", self.url, self._v2.metadata_body(), absent_statuses=(404, 501)
+        )
+        return self._v2.input_tensor(about, inputs, self.batch_size)
 
     def _send(self, batch: Tensor, tensor: dict[str, str]) -> Tensor:
         """Send one ``batch`` (n, ...) and return its answers (n, K)."""
-        if self.protocol == "json":
+        if self._v2 is None:
             reply = self._client.send("POST", self.url, self._bodies.make(batch), len(batch))
             rows = value_at_path(reply, self.answer, self.url)
             return as_answers(rows, len(batch), self.url, self._classes)
-        data = batch if tensor["datatype"] in INTEGERS else as_input(batch)
-        sent = {**tensor, "shape": list(batch.shape), "data": data.flatten().tolist()}
-        reply = self._client.send("POST", f"{self.url}/infer", {"inputs": [sent]}, len(batch))
-        outputs = tensors_by_name(reply, "outputs")
-        candidates = of_rank(outputs, 2) or of_rank(outputs, 1)
-        name = self.output or only_name(candidates)
-        if name not in candidates:
-            wrong = f"--output={name}" if name else "--output NAME is needed"
-            raise InputError(
-                f"{wrong}: {self.url} answers {describe(outputs)}; one of two dimensions, inputs "
-                "and classes, is needed"
-            )
-        where = f"{self.url}, output {name!r}"
-        rows = rows_of(candidates[name], where)
-        return as_answers(rows, len(batch), where, self._classes)
+        body = self._v2.infer_body(batch, tensor)
+        reply = self._client.send("POST", f"{self.url}/infer", body, len(batch))
+        return self._v2.answers(reply, len(batch), self._classes)
 
     def _fraction_changed(
         self, inputs: Tensor, answers: Tensor, tensor: dict[str, str]
@@ -269,6 +221,22 @@ class Endpoint:
             # All answers are there: a server or a budget that gives no more takes none away.
             return None
         return fraction_changed(answers, repeated)
+
+
+def _check_limits(
+    batch_size: int, budget: int | None, retries: int, timeout: float, rate: float | None
+) -> None:
+    """Raise ``InputError`` for a number that can't be kept to."""
+    for name, value, least in (
+        ("batch-size", batch_size, 1),
+        ("budget", budget, 1),
+        ("retries", retries, 0),
+    ):
+        if value is not None and not value >= least:
+            raise InputError(f"--{name}={value}: a whole number from {least} on is needed")
+    for name, value in (("timeout", timeout), ("rate", rate)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name}={value}: a number above 0 is needed")
 
 
 def fraction_changed(first: Tensor, second: Tensor) -> float:

@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 
 from softmark.errors import InputError
 from softmark.owner.suspects.bodies import Encoded
+from softmark.owner.suspects.raw_tensors import LENGTH_HEADER, split_json
 
 # Seconds: the first retry comes at once, the second after twice that, the third after four times.
 BACKOFF = 0.5
@@ -133,13 +134,14 @@ class HttpClient:
     ) -> tuple[requests.Response | None, bytes, str]:
         """Return the response, its body and ""; or None, b"" and what went wrong."""
         end = time.monotonic() + self.timeout
-        content_type = body.content_type if body else "application/json"
+        own = {"Content-Type": body.content_type if body else "application/json"}
+        own |= body.headers if body else {}
         try:
             with self._session.request(
                 method,
                 f"{url}?{self.query}" if self.query else url,
                 data=body.content if body else None,
-                headers={"Content-Type": content_type, **self.headers},
+                headers={**own, **self.headers},
                 timeout=self.timeout,
                 allow_redirects=False,
                 stream=True,
@@ -175,6 +177,8 @@ class HttpClient:
         if status >= 400:
             raise InputError(f"{url} answers {status}: {self._excerpt(text)}")
         try:
+            if length := response.headers.get(LENGTH_HEADER):
+                return split_json(text, length, url)
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{url} answers no JSON: {self._excerpt(text)}") from error
