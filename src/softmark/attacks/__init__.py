@@ -38,12 +38,14 @@ _NAMES = {
     "refit": ("Refit",),
     "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
     "rescale": ("Obfuscate", "Rescale"),
+    "rnp": ("PruneReconstructive",),
     "search": ("Candidate", "Search"),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
         *("Serve", "ServeOwnTail", "ServeTogether", "Smoothing"),
     ),
     "smoothing": ("SmoothBySimilarity",),
+    "surrogates": ("DistillEnsemble",),
     "unlearn": ("AttentionDistillation", "PruneNeurons", "Unlearn"),
     "weights": (
         *("AddNoise", "AveragePath", "AverageStudent", "Quantise", "QuantiseAware"),

@@ -87,7 +87,7 @@ class Refit(LongTraining, Attack):
 
     epochs_factor: float = 3.0
     """Epochs over the recipe's; above 0, and one at least is left."""
-    lr_factor: float = 1.0
+    lr_factor: float = 5.0
     """Peak learning rate over the recipe's; above 0."""
     labelled: float = 0.2
     """Pictures whose labels the attacker knows, or a fraction of them below 1; above 0."""
