@@ -171,7 +171,7 @@ class Forget(LongTraining, Attack):
     """Peak learning rate over the recipe's; above 0."""
     bound: float = 0.2
     """Accuracy below which the model has forgotten enough; 0 to 1."""
-    rounds: int = 20
+    rounds: int = 10
     """Epochs of random labels at most; at least 1."""
 
     def __post_init__(self) -> None:

@@ -47,13 +47,13 @@ class PruneReconstructive(Attack):
 
     recipe: Recipe = RECIPE
     """How the victim was trained: batch size, momentum, weight decay, crops."""
-    rounds: int = 20
+    rounds: int = 10
     """Epochs of unlearning at most; at least 1."""
     lr_factor: float = 0.1
     """Peak learning rate of the unlearning over the recipe's; above 0."""
     bound: float = 0.2
     """Accuracy below which enough is unlearnt; 0 to 1."""
-    epochs: int = 20
+    epochs: int = 10
     """Epochs in which the masks are learnt; at least 1."""
     lr: float = 0.2
     """Peak learning rate of the masks; above 0."""
