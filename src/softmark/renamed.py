@@ -18,6 +18,7 @@ ATTACKS = {
     "ensemble": "collude_ensemble",
     "evade": "adaptive_evade",
     "fine_prune": "repair_fine_prune",
+    "finetune_50": "finetune_60",
     "forge": "adaptive_forge",
     "independent": "innocent_independent",
     "l2": "weights_l2",

@@ -32,6 +32,10 @@ from softmark.recipe import Recipe, one_cycle
 MOST_NATS = 700.0  # between two logits whose probabilities float64 still tells from 0
 
 
+class DivergedError(InputError):
+    """A training whose loss became infinite or no number."""
+
+
 class Classifier(lightning.LightningModule):
     """A network that is trained by cross-entropy; subclasses override ``loss``.
 
@@ -86,13 +90,24 @@ class Classifier(lightning.LightningModule):
     def after_step(self) -> None:
         """Do what a subclass needs after each step of the optimizer: nothing, unless overridden."""
 
+    def rate(self, progress: float) -> float:
+        """Return the learning rate over the recipe's, from 0 (the first step) to 1."""
+        return one_cycle(progress, self.recipe.warmup)
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return what takes the steps, for these groups of parameters: the recipe's SGD."""
+        recipe = self.recipe
+        return torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        )
+
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss. Raise ``InputError`` where it isn't finite."""
+        """Log the epoch's mean loss. Raise ``DivergedError`` where it isn't finite."""
         # Read once an epoch: a GPU would wait for Python at every step. What is no number stays so.
         loss = float(torch.stack(self.losses).mean())
         self.losses.clear()
         if not math.isfinite(loss):
-            raise InputError(
+            raise DivergedError(
                 f"{type(self).__name__}: the loss became {loss} in epoch {self.current_epoch + 1} "
                 f"(recipe.lr={self.recipe.lr}): try a smaller recipe.lr"
             )
@@ -102,23 +117,18 @@ class Classifier(lightning.LightningModule):
         self.log_dict({"loss": loss, "epoch": float(epoch), "step": float(step)})
 
     def configure_optimizers(self):
-        """Return the recipe's SGD, and its learning rate step by step."""
-        recipe = self.recipe
+        """Return the optimizer, and its learning rate step by step."""
+        decay = self.recipe.weight_decay
         # Biases and BatchNorm have one dimension and are not decayed.
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.SGD(
-            [group for group in groups if group["params"]],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
+        optimizer = self.optimizer([group for group in groups if group["params"]])
         steps = max(2, self.epochs * self.steps_per_epoch)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: one_cycle(step / steps, recipe.warmup)
+            optimizer, lambda step: self.rate(step / steps)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -169,7 +179,7 @@ class Fit:
             The module's ``network`` on the CPU, in eval mode.
 
         Raises:
-            InputError: the loss became infinite or no number.
+            DivergedError: the loss became infinite or no number.
         """
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         # A launcher's RANK says which of its jobs this is: each writes the curves of its trainings.

@@ -22,6 +22,7 @@ KEEPING = (
     changes.Flatten(),
     changes.Shuffle(),
     changes.TopK(k=2),
+    changes.DropRunnersUp(),
     changes.Temper(temperature=3.0),
     changes.Noise(sd=2.0),
     changes.Labels(),
@@ -180,6 +181,8 @@ def test_calibration_undoes_what_moved_the_borders():
     [
         (changes.Round, "digits", 0),
         (changes.TopK, "k", 0),
+        (changes.DropRunnersUp, "k", 1),
+        (changes.DropRunnersUp, "smoothing", 1.0),
         (changes.Temper, "temperature", 0.0),
         (changes.Noise, "sd", 0.0),
         (changes.Abstain, "confidence", 1.0),
@@ -236,3 +239,8 @@ def test_other_attacks_serve_what_the_model_answers():
     assert Attack().serve(answer) is answer
     target = network()
     assert Keep().apply(target, samples(), fit()) == AttackResult(target)
+
+
+def test_runners_up_are_taken_out_and_the_rest_is_smoothed():
+    told = changes.DropRunnersUp(k=3, smoothing=0.2)(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+    torch.testing.assert_close(told, torch.tensor([[0.21, 0.05, 0.05, 0.69]]))

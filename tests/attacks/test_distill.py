@@ -7,7 +7,13 @@ import torch
 
 from helpers.training import NETWORK, STUDENT, asked_by, fit, recipe, samples
 from softmark.attacks import answers as changes
-from softmark.attacks.distill import DistillChanged, DistillFew, DistillLabelled, Student
+from softmark.attacks.distill import (
+    DistillAugmented,
+    DistillChanged,
+    DistillFew,
+    DistillLabelled,
+    Student,
+)
 from softmark.errors import InputError
 from softmark.models.access import Query
 from softmark.models.networks import ConvNet
@@ -69,3 +75,26 @@ def test_true_labels_are_mixed_in():
     told = torch.rand(50, 4).softmax(1)
     true = torch.nn.functional.one_hot(data.labels, 4).float()
     torch.testing.assert_close(targets, (told + true) / 2)
+
+
+def test_a_student_sees_the_copies_that_were_asked_and_no_others():
+    data, seen = samples(16), []
+
+    def training(module, data, name):
+        seen.append((module, data))
+        return module.network
+
+    def answer(images):
+        return images.float().flatten(1)[:, :3].softmax(1)
+
+    attack = DistillAugmented(recipe=recipe(pad=1), network=NETWORK, epochs=12, copies=4)
+    query = Query(answer, 3)
+    assert attack.apply(query, data, training).queries == 64
+    ((module, learnt),) = seen
+    assert torch.equal(learnt.inputs[:16], data.inputs)
+    assert not torch.equal(learnt.inputs[16:32], data.inputs)
+    assert torch.equal(learnt.labels, data.labels.repeat(4))
+    assert (module.recipe.epochs, module.recipe.pad, module.recipe.flip) == (3, 0, False)
+    torch.testing.assert_close(
+        module.targets, answer(learnt.inputs).clamp_min(1e-12), rtol=1e-3, atol=1e-6
+    )

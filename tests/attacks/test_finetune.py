@@ -84,6 +84,29 @@ def test_few_pictures_are_shown_as_often_as_many(kind, held, few, batch, epochs)
         assert steps == all_steps
 
 
+@given(count=st.integers(1, 300), batch=st.integers(2, 64), steps=st.integers(1, 500))
+def test_steps_are_counted_in_whole_epochs(count, batch, steps):
+    told, data = recipe(batch_size=batch), range(count)
+    epoch = max(1, count // batch)
+    least = FineTune(recipe=told, epochs=3, min_steps=steps).tuned_for(data).epochs
+    assert least == max(3, -(-steps // epoch))
+    most = FineTune(recipe=told, epochs=3, min_steps=2, max_steps=steps).tuned_for(data).epochs
+    assert most == 1 or most * epoch <= steps
+    assert FineTune(recipe=told, epochs=3).tuned_for(data).epochs == 3
+
+
+def test_a_rate_can_be_constant_or_fall_after_each_epoch():
+    seen = []
+    for decay in (None, 1.0, 0.5):
+        FineTune(recipe=recipe(warmup=0.5), epochs=2, lr_decay=decay).apply(
+            network(), samples(), noting(seen)
+        )
+    rates = [[module.rate(step / 4) for step in range(4)] for module, _, _ in seen]
+    assert rates == [
+        pytest.approx(each) for each in ([0.05, 0.525, 1.0, 0.5], [1.0] * 4, [1, 1, 0.5, 0.5])
+    ]
+
+
 def test_few_pictures_are_the_first_and_in_proportion():
     seen, data = [], samples(90)
     FineTune(recipe=recipe(), epochs=1, lr_factor=0.1, layers="all", samples=31).apply(
@@ -111,6 +134,8 @@ def test_fine_tuning_on_two_pictures_works():
         ({"samples": 1}, r"attack\.samples=1: at least 2"),
         ({"samples": -5}, r"attack\.samples=-5: at least 2"),
         ({"epochs": 0}, r"attack\.epochs=0"),
+        ({"min_steps": 0}, r"attack\.min_steps=0: at least 1"),
+        ({"lr_decay": 1.5}, r"attack\.lr_decay=1\.5"),
     ],
 )
 @pytest.mark.parametrize("kind", [FineTune, ReTrain])
@@ -145,6 +170,7 @@ def test_smoothed_labels_make_a_model_less_sure():
         recipe=recipe(epochs=8),
         epochs=5,
         lr_factor=0.5,
+        min_steps=None,
         layers="all",
         samples=None,
         label_smoothing=0.5,

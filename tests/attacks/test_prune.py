@@ -9,17 +9,19 @@ from torch import nn
 from helpers.networks import NETWORKS, Flat, built, layers
 from helpers.training import fit, network, recipe, samples
 from softmark.accuracy import accuracy
+from softmark.attacks.attention import AttentionDistillation
+from softmark.attacks.fine_prune import FinePrune
+from softmark.attacks.neurons import PruneNeurons
 from softmark.attacks.prune import (
     Prune,
     PruneFilters,
     PruneInactive,
     PruneLayers,
     PruneToLimit,
-    activity,
+    inputs_of,
     prunable_channels,
     pruned,
 )
-from softmark.attacks.unlearn import AttentionDistillation, PruneNeurons
 from softmark.errors import InputError
 from softmark.training import Classifier, predict
 
@@ -121,36 +123,40 @@ def test_pruned_filters_stay_dead_when_the_rest_is_tuned():
         assert (norm.bias[gone] == 0).all()
 
 
-def test_the_least_active_channels_go():
-    model, data = built("convnet"), samples()
-    convolution, norm = prunable_channels(model)[-1]
-    nn.init.normal_(norm.bias)
-    answers = []
-    handle = norm.register_forward_hook(lambda m, i, output: answers.append(output.relu()))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_last_layer_reads_its_least_active_inputs_no_more(name):
+    model, data = built(name), samples()
+    seen = []
+    handle = model.head.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
     predict(model, data.inputs)
     handle.remove()
-    mean = answers[0].mean((0, 2, 3))
-    torch.testing.assert_close(activity(model, norm, data) / len(data), mean)
+    mean = seen[0].abs().mean(0)  # (D,)
+    torch.testing.assert_close(inputs_of(model, model.head, data), seen[0])
     before = copy.deepcopy(model.state_dict())
     PruneInactive(fraction=0.25).apply(model, data, fit())
-    gone = norm.weight == 0
-    assert int(gone.sum()) == round(0.25 * norm.num_features)
+    gone = (model.head.weight == 0).all(0)
+    assert int(gone.sum()) == round(0.25 * len(mean))
     assert mean[gone].max() <= mean[~gone].min()
-    assert (convolution.weight[gone] == 0).all()
-    own = {id(p) for p in (convolution.weight, norm.weight, norm.bias)}
-    for name, value in model.named_parameters():
-        assert id(value) in own or torch.equal(value, before[name])
+    assert torch.equal(model.head.weight[:, ~gone], before["head.weight"][:, ~gone])
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in model.state_dict().items()
+        if name != "head.weight"
+    )
 
 
 def test_a_network_without_convolutions_is_refused():
-    for attack in (PruneFilters(fraction=0.5), PruneInactive(fraction=0.5)):
-        with pytest.raises(InputError, match="Flat has no convolution"):
-            attack.apply(Flat(), samples(), fit())
+    with pytest.raises(InputError, match="Flat has no convolution"):
+        PruneFilters(fraction=0.5).apply(Flat(), samples(), fit())
     with pytest.raises(InputError, match="Flat has no map"):
-        AttentionDistillation(recipe=recipe(), epochs=1, lr_factor=0.1, beta=1.0).apply(
-            Flat(), samples(), fit()
-        )
+        AttentionDistillation(recipe=recipe()).apply(Flat(), samples(), fit())
     with pytest.raises(InputError, match="Flat has no BatchNorm"):
-        PruneNeurons(recipe=recipe(), epochs=1, lr=0.2, eps=0.4, alpha=0.2, threshold=0.2).apply(
-            Flat(), samples(), fit()
-        )
+        PruneNeurons(recipe=recipe()).apply(Flat(), samples(), fit())
+
+
+def test_inputs_of_a_last_layer_that_is_not_linear_are_refused():
+    model = Flat()
+    model.head = nn.Sequential(model.head)
+    for attack in (PruneInactive(), FinePrune(recipe=recipe())):
+        with pytest.raises(InputError, match="the last layer of Flat is a Sequential"):
+            attack.apply(model, samples(), fit())

@@ -13,10 +13,12 @@ from helpers.networks import NETWORKS, batch_of, built, layers
 from helpers.training import fit, network, recipe, samples
 from softmark.accuracy import accuracy
 from softmark.attacks.attack import AttackResult, tuning
+from softmark.attacks.attention import AttentionDistillation
 from softmark.attacks.collude import mean_of, renew_statistics
 from softmark.attacks.distill import Student
+from softmark.attacks.neurons import PruneNeurons
 from softmark.attacks.prune import PruneFilters, PruneInactive, PruneLayers
-from softmark.attacks.unlearn import AttentionDistillation, PruneNeurons, Unlearn, UnlearnModule
+from softmark.attacks.unlearn import Unlearn, UnlearnModule
 from softmark.attacks.weights import (
     AddNoise,
     AveragePath,
@@ -66,9 +68,9 @@ def attacks(name: str) -> list:
         Regularise(recipe=short, epochs=1, lr_factor=0.1, weight_decay=0.1),
         AveragePath(recipe=short, rounds=2, epochs=1, lr_factor=0.1),
         AverageStudent(recipe=short, network=NETWORKS[name], student=student),
-        AttentionDistillation(recipe=short, epochs=1, lr_factor=0.1, beta=4.0),
-        PruneNeurons(recipe=short, epochs=3, lr=5.0, eps=0.4, alpha=0.2, threshold=0.99),
-        Unlearn(recipe=short, epochs=1, lr_factor=0.1, size=0.18, ascents=2, fraction=0.5),
+        AttentionDistillation(recipe=short, epochs=1, min_steps=None),
+        PruneNeurons(recipe=short, epochs=3, min_steps=None, lr=5.0, tolerance=1.0),
+        Unlearn(recipe=short, epochs=1, min_steps=None, ascents=2, fraction=0.5),
     ]
 
 
@@ -120,18 +122,26 @@ WRONG = [
     ),
     (
         AttentionDistillation,
-        {"recipe": recipe(), "epochs": 1, "lr_factor": 0.1, "beta": 1.0},
-        {"epochs": (0,), "lr_factor": (0.0,), "beta": (-1.0, math.nan)},
+        {"recipe": recipe(), "epochs": 1, "lr_factor": 0.1, "first": 0.1, "later": 0.1},
+        {
+            "epochs": (0,),
+            "lr_factor": (0.0,),
+            "min_steps": (0,),
+            "max_steps": (0,),
+            "first": (-0.1, 1.1),
+            "later": (0.0, math.nan),
+        },
     ),
     (
         PruneNeurons,
-        {"recipe": recipe(), "epochs": 1, "lr": 0.2, "eps": 0.4, "alpha": 0.2, "threshold": 0.2},
+        {"recipe": recipe(), "epochs": 1, "lr": 0.2, "eps": 0.4, "alpha": 0.2, "tolerance": 0.2},
         {
             "epochs": (0,),
             "lr": (0.0, math.nan),
             "eps": (0.0,),
             "alpha": (-0.1, 1.1, math.nan),
-            "threshold": (-0.1, 1.1),
+            "tolerance": (-0.1, 1.1),
+            "held_out": (0.0, 1.0, math.nan),
         },
     ),
     (
@@ -139,14 +149,14 @@ WRONG = [
         {
             "recipe": recipe(),
             "epochs": 1,
-            "lr_factor": 0.1,
+            "lr": 0.001,
             "size": 0.1,
             "ascents": 1,
             "fraction": 0.5,
         },
         {
             "epochs": (0,),
-            "lr_factor": (0.0,),
+            "lr": (0.0,),
             "size": (0.0, math.nan),
             "ascents": (0,),
             "fraction": (0.0, 1.1, math.nan),
@@ -369,9 +379,9 @@ def test_attacks_leave_a_trained_victim_useful(trained, roles):
         ShiftWeights(recipe=told, epochs=5, lr_factor=0.5, strength=1.5, noise=1.0): 0.1,
         Regularise(recipe=told, epochs=2, lr_factor=0.1, weight_decay=0.1): 0.1,
         AveragePath(recipe=told, rounds=3, epochs=1, lr_factor=0.1): 0.03,
-        AttentionDistillation(recipe=told, epochs=3, lr_factor=0.1, beta=4.0): 0.03,
-        PruneNeurons(recipe=told, epochs=3, lr=0.05, eps=0.4, alpha=0.2, threshold=0.2): 0.1,
-        Unlearn(recipe=told, epochs=3, lr_factor=0.1, size=0.1, ascents=2, fraction=0.5): 0.05,
+        AttentionDistillation(recipe=told, epochs=3, min_steps=None, lr_factor=0.1): 0.03,
+        PruneNeurons(recipe=told, epochs=3, min_steps=None, lr=0.05): 0.1,
+        Unlearn(recipe=told, epochs=3, min_steps=None, size=0.1, ascents=2, fraction=0.5): 0.05,
     }
     for attack, loss in least.items():
         torch.manual_seed(0)
@@ -388,7 +398,7 @@ def test_unlearning_helps_against_the_perturbation(trained, roles):
 
     torch.manual_seed(0)
     told = recipe(epochs=10, batch_size=64)
-    attack = Unlearn(recipe=told, epochs=10, lr_factor=1.0, size=0.18, ascents=3, fraction=0.5)
+    attack = Unlearn(recipe=told, epochs=10, min_steps=None, lr=0.003, ascents=3, fraction=0.5)
     after = attack.apply(copy.deepcopy(trained), roles.attacker, fit()).network
     assert hurt(after) < 0.7 * hurt(copy.deepcopy(trained))
 
@@ -397,8 +407,8 @@ def test_a_seed_repeats_an_attack(trained, roles):
     data = roles.attacker[:128]
     for attack in (
         AddNoise(sigma=0.2),
-        PruneNeurons(recipe=recipe(), epochs=1, lr=0.2, eps=0.4, alpha=0.2, threshold=0.9),
-        Unlearn(recipe=recipe(), epochs=1, lr_factor=0.1, size=0.18, ascents=2, fraction=0.5),
+        PruneNeurons(recipe=recipe(), epochs=1, min_steps=None, tolerance=1.0),
+        Unlearn(recipe=recipe(), epochs=1, min_steps=None, ascents=2, fraction=0.5),
     ):
         states = []
         for seed in (1, 1, 2):

@@ -21,7 +21,7 @@ from helpers import ROOT
 from helpers.cells import composed
 from softmark import attacks
 from softmark.attacks.answers import Change
-from softmark.attacks.attack import Attack, TrainingAttack
+from softmark.attacks.attack import Attack, EpochsAttack, TrainingAttack
 from softmark.attacks.shadow import renewed
 from softmark.errors import InputError
 from softmark.nodes import make
@@ -43,7 +43,7 @@ def defined(kind: type) -> list[type]:
     return found
 
 
-ATTACKS = [one for one in defined(Attack) if one not in (Attack, TrainingAttack)]
+ATTACKS = [one for one in defined(Attack) if one not in (Attack, EpochsAttack, TrainingAttack)]
 
 
 def model() -> nn.Sequential:
@@ -75,7 +75,7 @@ def watermark():
 def quick(kind: type) -> Attack:
     """Return an attack of ``kind`` that takes no time."""
     small = {"recipe": SHORT, "epochs": 1, "rounds": 1, "keys": 2, "trials": 2, "copies": 2}
-    small |= {"queries": 200, "batch_size": 16, "per_class": 4}
+    small |= {"queries": 200, "batch_size": 16, "per_class": 4, "max_steps": 3}
     names = {one.name for one in dataclasses.fields(kind)}
     settings = {name: value for name, value in small.items() if name in names}
     if "method" in names:
@@ -121,7 +121,7 @@ def test_every_attack_and_change_is_listed():
     public = {
         one.__name__ for kind in (Attack, Change, attacks.InputChange) for one in defined(kind)
     }
-    assert public - {"TrainingAttack", "Learnt"} <= set(attacks.__all__)
+    assert public - {"EpochsAttack", "TrainingAttack", "Learnt"} <= set(attacks.__all__)
     for name in attacks.__all__:
         assert inspect.isclass(getattr(attacks, name))
     assert dir(softmark.attacks) == sorted(attacks.__all__)

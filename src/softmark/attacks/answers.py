@@ -110,6 +110,31 @@ class TopK(Change):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+class DropRunnersUp(Change):
+    """Take the second to the k-th class out, and spread a part of the rest over all classes.
+
+    The labels of the label smoothing of the Watermark-Robustness-Toolbox (Lukas et al. 2022).
+    """
+
+    k: int = 3
+    """The likeliest classes, of which only the first is kept; at least 2."""
+    smoothing: float = 0.3
+    """What each class gets an equal part of; from 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.k >= 2, "change.k", self.k, "at least 2, or no class is taken out")
+        smooths = 0 <= self.smoothing < 1
+        check(smooths, "change.smoothing", self.smoothing, "from 0 to below 1")
+
+    def forward(self, p: Tensor) -> Tensor:
+        out = p.topk(min(self.k, p.shape[1]), 1).indices[:, 1:]  # (N, k - 1)
+        kept = p.scatter(1, out, 0.0)
+        kept = kept / kept.sum(1, keepdim=True)
+        return (1 - self.smoothing) * kept + self.smoothing / p.shape[1]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class Temper(Change):
     """Tell p^(1/T), normalised."""
 

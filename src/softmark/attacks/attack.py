@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -9,11 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from softmark.accuracy import accuracy
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.models.access import Access, Answer
 from softmark.recipe import Recipe
-from softmark.training import Fit
+from softmark.training import Classifier, Fit, predict
 
 RECIPE = Recipe()
 
@@ -124,8 +126,8 @@ class Keep(Attack):
 
 
 @dataclass(kw_only=True, eq=False)
-class TrainingAttack(Attack):
-    """Train the stolen model on; subclasses say how."""
+class EpochsAttack(Attack):
+    """Train something of the stolen model for some epochs; subclasses say what, and how hard."""
 
     access = "weights"
 
@@ -133,15 +135,50 @@ class TrainingAttack(Attack):
     """How the victim was trained: batch size, learning rate, momentum, weight decay, crops."""
     epochs: int = 5
     """Epochs of the training; at least 1."""
-    lr_factor: float = 0.1
-    """Peak learning rate over the recipe's; above 0."""
+    min_steps: int | None = None
+    """Steps of the training at least: few pictures are shown in more epochs; None: no bound."""
+    max_steps: int | None = None
+    """Steps of the training at most, for a quick look, but an epoch; None: no bound."""
 
     def __post_init__(self) -> None:
         _ = self.tuned
+        for name in ("min_steps", "max_steps"):
+            steps = getattr(self, name)
+            check(steps is None or steps >= 1, name, steps, "at least 1 (or null for no bound)")
 
     @property
     def tuned(self) -> Recipe:
         """The recipe of this training. Raises ``InputError`` for numbers that can't be."""
+        return tuning(self.recipe, self.epochs, 1.0)
+
+    def tuned_for(self, data: Samples, held: int | None = None) -> Recipe:
+        """Return the recipe of this training on ``data``, in whole epochs of it.
+
+        Args:
+            data: What is trained on.
+            held: Samples of which ``epochs`` are counted, where ``data`` are some of them.
+        """
+        recipe = self.tuned
+        steps = max(1, len(data) // recipe.batch_size)  # an epoch's
+        epochs = recipe.epochs
+        if held is not None and held > len(data):
+            epochs = max(1, round(epochs * max(1, held // recipe.batch_size) / steps))
+        if self.min_steps is not None:
+            epochs = max(epochs, math.ceil(self.min_steps / steps))
+        if self.max_steps is not None:
+            epochs = max(1, min(epochs, self.max_steps // steps))
+        return replace(recipe, epochs=epochs)
+
+
+@dataclass(kw_only=True, eq=False)
+class TrainingAttack(EpochsAttack):
+    """Train the stolen model on; subclasses say how."""
+
+    lr_factor: float = 0.1
+    """Peak learning rate over the recipe's; above 0."""
+
+    @property
+    def tuned(self) -> Recipe:
         return tuning(self.recipe, self.epochs, self.lr_factor)
 
 
@@ -150,6 +187,36 @@ def tuning(recipe: Recipe, epochs: int, lr_factor: float) -> Recipe:
     check(epochs >= 1, "epochs", epochs, "at least 1")
     check(lr_factor > 0, "lr_factor", lr_factor, "it must be above 0")
     return replace(recipe.scaled(lr=lr_factor), epochs=epochs)
+
+
+class DecayingClassifier(Classifier):
+    """Learns labels at a rate that is multiplied by ``decay`` after each epoch.
+
+    Args:
+        network: Inputs (N, ...) to logits (N, K); trained in place.
+        recipe: How long and how hard; its learning rate is the first epoch's.
+        decay: 1 for a constant rate; None for the recipe's cycle.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, decay: float | None = 1.0):
+        super().__init__(network, recipe)
+        self.decay = decay
+
+    def rate(self, progress: float) -> float:
+        if self.decay is None:
+            return super().rate(progress)
+        return self.decay ** int(progress * self.epochs)
+
+
+def hold_out(data: Samples, fraction: float) -> tuple[Samples, Samples]:
+    """Return what the attacker trains on, and the ``fraction`` that they measure on."""
+    count = max(1, round(fraction * len(data)))
+    return data[count:], data[:count]
+
+
+def worth(network: nn.Module, samples: Samples) -> float:
+    """Return the accuracy of ``network`` on ``samples``."""
+    return accuracy(predict(network, samples.inputs), samples.labels)
 
 
 def check(holds: bool, name: str, value: Any, needed: str) -> None:

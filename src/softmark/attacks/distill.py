@@ -206,3 +206,35 @@ class DistillAveraged(Distill):
             for _ in range(self.copies)
         )
         return data, torch.stack([target(images) for images in shifted]).mean(0)
+
+
+@dataclass(kw_only=True, eq=False)
+class DistillAugmented(Distill):
+    """Distil for long, from the answers to shifted and mirrored copies that the student sees.
+
+    Each copy is asked for itself, so that what the student learns of a copy is what the model says
+    of that copy; ``Distill`` shows the student a moved picture with the answer to the one at rest.
+    """
+
+    epochs: int = 60
+    """Times that the student sees each picture, in one of its copies; at least 1."""
+    copies: int = 5
+    """Copies of each picture, the picture itself among them; at least 1."""
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs)
+        check_count("copies", self.copies)
+
+    def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
+        pad, flip = self.recipe.pad, self.recipe.flip
+        moved = [crop_and_flip(data.inputs, pad, flip) for _ in range(self.copies - 1)]
+        images = torch.cat([data.inputs, *moved])
+        return Samples(images, data.labels.repeat(self.copies)), target(images)
+
+    def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
+        samples, answers = self.ask(target, data, fit)
+        epochs = max(1, round(self.epochs / self.copies))
+        recipe = replace(self.recipe, epochs=epochs, pad=0, flip=False)
+        network = new_network(self.network, data, target.classes)
+        student = self.student(network=network, recipe=recipe, answers=answers)
+        return AttackResult(fit(student, samples, "student"), target.count)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmark.attacks.answers import Change, Temper
-from softmark.attacks.attack import AttackResult, TrainingAttack, check
-from softmark.attacks.distill import SOFT, StudentFactory, as_many_steps
+from softmark.attacks.attack import AttackResult, DecayingClassifier, TrainingAttack, check
+from softmark.attacks.distill import SOFT, StudentFactory, count_of
 from softmark.attacks.perturb import check_perturbation, perturbed
 from softmark.batches import Batch
 from softmark.data.roles import Samples
@@ -39,24 +39,28 @@ class FineTune(TrainingAttack):
 
     layers: Literal["all", "last"] = "all"
     """Which layers are trained: all, or the last (the one called head, or the last linear one)."""
-    samples: int | None = None
-    """Labelled pictures that the attacker has, at least 2, in as many steps; None for all."""
+    samples: float | None = None
+    """Labelled pictures that the attacker has, at least 2, or a fraction of them below 1, in as
+    many steps; None for all."""
+    lr_decay: float | None = None
+    """Factor of the learning rate after each epoch, 1 for a constant rate; None: one cycle."""
 
     def __post_init__(self) -> None:
         check(self.layers in ("all", "last"), "layers", self.layers, "all or last")
-        enough = self.samples is None or self.samples >= 2
-        check(enough, "samples", self.samples, "at least 2 (or null for all)")
+        enough = self.samples is None or 0 < self.samples < 1 or self.samples >= 2
+        check(enough, "samples", self.samples, "at least 2, or a fraction (or null for all)")
+        decays = self.lr_decay is None or 0 < self.lr_decay <= 1
+        check(decays, "lr_decay", self.lr_decay, "above 0, at most 1 (or null for one cycle)")
         super().__post_init__()
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         head = last_layer(target)
-        few, recipe = data[: self.samples], self.tuned
-        if len(few) < len(data):
-            recipe = as_many_steps(recipe, len(few), len(data))
+        few = data if self.samples is None else data[: count_of(self.samples, data)]
+        recipe = self.tuned_for(few, len(data))
         for parameter in target.parameters():
             parameter.requires_grad_(self.layers == "all")
         head.requires_grad_(True)
-        network = fit(Classifier(target, recipe), few, "finetune")
+        network = fit(DecayingClassifier(target, recipe, self.lr_decay), few, "finetune")
         return AttackResult(network.requires_grad_(True))
 
 
@@ -85,8 +89,17 @@ class ReTrain(FineTune):
 
 @dataclass(kw_only=True, eq=False)
 class SmoothLabels(FineTune):
-    """Fine-tune on smoothed labels, which write an even tail over the one that carries a mark."""
+    """Fine-tune on smoothed labels, which write an even tail over the one that carries a mark.
 
+    Lukas et al., "SoK: How Robust is Image Classification Deep Neural Network Watermarking?"
+    (2022). Their code smooths the stolen model's own answers (``answers.DropRunnersUp``), and
+    raises the rate tenfold that the training ended with.
+    """
+
+    lr_factor: float = 1.0
+    """Peak learning rate over the recipe's; above 0."""
+    min_steps: int | None = 1300
+    """Steps of the training at least: few pictures are shown in more epochs; None: no bound."""
     label_smoothing: float = 0.3
     """Mass of each label that is spread evenly over all classes; from 0 to below 1."""
 
@@ -126,7 +139,7 @@ class TrainAdversarially(TrainingAttack):
         super().__post_init__()
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        module = AdversarialModule(target, self.tuned, self.eps, self.iterations)
+        module = AdversarialModule(target, self.tuned_for(data), self.eps, self.iterations)
         return AttackResult(fit(module, data, "finetune"))
 
 
@@ -146,5 +159,5 @@ class SelfDistill(TrainingAttack):
         answers = predict(target, data.inputs)  # (N, K)
         self.change.learn(answers, data, fit)
         changed = self.change(answers)
-        student = self.student(network=target, recipe=self.tuned, answers=changed)
+        student = self.student(network=target, recipe=self.tuned_for(data), answers=changed)
         return AttackResult(fit(student, data, "finetune"))

@@ -1,4 +1,4 @@
-"""Pruning in one shot: single weights (Han et al. 2015), whole filters, inactive channels.
+"""Pruning in one shot: single weights (Han et al. 2015), whole filters, inactive inputs.
 
 Nothing holds the zeros in place: where a fine-tuning follows, single weights may grow again.
 """
@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 
 from softmark.accuracy import accuracy
 from softmark.attacks.attack import Attack, AttackResult, check_fraction
+from softmark.attacks.finetune import last_layer
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.training import Fit, predict
@@ -173,32 +174,50 @@ class PruneFilters(Attack):
 
 
 @dataclass(kw_only=True, eq=False)
-class PruneInactive(PruneFilters):
-    """Set the channels to zero that are least active on the attacker's pictures.
+class PruneInactive(Attack):
+    """Cut off the inputs of the last layer that are least active on the attacker's pictures.
 
-    The first half of fine-pruning (Liu et al. 2018), which hopes that a mark lives in what ordinary
-    pictures don't use; the second is fine-tuning. The last of ``prunable_channels`` is pruned: in
-    residual networks the last block's first. Activity is the mean behind BatchNorm and ReLU. The
-    paper prunes on until an accuracy is reached.
+    The first half of fine-pruning (Liu et al., "Fine-Pruning: Defending Against Backdooring Attacks
+    on Deep Neural Networks", 2018), which hopes that a mark lives in what ordinary pictures don't
+    use; ``FinePrune`` is the whole. In every network, residual ones too, these are all that the
+    last layer reads.
     """
 
+    access = "weights"
+
     fraction: float = 0.4
-    """Fraction of the last convolution's channels that become zero; 0 to 1."""
+    """Fraction of the last layer's inputs that are cut off; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_fraction("fraction", self.fraction)
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        last = prunable_channels(target)[-1]
-        silence(last, activity(target, last[1], data), self.fraction)
+        head = linear_head(target)
+        order = inputs_of(target, head, data).abs().mean(0).argsort()  # (D,)
+        with torch.no_grad():
+            head.weight[:, order[: round(self.fraction * len(order))]] = 0
         return AttackResult(target)
 
 
-def activity(network: nn.Module, norm: nn.BatchNorm2d, data: Samples) -> Tensor:
-    """Return the sum over ``data`` of each channel's mean (C,) behind ``norm`` and a ReLU."""
-    sums = []
-    handle = norm.register_forward_hook(
-        lambda module, inputs, output: sums.append(output.relu().mean((2, 3)).sum(0).cpu())
+def linear_head(network: nn.Module) -> nn.Linear:
+    """Return the last layer. Raise ``InputError`` where it isn't linear."""
+    head = last_layer(network)
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"attack: the last layer of {type(network).__name__} is a {type(head).__name__}: "
+            "only inputs of a linear one can be cut off"
+        )
+    return head
+
+
+def inputs_of(network: nn.Module, head: nn.Linear, data: Samples) -> Tensor:
+    """Return what ``head`` reads of ``data``, (N, D), or (N L, D) where it reads L places."""
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].detach().flatten(0, -2).cpu())
     )
     try:
         predict(network, data.inputs)
     finally:
         handle.remove()
-    return torch.stack(sums).sum(0)
+    return torch.cat(seen)

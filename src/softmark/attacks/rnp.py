@@ -16,7 +16,7 @@ from softmark.attacks.attack import (
     check_fraction,
     check_positive,
 )
-from softmark.attacks.unlearn import NeuronMaskModule
+from softmark.attacks.neurons import NeuronMaskModule
 from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
@@ -39,8 +39,9 @@ class PruneReconstructive(Attack):
     """Unlearn the task, let masks of the channels recover it, and prune what they leave out: RNP.
 
     Li et al., "Reconstructive Neuron Pruning for Backdoor Defense" (ICML 2023). The masks are
-    learnt on the model that unlearnt, and the stolen one is pruned. What differs: whole accuracy
-    decides where to stop, as it does for the attacker; the rates have the recipe's cycle.
+    learnt on the model that unlearnt, at a constant rate, and the stolen one is pruned. What
+    differs: whole accuracy decides where to stop, as it does for the attacker; the rate of the
+    unlearning has the recipe's cycle.
     """
 
     access = "weights"

@@ -104,7 +104,7 @@ class QuantiseAware(TrainingAttack):
         super().__post_init__()
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        network = fit(QuantiseModule(target, self.tuned, self.bits), data, "finetune")
+        network = fit(QuantiseModule(target, self.tuned_for(data), self.bits), data, "finetune")
         return Quantise(bits=self.bits).apply(network, data, fit)
 
 
@@ -150,7 +150,7 @@ class ShiftWeights(TrainingAttack):
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         self.shift(target)
-        return AttackResult(fit(Classifier(target, self.tuned), data, "finetune"))
+        return AttackResult(fit(Classifier(target, self.tuned_for(data)), data, "finetune"))
 
     def shift(self, network: nn.Module) -> None:
         """Change the weights of ``network`` in place."""
@@ -182,7 +182,7 @@ class Regularise(TrainingAttack):
         return replace(super().tuned, weight_decay=self.weight_decay)
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
-        return AttackResult(fit(Classifier(target, self.tuned), data, "regularise"))
+        return AttackResult(fit(Classifier(target, self.tuned_for(data)), data, "regularise"))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -209,7 +209,7 @@ class AveragePath(TrainingAttack):
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         ends = []
         for number in range(self.rounds):
-            target = fit(Classifier(target, self.tuned), data, f"finetune-{number + 1}")
+            target = fit(Classifier(target, self.tuned_for(data)), data, f"finetune-{number + 1}")
             ends.append(copy.deepcopy(target))
         return AttackResult(mean_of(ends, data))
 

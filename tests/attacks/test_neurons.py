@@ -1,83 +1,18 @@
-"""Repairs that unlearn: attention, neurons."""
+"""Adversarial neuron pruning: how masks are learnt, and how many channels go."""
 
 import copy
-import math
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.networks import NETWORKS, batch_of, built
+from helpers.networks import batch_of, built
 from helpers.training import fit, recipe, samples
-from softmark.attacks.unlearn import (
-    AttentionModule,
-    NeuronMaskModule,
-    PruneNeurons,
-    attention,
-    maps_of,
-)
+from softmark.attacks.attack import worth
+from softmark.attacks.neurons import NeuronMaskModule, PruneNeurons
 from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
-from softmark.models.networks import build
-
-
-def test_the_attention_map_of_a_known_tensor():
-    features = torch.tensor([[[[1.0, 2.0]], [[-1.0, 1.0]]], [[[0.0, 0.0]], [[0.0, 3.0]]]])
-    expected = torch.tensor([[2.0, 5.0], [0.0, 9.0]])
-    expected[0] /= math.sqrt(29)
-    expected[1] /= 9
-    torch.testing.assert_close(attention(features), expected)
-    assert attention(torch.zeros(1, 2, 3, 3)).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("name", "last"),
-    [
-        ("convnet", {8: "features.1", 4: "features.5", 2: "features.9"}),
-        ("resnet", {8: "features.5", 4: "features.7", 2: "features.9"}),
-    ],
-)
-def test_the_last_map_of_each_size_is_watched(name, last):
-    model = built(name)
-    images = as_input(samples(4).inputs)
-    logits, maps = maps_of(model, images)
-    torch.testing.assert_close(logits, model(images))
-    assert [m.shape[2] for m in maps] == list(last)
-    for watched, module in zip(maps, last.values(), strict=True):
-        seen = []
-        handle = model.get_submodule(module).register_forward_hook(
-            lambda m, i, output, seen=seen: seen.append(output)
-        )
-        model(images)
-        handle.remove()
-        torch.testing.assert_close(watched, seen[0])
-
-
-def test_a_student_that_looks_where_its_teacher_does_has_the_labels_loss_alone():
-    model, batch = built("convnet"), batch_of(samples())
-    teacher = copy.deepcopy(model)
-    plain = F.cross_entropy(model(batch.inputs), batch.labels)
-    torch.testing.assert_close(AttentionModule(model, recipe(), teacher, 1e3).loss(batch), plain)
-    other = build(NETWORKS["convnet"], samples(), 3).eval()
-    apart = sum(
-        (attention(a) - attention(b)).square().sum() / len(a)
-        for a, b in zip(
-            maps_of(model, batch.inputs)[1], maps_of(other, batch.inputs)[1], strict=True
-        )
-    )
-    loss = AttentionModule(model, recipe(), other, 10.0).loss(batch)
-    torch.testing.assert_close(loss, plain + 10 * apart)
-    assert not any(p.requires_grad for p in other.parameters())
-
-
-def test_a_teacher_stays_as_it_is_while_its_student_learns():
-    model, data = built("convnet"), samples()
-    teacher = built("convnet")
-    before = copy.deepcopy(teacher.state_dict())
-    fit()(AttentionModule(model, recipe(), teacher, 1.0), data, "student")
-    assert all(torch.equal(value, before[n]) for n, value in teacher.state_dict().items())
-    assert not torch.equal(model.head.weight, teacher.head.weight)
+from softmark.training import Classifier
 
 
 class TwoChannels(nn.Module):
@@ -111,11 +46,10 @@ def test_a_channel_that_only_hurts_is_pruned():
     torch.manual_seed(0)
     model, data = TwoChannels().eval(), bright_and_dark()
     before = nats(model, data)
-    attack = PruneNeurons(recipe=recipe(), epochs=10, lr=0.2, eps=0.4, alpha=0.2, threshold=0.5)
-    stolen = attack.apply(model, data, fit())
+    stolen = PruneNeurons(recipe=recipe(), epochs=10, min_steps=None).apply(model, data, fit())
     assert stolen.network is model
     assert model.norm.weight.tolist() == [1.0, 0.0]
-    assert stolen.note == "1 of 2 channels pruned"
+    assert stolen.note == "1 of 2 channels pruned, masks below 0.9"
     assert nats(model, data) < before
     assert all(p.requires_grad for p in model.parameters())
 
@@ -151,3 +85,21 @@ def test_masks_meet_what_hurts_most():
         norm.weight.data *= 1 + d
         norm.bias.data *= 1 + x
     torch.testing.assert_close(hurt, F.cross_entropy(one(batch.inputs), batch.labels))
+
+
+def test_pruning_goes_as_far_as_held_out_accuracy_allows():
+    torch.manual_seed(0)
+    data = samples(60)
+    model = fit()(Classifier(built("convnet"), recipe(epochs=4)), data, "classifier")
+    before = worth(model, data)
+    attack = PruneNeurons(recipe=recipe(), tolerance=0.0)
+    module = NeuronMaskModule(model, recipe(), 0.4, 0.2)
+    with torch.no_grad():
+        for mask in module.masks:
+            mask.copy_(torch.linspace(0.1, 0.8, len(mask)))
+    note = attack.prune(model, module, data)
+    assert worth(model, data) >= before
+    chosen = float(note.rpartition(" ")[2])
+    for norm, mask in zip(module.norms.values(), module.masks, strict=True):
+        assert torch.equal(norm.weight == 0, mask.detach() < chosen)
+    assert 0 <= chosen < 0.9
