@@ -329,9 +329,9 @@ def _gridded(weights: np.ndarray, score: int) -> float:
 
 
 def _chernoff(weights: np.ndarray, score: int) -> float:
-    """min over x >= 0 of exp(-x score) times the product of cosh(x w); at most 1."""
+    """The logarithm of min over x >= 0 of exp(-x score) times the product of cosh(x w)."""
     if score <= 0:
-        return 1.0
+        return 0.0
     scale = math.sqrt(float((weights.astype(np.float64) ** 2).sum()))
     scaled, target = weights / scale, score / scale
 
@@ -343,11 +343,11 @@ def _chernoff(weights: np.ndarray, score: int) -> float:
     # The best x is about `target`, and larger only where almost all signs agree.
     bounds = (math.log(target) - 3, math.log(target) + 7)
     best = minimize_scalar(logarithm, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return math.exp(min(0.0, float(best.fun)))
+    return min(0.0, float(best.fun))
 
 
 def _coins(weights: np.ndarray, signs: np.ndarray) -> float | None:
-    """P(sum of +-weights >= that with these signs), or an upper bound; None where all are 0."""
+    """log P(sum of +-weights >= that with these signs), or a bound; None where all are 0."""
     largest = float(np.abs(weights).max(initial=0.0))
     if largest < 1e-12:
         return None
@@ -359,7 +359,7 @@ def _coins(weights: np.ndarray, signs: np.ndarray) -> float | None:
     bound = _chernoff(whole, score)
     if len(whole) > GRID_WEIGHTS:
         return bound
-    return min(bound, _gridded(whole, score))
+    return min(bound, math.log(_at_least(_gridded(whole, score))))
 
 
 def _signs_p(
@@ -369,7 +369,7 @@ def _signs_p(
     rows: np.ndarray | None,
     owner_alone: bool,
 ) -> list[float]:
-    """The p of each test of csp for which something was seen."""
+    """The logarithm of p of each test of csp for which something was seen."""
     upper = np.triu_indices(len(sums), 1)
     pairs = len(upper[0])
 
@@ -657,20 +657,21 @@ def p_of(
             found = _signs_p(_signs(roots, classes), *seen)
         else:
             found = _directions_p(_gaussian_pattern(roots, classes), *seen)
-        return _at_least(min(1.0, min(found) * len(found))) if found else 1.0
+            found = [math.log(_at_least(p)) for p in found]
+        return min(0.0, min(found) + math.log(len(found))) if found else 0.0
 
     customers = len(statement["seals"])
     if customers > 1:
-        named = [customers * tails(False)] if len(roots) > 1 else []
-        p = min(1.0, 2 * min(tails(True), *named, 1.0))
+        named = [math.log(customers) + tails(False)] if len(roots) > 1 else []
+        log_p = min(0.0, math.log(2) + min(tails(True), *named, 0.0))
     else:
-        p = tails(False)
+        log_p = tails(False)
     if triggers:
         numbers = np.frombuffer(
             _stream(hmac.digest(roots[0], b"labels", "sha256"), 8 * triggers), ">u8"
         )
         hit = tops[count:] == (numbers % classes).astype(np.int64)
-        p = min(1.0, 3 * min(_combined(p, hit, classes)))
-    # p is at least 1e-300; an int beyond the floats would overflow.
+        _, *others = _combined(math.exp(log_p), hit, classes)
+        log_p = min(0.0, math.log(3) + min(log_p, *map(math.log, others)))
     tried *= _orders(ranks[:count], tops[:count], committed)
-    return min(1.0, p * min(tried, 10**301))
+    return _at_least(math.exp(min(0.0, log_p + math.log(tried))))

@@ -137,6 +137,13 @@ def test_evidence_is_refused_before_anybody_is_asked(made):
         softmark.evidence(suspect, key(), pictures()[0], made / "x", commitment=published)
 
 
+def test_more_ranks_than_recheck_reads_are_refused_before_anybody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("softmark.owner.evidence.MAX_RANKS", 1000)
+    owner_key = key("licence 7")
+    with pytest.raises(InputError, match=r"1,000 at most; .* verify without it"):
+        softmark.evidence(lambda _: 1 / 0, owner_key, pictures()[0], tmp_path / "e")
+
+
 def test_how_a_suspect_is_asked_is_said():
     endpoint = softmark.Endpoint("http://127.0.0.1", protocol="json")
     assert how_asked(endpoint) == "over HTTP (protocol json), 32 inputs a request"

@@ -118,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.evidence import (
         check_folder,
+        check_size,
         evidence_of,
         source_of_endpoint,
         source_of_file,
@@ -133,6 +134,8 @@ def run(options: argparse.Namespace) -> int:
     if options.to:
         check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
+    if options.to:
+        check_size(key)
     count = key.statement.probes.count + key.statement.triggers
     max_bytes = max_answer_bytes(count, key.classes)
     labels = read_predictions(options.labels, max_bytes, None, count) if options.labels else None

@@ -29,6 +29,7 @@ from softmark.verification.signs import Signs
 from softmark.verification.verdict import Verdict
 
 FORMAT = "softmark evidence 5"
+MAX_RANKS = 2**25  # in JSON about 2**28 bytes, which is what recheck reads
 
 
 def evidence(
@@ -71,6 +72,7 @@ def evidence(
         (True, ['evidence.html', 'evidence.json'])
     """
     check_folder(Path(folder))
+    check_size(key)
     shown = None if commitment is None else read_publication(Path(commitment))
     if shown:
         check_published(shown, key)
@@ -252,6 +254,16 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
     if (folder / "evidence.json").exists():
         raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
+
+
+def check_size(key: Key) -> None:
+    """Raise ``InputError`` where the ranks of all answers are more than evidence can hold."""
+    inputs = key.statement.probes.count + key.statement.triggers
+    if inputs * key.classes > MAX_RANKS:
+        raise InputError(
+            f"evidence holds a rank for each answer and class, {MAX_RANKS:,} at most; {inputs} "
+            f"inputs and {key.classes} classes have {inputs * key.classes:,}: verify without it"
+        )
 
 
 def write_evidence(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import softmark
-from softmark.owner.suspects.agreement import agreement_of
+from softmark.owner.suspects.agreement import Agreement, agreement_of
 
 CLASSES, COUNT = 12, 240
 LABELS = torch.randint(CLASSES, (COUNT,), generator=torch.Generator().manual_seed(1))
@@ -138,6 +138,20 @@ def test_an_independent_model_of_a_hard_task_answers_it():
     probs = 0.5 * nn.functional.one_hot(second, 10) + 0.05
     assert agreement_of(probs, first).answers_task
     assert not agreement_of(probs.roll(1, 0), first).answers_task
+
+
+@pytest.mark.parametrize(
+    ("share", "by_chance", "confidence", "answers_task"),
+    [
+        (0.27, 0.1, 0.61, True),  # independent, of 100 pictures of CIFAR-10: the least measured
+        (0.46, 0.1, None, True),  # labels alone
+        (0.30, 0.1, 0.55, True),  # pruned
+        (0.21, 0.1, 0.58, False),  # columns permuted, one of which stays
+        (0.12, 0.1, 0.30, False),  # another task
+    ],
+)
+def test_what_was_measured_is_told_apart(share, by_chance, confidence, answers_task):
+    assert Agreement(share, by_chance, confidence).answers_task is answers_task
 
 
 def test_few_agreements_of_a_sure_suspect_are_told():
