@@ -107,7 +107,7 @@ def _curve_image(evidence: Mapping[str, Any]) -> Markup:
     panel.loglog(counts, chances, marker="o", color=COLOURS[0], clip_on=False, zorder=3)
     lowest = min([*chances, evidence["level"] or 1.0, 0.1])
     # No chance is above 1: the axis ends there.
-    panel.set_ylim(10 ** (1.08 * math.log10(lowest)), 1)
+    panel.set_ylim(max(1e-307, 10 ** (1.08 * math.log10(lowest))), 1)
     if evidence["level"]:
         panel.axhline(evidence["level"], color="0.4", linestyle="--", linewidth=1)
         style = {"textcoords": "offset points", "color": "0.35", "fontsize": 8, "ha": "left"}
