@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from softmark.errors import InputError
 from softmark.owner.suspects.raw_tensors import (
+    _field,
     infer_request,
     join_json,
     read_inferred,
@@ -80,7 +81,7 @@ def test_bytes_behind_a_json_are_its_outputs_data():
     for nonsense in ("x", "-1", str(len(body) + 1), "9" * 30):
         with pytest.raises(InputError, match="Inference-Header-Content-Length"):
             split_json(body, nonsense, "there")
-    for shape in ([-2, -3], ["2"], None, [10**30, 10**30]):
+    for shape in ([-2, -3], ["2"], None, [10**30, 10**30], [2**62] * 1000):
         hostile, headers = join_json({"outputs": [{**y, "shape": shape}]}, [content])
         with pytest.raises(InputError, match="there"):
             split_json(hostile, *headers.values(), "there")
@@ -92,6 +93,13 @@ def test_texts_have_their_lengths_before_them():
     for wrong in (content[:-1], b"\xff\xff\xff\xffcat", b"\3\0"):
         with pytest.raises(InputError, match="text"):
             values_of(wrong, "BYTES", [2], "there")
+
+
+def test_a_shape_without_end_is_refused_at_once():
+    endless = _field(3, b"".join([b"\xff" * 8 + b"\x7f"] * 10_000))
+    for number, read in ((4, read_metadata), (5, read_inferred)):
+        with pytest.raises(InputError, match="a tensor of 10000 dimensions"):
+            read(_field(number, endless), "there")
 
 
 @settings(max_examples=60)

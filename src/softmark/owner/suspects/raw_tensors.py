@@ -23,6 +23,7 @@ NUMPY_TYPES = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 NUMPY_TYPES |= {f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)}
 NUMPY_TYPES |= {f"UINT{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)}
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field of Protocol Buffers is written
+MAX_DIMENSIONS = 16  # of a tensor
 # The typed fields of InferTensorContents: varints, but for floats, doubles and bytes.
 FP32_CONTENTS, FP64_CONTENTS, BYTES_CONTENTS = 6, 7, 8
 
@@ -154,6 +155,7 @@ def _tensor(message: bytes, where: str) -> tuple[dict[str, Any], list[Any]]:
             about[("name", "datatype")[number - 1]] = value.decode(errors="replace")
         if number == 3:
             about["shape"] += [_signed(size) for size in _integers(value, where)]
+            _check_dimensions(about["shape"], where)
         if number == 5 and isinstance(value, bytes):
             typed = [each for part in _fields(value, where) for each in _contents(*part, where)]
     return about, typed
@@ -251,5 +253,12 @@ def _texts(content: bytes, where: str) -> Iterator[str]:
 def _sizes(shape: Any, where: str) -> list[int]:
     """Return a shape. Raise ``InputError`` for what is none."""
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise InputError(f"{where}: {shape!r:.40} is no shape")
+        raise InputError(f"{where}: {str(shape)[:40]} is no shape")
+    _check_dimensions(shape, where)
     return shape
+
+
+def _check_dimensions(shape: list[int], where: str) -> None:
+    """Raise ``InputError`` for more dimensions than a tensor has: their product has no end."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InputError(f"{where}: a tensor of {len(shape)} dimensions")
