@@ -118,24 +118,18 @@ def run(options: argparse.Namespace) -> int:
     from softmark.owner.commitment import COMMITMENT, read_publication
     from softmark.owner.evidence import (
         check_folder,
-        check_size,
         evidence_of,
-        source_of_endpoint,
-        source_of_file,
         write_evidence,
     )
     from softmark.owner.folder import load
     from softmark.owner.samples import as_inputs
-    from softmark.owner.suspects.endpoint import Endpoint
     from softmark.owner.suspects.files import max_answer_bytes, read_predictions
     from softmark.owner.suspects.forms import Classes, read_class_names
     from softmark.owner.verify import examine
 
-    if options.to:
-        check_folder(options.to)
     key, probes = load(options.marked, passphrase_of(options.marked))
     if options.to:
-        check_size(key)
+        check_folder(options.to, key)
     count = key.statement.probes.count + key.statement.triggers
     max_bytes = max_answer_bytes(count, key.classes)
     labels = read_predictions(options.labels, max_bytes, None, count) if options.labels else None
@@ -154,18 +148,28 @@ def run(options: argparse.Namespace) -> int:
         published=options.published,
         class_names=class_names,
     )
-    source = source_of_file(file) if file else None
-    if isinstance(suspect, Endpoint):
-        source = source_of_endpoint(suspect)
+    source = source_of(suspect, file)
     published = read_publication(options.commitment or options.marked / COMMITMENT)
     # What follows ? in a server's address may be a password.
     name = options.name or re.sub(r"(?<=^http)(s?://[^?]*)\?.*", r"\1", options.suspect)
-    evidence = evidence_of(examination, name, published, options.disclose, source)
+    evidence = evidence_of(
+        examination, name, published, options.disclose, source, ranks=bool(options.to)
+    )
     show(evidence)
     if options.to:
         for path in write_evidence(evidence, options.to, as_inputs(probes)):
             print(path)
     return {"claimed": 0, "not claimed": 3, "no verdict": 2}[examination.verdict.outcome]
+
+
+def source_of(suspect: Any, file: Path | None) -> dict[str, Any] | None:
+    """Return where the answers come from: a file, a server, or neither."""
+    from softmark.owner.evidence import source_of_endpoint, source_of_file
+    from softmark.owner.suspects.endpoint import Endpoint
+
+    if isinstance(suspect, Endpoint):
+        return source_of_endpoint(suspect)
+    return source_of_file(file) if file else None
 
 
 def passphrase_of(marked: Path) -> str | None:

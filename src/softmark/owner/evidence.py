@@ -71,8 +71,7 @@ def evidence(
         >>> verdict.claimed, sorted(path.name for path in (folder / "e").iterdir())
         (True, ['evidence.html', 'evidence.json'])
     """
-    check_folder(Path(folder))
-    check_size(key)
+    check_folder(Path(folder), key)
     shown = None if commitment is None else read_publication(Path(commitment))
     if shown:
         check_published(shown, key)
@@ -91,6 +90,7 @@ def evidence_of(
     published: Mapping[str, Any] | None = None,
     disclose: bool = False,
     source: Mapping[str, Any] | None = None,
+    ranks: bool = True,
 ) -> dict[str, Any]:
     """Return all that p follows from, as plain containers; nothing secret unless ``disclose``.
 
@@ -102,6 +102,7 @@ def evidence_of(
             which ``softmark recheck`` computes p again. Whoever has read them can remove the mark,
             or put it into another model.
         source: where the answers come from (``source_of_file``, ``source_of_endpoint``).
+        ranks: with those of all answers, which recheck needs.
 
     Raises:
         InputError: where ``published`` is of another key.
@@ -145,7 +146,7 @@ def evidence_of(
         "tried": key_verifier.terms.keys_tried,
         "remarks": [part for part in verdict.why.split("; ") if part],
         "curve": {str(n): p for n, p in examination.curve().items()} if name else {},
-        "ranks": stats.rankdata(probs.numpy(), axis=1).tolist(),
+        "ranks": stats.rankdata(probs.numpy(), axis=1).tolist() if ranks else [],
         "labels": None if key.labels is None else key.labels.tolist(),
         "checked": None if checked is None else checked.tolist(),
         "agreement": _agreement(examination, probs[: key_verifier.num_probes]),
@@ -244,8 +245,14 @@ def _disclosed(key: Key, customer: str | None) -> dict[str, Any]:
     return {"owner": key.seed("").hex(), "seed": seed, "victim": victim, "message": message}
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ``InputError`` where evidence can't be written, or lies there already."""
+def check_folder(folder: Path, key: Key) -> None:
+    """Raise ``InputError`` where evidence can't be written, lies there already, or is too large."""
+    inputs = key.statement.probes.count + key.statement.triggers
+    if inputs * key.classes > MAX_RANKS:
+        raise InputError(
+            f"evidence holds a rank for each answer and class, {MAX_RANKS:,} at most; {inputs} "
+            f"inputs and {key.classes} classes have {inputs * key.classes:,}: verify without it"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -254,16 +261,6 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
     if (folder / "evidence.json").exists():
         raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
-
-
-def check_size(key: Key) -> None:
-    """Raise ``InputError`` where the ranks of all answers are more than evidence can hold."""
-    inputs = key.statement.probes.count + key.statement.triggers
-    if inputs * key.classes > MAX_RANKS:
-        raise InputError(
-            f"evidence holds a rank for each answer and class, {MAX_RANKS:,} at most; {inputs} "
-            f"inputs and {key.classes} classes have {inputs * key.classes:,}: verify without it"
-        )
 
 
 def write_evidence(
