@@ -105,13 +105,15 @@ class Dehydrate(LongTraining, Attack):
 
     epochs_factor: float = 2.0
     """Epochs of the fine-tuning over the recipe's; above 0, and one at least is left."""
+    lr_factor: float = 1.0
+    """Peak learning rate over the recipe's; above 0."""
     per_class: int = 20
     """Pictures that are inverted of each class; at least 1."""
-    inversion_factor: float = 25.0
+    inversion_factor: float = 10.0
     """Epochs of the inversion over the recipe's; above 0, and one at least is left."""
     inversion_lr: float = 0.1
     """The inversion's learning rate (Adam); above 0."""
-    weight: float = 0.125
+    weight: float = 1.5
     """Weight of the even answers beside the cross-entropy; 0 or more."""
 
     def __post_init__(self) -> None:
