@@ -188,9 +188,10 @@ class DistillDataFree(Distill):
 
     def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
         rounds = self.queries // self.cost
-        epochs = min(self.recipe.epochs, rounds)
+        length = max(1, rounds // self.recipe.epochs)  # rounds an epoch
+        epochs = rounds // length
         recipe = replace(self.recipe, epochs=epochs, batch_size=self.batch_size)
         generator = Generator(self.noise, tuple(data.inputs.shape[1:]))
         network = new_network(self.network, data, target.classes)
-        module = DataFreeModule(network, recipe, target, generator, self, rounds // epochs)
+        module = DataFreeModule(network, recipe, target, generator, self, length)
         return AttackResult(fit(module, data, "student"), target.count)
