@@ -19,6 +19,7 @@ _NAMES = {
     "attention": ("AttentionDistillation",),
     "attack": ("Attack", "AttackResult", "Keep"),
     "boundary": ("CrossBorder",),
+    "candidates": ("Candidate",),
     "collude": ("AnswerTogether", "AverageAnswers", "AverageWeights"),
     "connect": ("AverageIndependent", "Connect"),
     "datafree": ("DistillDataFree",),
@@ -43,7 +44,7 @@ _NAMES = {
     "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
     "rescale": ("Obfuscate", "Rescale"),
     "rnp": ("PruneReconstructive",),
-    "search": ("Candidate", "Search"),
+    "search": ("Search",),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
         *("Serve", "ServeOwnTail", "ServeTogether", "Smoothing"),
