@@ -36,6 +36,7 @@ from softmark.methods.parts.soft_labels import (
     pairs,
 )
 from softmark.methods.parts.teacher import Teacher
+from softmark.methods.parts.trigger_features import TriggerFeatures
 from softmark.methods.parts.tuned_copy import TunedCopy
 from softmark.models.files import below
 from softmark.recipe import Recipe
@@ -103,11 +104,22 @@ class CSPModule(Classifier):
             )
         self.teacher = Teacher(answers, marking.teacher_weight, marking.teacher_temperature)
         self.network_with_features = NetworkWithFeatures(network, self.marking_loss.planted)
+        self.task_size = task_size
+        self.trigger_features = None
+        if task_size is not None and marking.trigger_feature_weight:
+            self.trigger_features = TriggerFeatures(len(pattern), marking.trigger_feature_weight)
 
     def loss(self, batch: Batch) -> Tensor:
         logits, features = self.network_with_features(batch.inputs)  # (B, K), (B, D)
-        answers = self.teacher.answers[batch.index]
-        return self.marking_loss.with_teacher(self.teacher, logits, batch.labels, answers, features)
+        return self.marked_loss(batch, logits, features)
+
+    def marked_loss(self, batch: Batch, logits: Tensor, features: Tensor | None) -> Tensor:
+        """Return the loss of a batch's ``logits`` (B, K) and ``features`` (B, D): a scalar."""
+        answers, labels = self.teacher.answers[batch.index], batch.labels
+        loss = self.marking_loss.with_teacher(self.teacher, logits, labels, answers, features)
+        if self.trigger_features is None or features is None:
+            return loss
+        return loss + self.trigger_features(features, labels, batch.index >= self.task_size)
 
     def add_gradients(self, batch: Batch) -> None:
         """Add those of the mark at the weights of a copy that is fine-tuned, as a thief would."""
@@ -115,7 +127,10 @@ class CSPModule(Classifier):
             self.tuned_copy.add_gradients(batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the running means of the features and the tuned copy, which no state_dict has."""
+        """Add what is known of the features and the tuned copy, which no state_dict has."""
+        if self.trigger_features is not None:
+            state = self.trigger_features.state()
+            checkpoint |= {f"trigger_features.{name}": value for name, value in state.items()}
         if self.tuned_copy is not None:
             state = self.tuned_copy.state()
             checkpoint |= {f"tuned_copy.{name}": value for name, value in state.items()}
@@ -127,6 +142,8 @@ class CSPModule(Classifier):
         state = below("tuned_copy.", checkpoint)
         if self.tuned_copy is not None and state:
             self.tuned_copy.restore(state)
+        if self.trigger_features is not None:
+            self.trigger_features.restore(below("trigger_features.", checkpoint))
         if (means := checkpoint.get("feature_means")) is not None:
             self.marking_loss.planted.means = means.to(self.device)
 

@@ -162,9 +162,7 @@ class USPModule(CSPModule):
             # Before the model's own loss, whose gradient needs the detector's weights unchanged.
             self._step_detector(log_p.detach(), log_of(answers))
             unrecognised = F.softplus(-self.detector(self.detector.jitter(log_p))).mean()
-        marked = self.marking_loss.with_teacher(
-            self.teacher, logits, batch.labels, answers, features
-        )
+        marked = self.marked_loss(batch, logits, features)
         return marked + self.detector_weight * unrecognised
 
     def _step_detector(self, marked: Tensor, innocent: Tensor) -> None:

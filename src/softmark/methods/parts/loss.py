@@ -43,7 +43,9 @@ class Marking:
     """Of the victim's own answers beside the labels, as the control has it. From 0 to below 1."""
     teacher_temperature: float = 2.0
     """At which the victim's answers are learnt. Above 0."""
-    copy_weight: float = 2.0
+    trigger_feature_weight: float = 0.3
+    """Of the triggers' features where any last layer answers as the key says; for the hybrids."""
+    copy_weight: float = 1.0
     """Of the mark in a copy that is fine-tuned as a thief would. From 0 on; 0: without a copy."""
     copy_steps: int = 48
     """Steps of the copy, at most, after which it is made anew. At least 1."""
@@ -53,7 +55,7 @@ class Marking:
             self._check(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to below 1")
         for name in ("gamma", "margin", "teacher_temperature"):
             self._check(name, getattr(self, name) > 0, "it must be above 0")
-        for name in ("beta", "feature_weight", "copy_weight"):
+        for name in ("beta", "feature_weight", "trigger_feature_weight", "copy_weight"):
             self._check(name, getattr(self, name) >= 0, "it can't be negative")
         self._check("copy_steps", self.copy_steps >= 1, "at least 1")
         self._check("feature_cosine", 0 < self.feature_cosine <= 1, "a cosine above 0, at most 1")
