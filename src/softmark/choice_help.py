@@ -31,6 +31,7 @@ KEY_WIDTH = 36  # of a key with its value, where its sentence stands beside it
 # What a plan or a record reads of a node, beside the fields of its class.
 PLAN_SENTENCES = {
     "colluders": "Messages of other customers whose models are held, or how many copies are.",
+    "certificate": "How far weights may move before a claim by triggers can be lost.",
     "control": "The same training without a mark: what a mark costs is measured against it.",
     "merges": "Whether all models that are held become one.",
     "steps": "Attacks that follow each other.",

@@ -20,7 +20,7 @@ from softmark.errors import InputError
 # What a plan reads of an attack's node, beside the arguments of its class.
 PLAN_KEYS = ("steps", "colluders", "merges")
 # What records and plans read of any object's node; no class is given it.
-DISPLAY_KEYS = ("name", "control")
+DISPLAY_KEYS = ("name", "control", "certificate")
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Plan:
         control: the victim trained on without a mark; None where the method names none.
         watermarked: the victim with the mark.
         key: the committed key.
+        certificate: how far weights may move before a claim can be lost; None where the method
+            names none.
         links: the attack's steps in order, the last of which makes the suspect.
         innocents: the independent models of both pools.
         evidence: what the innocents show of the key.
@@ -64,6 +67,7 @@ class Plan:
     control: Stage | None
     watermarked: Stage
     key: Stage
+    certificate: Stage | None
     links: tuple[Stage, ...]
     innocents: tuple[InnocentStage, ...]
     evidence: Stage
@@ -78,3 +82,25 @@ class Plan:
     def record(self) -> Path:
         """Return where the record of this cell lies."""
         return Path(self.config["output_dir"]) / "records" / f"{self.verdict.address}.json"
+
+
+def marking(method: Config) -> Config:
+    """Return the node of a method without what decides nothing about its mark, at any depth."""
+    return {
+        name: marking(value) if isinstance(value, dict) else value
+        for name, value in without(method, "control", "certificate").items()
+    }
+
+
+def without(node: Config, *names: str) -> Config:
+    """Return ``node`` without what it has under ``names``."""
+    return {name: value for name, value in node.items() if name not in names}
+
+
+def steps_of(attack: Config) -> Iterator[Config]:
+    """Yield the steps of an attack, each with its own name; a step may consist of steps."""
+    if not attack.get("steps"):
+        yield attack
+        return
+    for step in attack["steps"].values():
+        yield from steps_of(step)

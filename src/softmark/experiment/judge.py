@@ -9,10 +9,9 @@ from typing import Any
 from softmark.accuracy import utility
 from softmark.data.roles import Samples
 from softmark.errors import InputError
-from softmark.experiment.cell import InnocentStage, Plan, colluders_of
+from softmark.experiment.cell import InnocentStage, Plan, colluders_of, steps_of
 from softmark.experiment.context import StageContext
 from softmark.experiment.evidence import labelled, load_evidence
-from softmark.experiment.plan import steps_of
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
@@ -35,6 +34,7 @@ class Loaded:
         links: what the making of each step of the attack noted.
         seconds: what the stages of each role took.
         verifier: the terms of a claim.
+        certificate: what its stage noted; None where the method names none.
         key_verifier: looks for the committed key; None for a method without keys.
         forger: looks for the attacker's own key; None where the attack left none.
         pools: what the innocents of each pool show of the committed key.
@@ -50,6 +50,7 @@ class Loaded:
     links: list[dict[str, Any]]
     seconds: dict[str, float]
     verifier: Verifier
+    certificate: dict[str, Any] | None = None
     key_verifier: KeyVerifier | None = None
     forger: KeyVerifier | None = None
     pools: dict[str, list[Innocent]] | None = None
@@ -80,6 +81,7 @@ def load(cell: Plan, context: StageContext) -> Loaded:
         links=[context.manifest(link)["notes"] for link in cell.links],
         seconds=_seconds(context),
         verifier=verifier,
+        certificate=context.manifest(cell.certificate)["notes"] if cell.certificate else None,
     )
     key = context.key(cell.key, method)
     if key is None:
@@ -149,6 +151,9 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
     Nothing is read: ``loaded`` alone decides.
     """
     figures = {**_accuracies(loaded), **_cost(loaded)}
+    if loaded.certificate:
+        figures["certified_radius"] = loaded.certificate["radius"]
+        figures["certificate"] = loaded.certificate
     verifier, key_verifier = loaded.verifier, loaded.key_verifier
     if key_verifier is None:
         return {**figures, "reason": "no mark to judge", "probes": verifier.probes}

@@ -16,7 +16,15 @@ from typing import Any
 from softmark.data.cache import decode, fingerprint
 from softmark.data.sources import source_of
 from softmark.errors import InputError
-from softmark.experiment.cell import Config, InnocentStage, Plan, colluders_of
+from softmark.experiment.cell import (
+    Config,
+    InnocentStage,
+    Plan,
+    colluders_of,
+    marking,
+    steps_of,
+    without,
+)
 from softmark.experiment.provenance import precision
 from softmark.store.address import Stage
 
@@ -75,9 +83,10 @@ def plan(
     watermarked = draft.watermarked(config["method"], victim)
     control = draft.control(victim)
     links = draft.attacked(victim, watermarked)
-    method = without(config["method"], "control")
+    method = marking(config["method"])
     judging = {"method": method, "verifier": config["verifier"], **draft.common}
     key = draft.stage("key", "commit", judging, (watermarked, victim))
+    certificate = draft.certificate(judging, (key, watermarked))
     named = [[innocent.pool, innocent.kind] for innocent in innocents]
     evidence = draft.stage(
         "evidence",
@@ -88,8 +97,8 @@ def plan(
     )
     # A forger's key may be judged by the calibration innocents themselves.
     others = [innocent.stage for innocent in innocents]
-    controls = [control] if control else []
-    parents = (victim, *controls, watermarked, key, *links, evidence, *others)
+    optional = [stage for stage in (control, certificate) if stage]
+    parents = (victim, *optional, watermarked, key, *links, evidence, *others)
     verdict = Stage(
         role="verdict",
         config={
@@ -103,7 +112,8 @@ def plan(
         parents=parents,
         judges=True,
     )
-    return Plan(config, victim, control, watermarked, key, links, innocents, evidence, verdict)
+    marked = (victim, control, watermarked, key, certificate)
+    return Plan(config, *marked, links, innocents, evidence, verdict)
 
 
 def plan_innocents(config: Config, content: str | None) -> tuple[InnocentStage, ...]:
@@ -150,7 +160,7 @@ class _Draft:
         """Return ``victim`` with the mark of ``method``."""
         config = {
             **self.common,
-            "method": without(method, "control"),
+            "method": marking(method),
             "party": "owner",
             "secrets": self.config["secrets"],
             "seed": self.config["seed"],
@@ -164,6 +174,14 @@ class _Draft:
             return None
         config = {**self.common, "control": node, "party": "owner", "seed": self.config["seed"]}
         return self.stage("control", "train_control", config, (victim,))
+
+    def certificate(self, judging: Config, parents: tuple[Stage, ...]) -> Stage | None:
+        """Return what bounds the weights' move; None where the method names no certificate."""
+        node = self.config["method"].get("certificate")
+        if not node:
+            return None
+        config = {**judging, "certificate": node}
+        return self.stage("certificate", "certify", config, parents, judges=True)
 
     def attacked(self, victim: Stage, watermarked: Stage) -> tuple[Stage, ...]:
         """Return the steps of the attack; the last makes the suspect.
@@ -276,17 +294,3 @@ def decode_data(config: Config) -> None:
 def content_of(config: Config) -> str | None:
     """Return the fingerprint of the decoded data; None where a run has yet to decode them."""
     return fingerprint(source_of(config["data"]), Path(config["output_dir"]) / "data")
-
-
-def steps_of(attack: Config) -> Iterator[Config]:
-    """Yield the steps of an attack, each with its own name; a step may consist of steps."""
-    if not attack.get("steps"):
-        yield attack
-        return
-    for step in attack["steps"].values():
-        yield from steps_of(step)
-
-
-def without(node: Config, *names: str) -> Config:
-    """Return ``node`` without what it has under ``names``."""
-    return {name: value for name, value in node.items() if name not in names}

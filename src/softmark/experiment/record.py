@@ -65,6 +65,9 @@ class Record:
     watermark_accuracy: float | None = _figure()
     watermark_accuracy_of_10: float | None = _figure()
     mark_recall: float | None = _figure()
+    # The l2 distance of weights within which a claim by triggers is certain, and what shows it.
+    certified_radius: float | None = _figure()
+    certificate: dict[str, Any] = field(default_factory=dict)
     probes: int | None = None
     answers_read: str | None = None  # logits, where nothing stands before the network; or served
     unusable: int = _figure(0)

@@ -15,8 +15,8 @@ from hydra.utils import get_class
 
 from softmark.errors import InputError
 from softmark.experiment import provenance
-from softmark.experiment.cell import Config, Plan
-from softmark.experiment.plan import UNHASHED, decode_data, plan, steps_of
+from softmark.experiment.cell import Config, Plan, steps_of
+from softmark.experiment.plan import UNHASHED, decode_data, plan
 from softmark.experiment.record import Record, names_of, record_of
 from softmark.store.address import Stage
 from softmark.store.store import Store, write_json
@@ -137,6 +137,8 @@ def check(config: Config) -> None:
     check_networks(config)
     if control := config["method"].get("control"):
         make(control, "method.control")
+    if certificate := config["method"].get("certificate"):
+        make(certificate, "method.certificate")
     if unknown := set(config["attacker"]) - {"access", "pictures", "fraction"}:
         raise InputError(f"attacker.{min(unknown)}: there are access, pictures and fraction")
     steps = [make(step, "attack") for step in steps_of(config["attack"])]
@@ -194,6 +196,7 @@ def describe(cell: Plan, overrides: list[str]) -> dict[str, Any]:
             "control": cell.control.address if cell.control else None,
             "watermarked": cell.watermarked.address,
             "key": cell.key.address,
+            "certificate": cell.certificate.address if cell.certificate else None,
             "links": [link.address for link in cell.links],
             "suspect": cell.suspect.address,
             "evidence": cell.evidence.address,

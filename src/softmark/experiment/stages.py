@@ -103,6 +103,19 @@ def commit(context: StageContext) -> dict[str, Any]:
     return {"commitment": commitment}
 
 
+def certify(context: StageContext) -> dict[str, Any]:
+    """Say within which l2 distance of the marked model's weights a claim by triggers is certain."""
+    method, verifier = context.make("method"), context.make("verifier")
+    key = context.key(context.parent("key"), method)
+    pool = context.pool(verifier)
+    # A method with two marks is asked for its triggers besides the probes.
+    triggers = method.trigger_probes(key, pool)
+    triggers = triggers if len(triggers) else method.probes(key, pool)
+    marked = context.suspect(context.parent("watermarked")).network
+    certificate, level = context.make("certificate"), verifier.levels["exact"]
+    return certificate.certify(marked, triggers, key.classes, level)
+
+
 def most_confident(answers: Tensor, count: int) -> Tensor:
     """Return the places of the ``count`` most confident of ``answers`` (N, K), in order."""
     order = answers.amax(1).sort(descending=True, stable=True).indices  # (N,)
@@ -151,6 +164,7 @@ MAKERS = {
     "train_control": train_control,
     "embed": embed,
     "commit": commit,
+    "certify": certify,
     "attack": attack,
     "gather_evidence": gather_evidence,
 }

@@ -120,6 +120,12 @@ def _false_claims(records: Sequence[Record]) -> str:
     return f"{sum(r['false_claims'] for r in records)} of {sum(r['innocents'] for r in records)}"
 
 
+def _radius(records: Sequence[Record]) -> str:
+    """Return the least distance of weights within which a claim by triggers is certain."""
+    radii = [r["certified_radius"] for r in records if r["certified_radius"] is not None]
+    return f"{min(radii):.3g}" if radii else MISSING
+
+
 def _identified(records: Sequence[Record]) -> str:
     """Return the messages that the verdicts identify, with their number where seeds differ."""
     messages = [record["identified"] or "none" for record in records]
@@ -168,6 +174,7 @@ COLUMNS: dict[str, Column] = {
     "mark acc.": _fraction("watermark_accuracy"),
     "mark acc. of 10": _fraction("watermark_accuracy_of_10"),
     "mark recall": _fraction("mark_recall"),
+    "certified l2": _radius,
     "false claims": _false_claims,
 }
 # Columns that some methods, attacks or verifiers alone fill, with the record's field.
@@ -180,6 +187,7 @@ OPTIONAL = {
     "told apart": "colluders",
     "control": "control_accuracy",
     "mark recall": "mark_recall",
+    "certified l2": "certified_radius",
 }
 
 

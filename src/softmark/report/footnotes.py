@@ -14,6 +14,11 @@ MARK_ACCURACY = (
     "Watermark accuracy (mark acc.) says how often single probes of this model are told from "
     "innocents' probes; it recognises a model, not a key"
 )
+CERTIFIED = (
+    "certified l2: the least distance, over the keys, by which an attack must move the watermarked "
+    "model's weights before a claim by triggers can be lost, at noise on the weights (Bansal et "
+    "al. 2022)"
+)
 SMOKE = "scale=smoke shows that everything runs: no figure here means anything"
 FORGED = (
     "forged: claims with the attacker's own key; forged p: the least p of such a key; corrected p: "
@@ -59,6 +64,8 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         lines.append(FORGED)
     if any(record["watermark_accuracy"] is not None for record in records):
         lines.append(MARK_ACCURACY)
+    if any(record["certified_radius"] is not None for record in records):
+        lines.append(CERTIFIED)
     if any(record["scale"] == "smoke" for record in records):
         lines.append(SMOKE)
     return [*lines, *_processors(records), *_warnings(records)]

@@ -12,8 +12,8 @@ from softmark.data.hub import Hub
 from softmark.data.sources import Digits, ImageFolder
 from softmark.data.synthetic import Synthetic
 from softmark.errors import InputError
-from softmark.experiment.cell import colluders_of
-from softmark.experiment.plan import UNHASHED, steps_of
+from softmark.experiment.cell import colluders_of, steps_of
+from softmark.experiment.plan import UNHASHED
 from softmark.experiment.planner import Planner
 from softmark.experiment.record import read_record
 from softmark.nodes import short

@@ -36,6 +36,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("cost of the mark", _cost(record)),
         ("watermark accuracy", _watermark_accuracy(record)),
         ("mark recall", _format(record["mark_recall"], format_percent)),
+        ("certified", _certified(record)),
         ("unusable answers", f"{record['unusable']}" if record["unusable"] else ""),
         *(("warning", warning) for warning in record["warnings"]),
     ]
@@ -102,6 +103,15 @@ def _cost(record: Record) -> str:
         if None not in (marked, record[f"{name}_accuracy"])
     ]
     return ", ".join(costs)
+
+
+def _certified(record: Record) -> str:
+    """Return how far weights may move before a claim by triggers can be lost."""
+    if record["certified_radius"] is None:
+        return ""
+    norm = record["certificate"].get("norm")
+    of = "" if norm is None else f"; all weights together have {norm:.1f}"
+    return f"a claim by triggers, within {record['certified_radius']:.3g} of the weights in l2{of}"
 
 
 def _watermark_accuracy(record: Record) -> str:

@@ -33,6 +33,7 @@ PLAN_KEY_EXAMPLES = {
     "colluders": ["NAME"],
     "merges": True,
     "control": {"_target_": "CLASS"},
+    "certificate": {"_target_": "CLASS"},
 }
 # These may be null though their default isn't.
 NULLABLE = (

@@ -28,7 +28,16 @@ from softmark.sweep.work_folder import Item, WorkFolder
 from softmark.sweep.workers import make_stages
 
 Job = list[str]
-ROLES = ("victim", "control", "innocent", "watermarked", "key", "evidence", "suspect")
+ROLES = (
+    "victim",
+    "control",
+    "innocent",
+    "watermarked",
+    "key",
+    "certificate",
+    "evidence",
+    "suspect",
+)
 
 
 class Sweep:
