@@ -29,7 +29,7 @@ from softmark.experiment.context import StageContext, roles_of, samples_of
 from softmark.experiment.evidence import gather_evidence
 from softmark.experiment.interface import KEY, MODEL, load_key
 from softmark.experiment.plan import plan
-from softmark.experiment.record import Record
+from softmark.experiment.record import NEVER_ASKED, Record
 from softmark.experiment.run import check, run_cell, stronger
 from softmark.methods.key import Key
 from softmark.models.access import Query, expose
@@ -357,6 +357,20 @@ def made_of(config) -> tuple:
     draft = plan(config)
     store = Store.under(config["output_dir"])
     return draft, StageContext(draft.verdict, None, roles_of(config), None, store)
+
+
+@pytest.mark.parametrize("method", ["coswm", "dawn_often"])
+def test_a_mark_of_answers_is_looked_for_where_the_interface_was_asked(method, cell):
+    records = [run_cell(crossed(cell, method, name), [], silent) for name in ("none", "distill")]
+    assert [record["reason"] == NEVER_ASKED for record in records] == [True, False]
+    assert records[0]["p_value"] is None is records[0]["p_before_attack"]
+    assert records[1]["p_value"] is not None
+
+
+def test_the_innocents_recall_stands_beside_the_suspects(cell):
+    record = run_cell(crossed(cell, "content", "none"), [], silent)
+    assert record["mark_recall"] is not None
+    assert 0 <= record["innocent_recall"] <= 1
 
 
 def test_the_judge_asks_what_the_attacker_serves(cell):

@@ -46,7 +46,7 @@ def test_a_methods_defaults_are_those_of_its_config(name, cell):
     node = cell(f"method={name}", "scale=small")["method"]
     kind = get_class(node["_target_"])
     # Several configs share a class: those of its defaults are its own.
-    variants = {"noise", "unrelated", "csp_margin", "mat_released"}
+    variants = {"noise", "unrelated", "csp_margin", "dawn_often", "mat_released"}
     if dataclasses.is_dataclass(kind) and name not in variants:
         check_defaults(kind(), node)
 

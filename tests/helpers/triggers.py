@@ -16,7 +16,7 @@ from softmark.methods.ewe import EWE
 from softmark.methods.frontier import Frontier
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
-from softmark.methods.margin import Margin
+from softmark.methods.margin import AbstractMargin, Margin
 from softmark.methods.mea_defender import MeaDefender
 from softmark.methods.stamped import Stamped
 from softmark.methods.uchida import Uchida
@@ -27,24 +27,30 @@ from softmark.training import Classifier
 from softmark.verification.judge import Verifier
 
 CLASSES = 10
-TRAINED = {"message": "customer", "recipe": recipe(epochs=12, batch_size=32), "epochs_factor": 1.0}
+TRAINED = {
+    "message": "customer",
+    "recipe": recipe(epochs=12, batch_size=32),
+    "epochs_factor": 1.0,
+    "batch_size_factor": 1.0,
+}
 SET = {**TRAINED, "num_triggers": 20, "trigger_fraction": 0.2}
-STAMP = {**SET, "kind": "content", "size": 0.4, "strength": 0.1, "redraws": 199}
+STAMP = {**SET, "kind": "content", "size": 0.4, "strength": 0.1}
 NUMBERS = {
     "adi": (Adi, SET),
-    "margin": (Margin, {**SET, "eps": 0.02, "iterations": 2}),
+    "abstract_margin": (AbstractMargin, {**SET, "eps": 0.02, "iterations": 2}),
+    "margin": (Margin, {**SET, "trigger_weight": 1.0, "eps": 0.02, "iterations": 2}),
     "blackmarks": (BlackMarks, {**SET, "num_triggers": 40, "strength": 0.5}),
     "content": (Stamped, STAMP),
     "noise": (Stamped, {**STAMP, "kind": "noise"}),
     "unrelated": (Stamped, {**STAMP, "kind": "unrelated"}),
     "ewe": (EWE, {**STAMP, "layers": 3, "temperature": 0.5, "weight": 0.5}),
-    "mea_defender": (MeaDefender, {**SET, "rules": 2, "strength": 0.01, "redraws": 199}),
+    "mea_defender": (MeaDefender, {**SET, "rules": 10, "strength": 0.01}),
     "frontier": (Frontier, {**SET, "num_triggers": 200, "eps": 0.12, "iterations": 1}),
-    "uchida": (Uchida, {**TRAINED, "bits": 24, "layer": -1, "strength": 0.3}),
+    "uchida": (Uchida, {**TRAINED, "bits": 24, "layer": -1, "strength": 0.02}),
     "dawn": (Dawn, {"message": "customer", "input_fraction": 0.1}),
 }
-EXACT = ("adi", "margin", "blackmarks")
-REDRAWN = ("content", "noise", "unrelated", "ewe", "mea_defender")
+EXACT = ("adi", "margin", "blackmarks", "unrelated")
+TARGETS = ("content", "noise", "ewe", "mea_defender")
 
 
 def method(name: str, **changed):

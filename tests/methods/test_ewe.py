@@ -33,25 +33,33 @@ def test_soft_nearest_is_what_loops_say(temperature):
     draw = torch.manual_seed(0)
     outputs = torch.randn(12, 5, generator=draw)
     kinds, asked = (torch.rand(12, generator=draw) < part for part in (0.4, 0.8))
-    found = soft_nearest_neighbour_loss(outputs, kinds, asked, temperature)
+    found = soft_nearest_neighbour_loss(outputs, kinds, asked.long() - 1, temperature)
     assert float(found) == pytest.approx(by_loops(outputs, kinds, asked, temperature), rel=1e-4)
 
 
 def test_soft_nearest_of_points_at_one_place():
     kinds = torch.tensor([0, 0, 0, 1, 1]).bool()
-    found = soft_nearest_neighbour_loss(torch.ones(5, 3), kinds, torch.ones(5).bool(), 0.3)
+    found = soft_nearest_neighbour_loss(torch.ones(5, 3), kinds, torch.zeros(5), 0.3)
     assert float(found) == pytest.approx(-(3 * math.log(2 / 4) + 2 * math.log(1 / 4)) / 5)
+
+
+def test_neighbours_are_those_of_the_same_target():
+    outputs, kinds = torch.randn(10, 4, generator=torch.manual_seed(2)), torch.arange(10) % 2 == 0
+    groups = torch.tensor([3, 3, 3, 3, 7, 7, 7, 7, 7, 7])
+    both = soft_nearest_neighbour_loss(outputs, kinds, groups, 0.5)
+    alone = [by_loops(outputs, kinds, groups == target, 0.5) for target in (3, 7)]
+    assert float(both) == pytest.approx((4 * alone[0] + 6 * alone[1]) / 10, rel=1e-4)
 
 
 def test_points_without_a_neighbour_leave_the_gradient_a_number():
     outputs = torch.randn(4, 3, requires_grad=True)
     kinds = torch.tensor([True, False, False, False])
     for asked in (torch.tensor([True, True, False, False]), torch.zeros(4).bool()):
-        loss = soft_nearest_neighbour_loss(outputs, kinds, asked, 0.1)
+        loss = soft_nearest_neighbour_loss(outputs, kinds, asked.long() - 1, 0.1)
         (slope,) = torch.autograd.grad(loss, outputs)
         assert loss.item() == 0
         assert (slope == 0).all()
-    loss = soft_nearest_neighbour_loss(outputs, kinds, torch.ones(4).bool(), 0.01)
+    loss = soft_nearest_neighbour_loss(outputs, kinds, torch.zeros(4), 0.01)
     assert torch.autograd.grad(loss, outputs)[0].isfinite().all()
 
 
@@ -59,7 +67,7 @@ def test_entangling_takes_the_loss_of_the_last_layers_off():
     torch.manual_seed(0)
     data = with_triggers(owner()[:20], Samples(judge().inputs[:6], torch.full((6,), 2)), 0.2)
     batch = batch_of(data, [2, 12, 3, 4, 20, 21, 22, 23])
-    marking = EWEModule(network().eval(), recipe(), 20, 2, 2, 0.5, 0.7)
+    marking = EWEModule(network().eval(), recipe(), 20, torch.tensor([2]), 2, 0.5, 0.7)
     hidden = layer_outputs(marking.network.features, batch.inputs)
     logits = marking.network(batch.inputs)
     torch.testing.assert_close(marking.network.head(hidden[-1]), logits)

@@ -49,7 +49,7 @@ def hybrid(name: str = "csp", share: float = 0.1) -> Hybrid:
     kind, marking = KINDS[name]
     longer = recipe(epochs=20, batch_size=32)
     made = replace(soft(kind, marking=marking, simulated_attacks={}), recipe=longer)
-    triggers = method("margin")
+    triggers = method("abstract_margin")
     return Hybrid(message="customer", soft=made, triggers=triggers, trigger_fraction=share)
 
 

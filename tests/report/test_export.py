@@ -11,7 +11,7 @@ from helpers import ROOT
 from helpers.scripts import read_sheet
 from softmark.errors import InputError
 from softmark.experiment.provenance import processor
-from softmark.experiment.record import CSV
+from softmark.experiment.record import CSV, NEVER_ASKED
 from softmark.report.columns import cells, columns
 from softmark.report.export import Sheet, latex, markdown, tex, write_cells
 from softmark.report.footnotes import footnotes, gap_notes
@@ -187,7 +187,7 @@ def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_pat
     for seed, (p, claimed) in enumerate(found):
         archived(
             "method=usp", "attack=adaptive_forge", seed=seed,
-            forged_p_value=p, forged_claimed=claimed, mark_recall=0.5,
+            forged_p_value=p, forged_claimed=claimed, mark_recall=0.5, innocent_recall=0.1,
         )  # fmt: skip
     lines = (
         "method=usp",
@@ -199,7 +199,7 @@ def test_an_attackers_own_key_and_the_mark_recall_have_columns(archived, tmp_pat
     sheet, _ = read_sheet(*lines)
     line = dict(zip(sheet.head, sheet.body[0], strict=True))
     assert (line["forged"], line["forged p"]) == ("1 of 2", "3.0e-09")
-    assert line["mark recall"] == "50.00 ± 0.00"
+    assert (line["mark recall"], line["innocents' recall"]) == ("50.00 ± 0.00", "10.00 ± 0.00")
 
 
 def test_a_cell_with_a_key_and_no_p_is_not_claimed(archived, tmp_path):
@@ -207,8 +207,10 @@ def test_a_cell_with_a_key_and_no_p_is_not_claimed(archived, tmp_path):
     record = archived("method=usp", "attack=prune", **nothing)
     row = Row(("usp", "prune"), (record,))
     assert cells(row, ["claimed", "claims", "p"]) == ["no", "0 of 1", "—"]
-    bare = Row(("none", "prune"), ({**record, "commitment": None},))
-    assert cells(bare, ["claimed"]) == ["—"]
+    # Nor is there a claim to be missed, where a mark of answers was never asked for.
+    for missing in ({"commitment": None}, {"reason": NEVER_ASKED}):
+        bare = Row(("none", "prune"), ({**record, **missing},))
+        assert cells(bare, ["claimed"]) == ["—"]
 
 
 def test_a_warning_of_several_numbers_is_told_once(archived, tmp_path):

@@ -66,9 +66,11 @@ def test_a_class_is_all_that_a_command_line_needs(here):
         "method.name=Mine",
         "+method.message=softmark",
         "+method.recipe=${recipe}",
-        "+method.epochs_factor=1.0",
+        "+method.epochs_factor=2.0",
+        "+method.batch_size_factor=0.5",
         "+method.control={_target_:softmark.methods.parts.control.Control,"
-        "recipe:${..recipe},epochs_factor:${..epochs_factor}}",
+        "recipe:${..recipe},epochs_factor:${..epochs_factor},"
+        "batch_size_factor:${..batch_size_factor}}",
         "method._target_=own_a.Mine",
         "+method.bits=16",
         "attack=none,prune",

@@ -26,7 +26,7 @@ _NAMES = {
     "dehydrate": ("Dehydrate",),
     "distill": (
         *("Distill", "DistillAugmented", "DistillAveraged", "DistillChanged", "DistillFew"),
-        *("DistillLabelled", "DistillLabels", "Student"),
+        *("DistillLabelled", "DistillLabels", "DistillPlainly", "Student"),
     ),
     "fine_prune": ("FinePrune",),
     "finetune": ("FineTune", "ReTrain", "SelfDistill", "SmoothLabels", "TrainAdversarially"),

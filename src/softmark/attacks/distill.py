@@ -100,6 +100,11 @@ class Distill(Attack):
     student: StudentFactory = SOFT
     """What the student learns of the answers."""
 
+    @property
+    def student_recipe(self) -> Recipe:
+        """The training of the student."""
+        return self.recipe
+
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
         """Return the samples that the student learns, and what it learns of each, (N, K)."""
         return data, target(data.inputs)
@@ -107,8 +112,27 @@ class Distill(Attack):
     def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
         samples, answers = self.ask(target, data, fit)
         network = new_network(self.network, data, target.classes)
-        student = self.student(network=network, recipe=self.recipe, answers=answers)
+        student = self.student(network=network, recipe=self.student_recipe, answers=answers)
         return AttackResult(fit(student, samples, "student"), target.count)
+
+
+@dataclass(kw_only=True, eq=False)
+class DistillPlainly(Distill):
+    """Train the student for long, on pictures that are neither moved nor mirrored.
+
+    As the students in the code of CosWM (40 epochs) and DAWN (500): whoever augments learns less of
+    what an interface says of the very picture that was asked.
+    """
+
+    epochs_factor: float = 2.0
+    """Epochs of the student over the recipe's. Above 0."""
+
+    def __post_init__(self) -> None:
+        check_positive("epochs_factor", self.epochs_factor)
+
+    @property
+    def student_recipe(self) -> Recipe:
+        return replace(self.recipe.scaled(epochs=self.epochs_factor), pad=0, flip=False)
 
 
 @dataclass(kw_only=True, eq=False)

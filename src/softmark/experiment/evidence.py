@@ -67,6 +67,7 @@ def save_evidence(folder: Path, collected: list[Evidence], notes: list[dict[str,
         {
             **note,
             "why": evidence.why,
+            "recall": evidence.mark_recall,
             "tests": {
                 name: {"kind": test.kind, "score": test.score, "p": _p_value(test)}
                 for name, test in evidence.tests.items()
@@ -90,6 +91,6 @@ def load_evidence(folder: Path) -> tuple[dict[str, list[Innocent]], list[dict[st
     pools: dict[str, list[Innocent]] = {"calibration": [], "evaluation": []}
     for number, note in enumerate(notes):
         tests = {name: Measured(**test) for name, test in note["tests"].items()}
-        evidence = Evidence(tensors[f"scores.{number}"], tests, note["why"])
+        evidence = Evidence(tensors[f"scores.{number}"], tests, note["why"], note["recall"])
         pools[note["pool"]].append(Innocent(note["kind"], evidence))
     return pools, notes

@@ -12,6 +12,9 @@ from softmark.data.roles import name_of
 from softmark.errors import InputError
 from softmark.experiment.cell import Config, Plan
 
+# Of a mark that the owner's interface adds to its answers: tables show a dash, and no missed claim.
+NEVER_ASKED = "no evidence: the owner's interface was never asked, and the model carries no mark"
+
 
 def _figure(default: Any = None) -> Any:
     """Return a field that the CSV of a table shows as well."""
@@ -75,6 +78,7 @@ class Record:
     # The innocents, judged with the same key.
     false_claims: int = _figure(0)
     innocents: int = _figure(0)
+    innocent_recall: float | None = _figure()  # mean of the evaluation innocents' mark_recall
     skipped: int = 0
     false_claims_upper: float | None = None
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -4,6 +4,11 @@ The paper takes 100 pictures of abstract art, which are of no class, and a rando
 theirs are downloaded, ours are drawn by the key: smooth random patterns. As there, the model is
 trained on its data and the triggers together. The labels are drawn independently, so that the
 number of matches of an innocent is binomial with chance 1/K.
+
+The authors' code trains from the start for 60 epochs by default, two triggers beside each batch of
+100, so that each is seen 600 times, and never augments them. Here the training starts from the
+victim (a variant of theirs) for twice the recipe's epochs, 30 % of the samples are triggers, each
+seen 120 times on digits, and crops move them as any sample.
 """
 
 from __future__ import annotations

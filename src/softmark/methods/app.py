@@ -39,7 +39,7 @@ SMALLEST_NORM = 1e-20
 
 @dataclass(frozen=True, kw_only=True)
 class APP(Stamped):
-    """Learn triggers with one label at the worst weights near the model's own, too.
+    """Learn stamped triggers at the worst weights near the model's own, too.
 
     Source: Gan et al. 2023, "Towards Robust Model Watermark via Reducing Parametric Vulnerability"
     (ICCV, arXiv 2309.04777).
@@ -51,8 +51,6 @@ class APP(Stamped):
 
     strengthened_by = (*Stamped.strengthened_by, "method.strength")
 
-    num_triggers: int = 40
-    """Triggers on which a suspect is asked, and which are learnt. At least 1."""
     eps: float = 0.02
     """How far the weights of a layer are moved, over their norm. Above 0."""
     strength: float = 0.01

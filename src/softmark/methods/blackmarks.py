@@ -11,6 +11,10 @@ innocent is right on them, and so carries the bits. Here the pictures are abstra
 fair coins of the key, drawn after pictures and groups are fixed. How often an innocent answers a
 class of group 1 may be anything, but the coins don't depend on it: each bit is matched with chance
 1/2 exactly.
+
+No code of the authors' is known. The Watermark Robustness Toolbox writes 200 bits at a tenth of the
+rate, and keeps only pictures that the marked model gets right and fine-tuned unmarked copies wrong;
+another port weighs the loss by .5, as we do. Here 100 bits are learnt at the whole rate.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ asked, where it was, else the judge's. What differs: power hardly changes within
 one frequency stands for the window, and ``others`` for their 200,000; and where they claim a ratio
 above 8, keys are drawn again, with other classes and vectors and the same f. The suspect's own
 answer says which pictures are of a class: no label, which the key may have changed in the log.
+
+The authors' student learns for 40 epochs on pictures that aren't augmented: the attack
+``distill_unaugmented``. The other students here crop and mirror them, which hides the wave from
+them: it is tied to the very pixels that were asked.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from softmark.data.pixels import as_pixels
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key, generator
-from softmark.methods.parts.trigger_set import TriggerSet
+from softmark.methods.parts.trigger_set import TriggerSet, store_pictures
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, predict
 from softmark.verification.evidence import Evidence
@@ -85,6 +85,8 @@ class Frontier(TriggerSet):
 
     num_triggers: int = 400
     """Adversaries, half of which are learnt. At least 2."""
+    trigger_fraction: float = 0.1
+    """Of the training samples that are adversaries. Between 0 and 1."""
     eps: float = 0.15
     """How far the pixels are moved, of their range from 0 to 1. Above 0, at most 1."""
     iterations: int = 1
@@ -133,13 +135,6 @@ class Frontier(TriggerSet):
         test = Hypergeometric(int(scores.sum()), len(scores), int(hits.sum()), len(hits))
         recall = float(scores.mean()) if len(scores) else 0.0
         return Evidence(scores, {"triggers": test}, mark_recall=recall)
-
-
-def store_pictures(key: Key, pictures: Samples) -> Key:
-    """Return ``key`` with ``pictures``, which can't be made again without the victim."""
-    key.register_buffer("images", pictures.inputs.contiguous())
-    key.register_buffer("labels", pictures.labels)
-    return key
 
 
 def learnt_mask(key: Key) -> Tensor:

@@ -19,7 +19,7 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
 from softmark.methods.key import Key, check_message
-from softmark.methods.margin import Margin
+from softmark.methods.margin import AbstractMargin
 from softmark.methods.parts.checks import check_fraction
 from softmark.methods.parts.soft_labels import SoftLabels
 from softmark.methods.parts.trigger_set import with_triggers
@@ -53,7 +53,7 @@ class Hybrid(Watermark):
     """The customer or the licence: it goes into the key. Any text but the empty one."""
     soft: SoftLabels = field(default_factory=lambda: USP(marking=USPMarking(copy_weight=0.5)))
     """The mark of the answers to pictures of the task."""
-    triggers: Adi = field(default_factory=lambda: Margin(num_triggers=100))
+    triggers: Adi = field(default_factory=AbstractMargin)
     """The trigger set, which is learnt first."""
     trigger_fraction: float = 0.05
     """Of the pictures of the second training that are triggers. Between 0 and 1."""

@@ -92,10 +92,7 @@ class IPGuard(Watermark):
         points = (bases.to(device).float() / 255).requires_grad_(True)
         optimizer = torch.optim.Adam([points], self.lr)
         for _ in range(self.iterations):
-            logits = network(points)  # (N, K)
-            ours, theirs = logits.gather(1, first), logits.gather(1, second)
-            others = logits.scatter(1, torch.cat([first, second], 1), -torch.inf).amax(1, True)
-            loss = (ours - theirs + self.margin).relu() + (others - ours).relu()  # (N, 1)
+            loss = boundary_loss(network(points), first, second, self.margin)  # (N, 1)
             is_moving = loss.detach()[:, :, None, None] > 0
             if not is_moving.any():
                 break
@@ -118,3 +115,20 @@ class IPGuard(Watermark):
         hits = suspect.answers(probes).argmax(1) == probes.labels
         recall = float(hits.float().mean())
         return Evidence(hits.float(), {"points": Innocents(recall)}, mark_recall=recall)
+
+
+def boundary_loss(logits: Tensor, first: Tensor, second: Tensor, margin: float) -> Tensor:
+    """Return how far points are from where they are to be: relu(Z_i - Z_j + k) + relu(Z_t - Z_i).
+
+    Args:
+        logits: Z, (N, K).
+        first: i, the class of the victim's answer before, (N, 1).
+        second: j, the class beyond the boundary, (N, 1).
+        margin: k.
+
+    Returns:
+        (N, 1); t is the likeliest class but i and j.
+    """
+    ours, theirs = logits.gather(1, first), logits.gather(1, second)
+    others = logits.scatter(1, torch.cat([first, second], 1), -torch.inf).amax(1, True)
+    return (ours - theirs + margin).relu() + (others - ours).relu()

@@ -254,17 +254,19 @@ class TrainedWatermark(Watermark):
     """The customer or the licence: it goes into the key. Any text but the empty one."""
     recipe: Recipe = field(default_factory=Recipe)
     """The training of a model of this kind."""
-    epochs_factor: float = 1.0
+    epochs_factor: float = 2.0
     """Epochs of the marking, which starts from the victim, over the recipe's. Above 0."""
+    batch_size_factor: float = 0.5
+    """Size of its batches over the recipe's. Above 0."""
 
     def __post_init__(self) -> None:
         check_message(self.message)
-        check_above_zero(self, "epochs_factor")
+        check_above_zero(self, "epochs_factor", "batch_size_factor")
 
     @property
     def marking_recipe(self) -> Recipe:
         """The training of the watermarked model."""
-        return self.recipe.scaled(epochs=self.epochs_factor)
+        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     @property
     def epochs(self) -> int:

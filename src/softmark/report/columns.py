@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from softmark.experiment.record import NEVER_ASKED
 from softmark.report.numbers import MISSING, format_mean, format_p, mean_interval
 from softmark.report.rows import Record, Row
 
@@ -90,8 +91,8 @@ def _p(summary: Callable[[Iterable[float]], float], name: str = "p_value") -> Co
 
 
 def _claims(records: Sequence[Record]) -> str:
-    """Return in how many of the cells that have a key a claim is made."""
-    keyed = [record for record in records if record["commitment"]]
+    """Return in how many of the cells that have a key, and could have a mark, a claim is made."""
+    keyed = [r for r in records if r["commitment"] and r["reason"] != NEVER_ASKED]
     return f"{sum(record['claimed'] for record in keyed)} of {len(keyed)}" if keyed else MISSING
 
 
@@ -174,6 +175,7 @@ COLUMNS: dict[str, Column] = {
     "mark acc.": _fraction("watermark_accuracy"),
     "mark acc. of 10": _fraction("watermark_accuracy_of_10"),
     "mark recall": _fraction("mark_recall"),
+    "innocents' recall": _fraction("innocent_recall"),
     "certified l2": _radius,
     "false claims": _false_claims,
 }
@@ -188,6 +190,7 @@ OPTIONAL = {
     "control": "control_accuracy",
     "mark recall": "mark_recall",
     "certified l2": "certified_radius",
+    "innocents' recall": "innocent_recall",
 }
 
 

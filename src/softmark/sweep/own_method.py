@@ -29,8 +29,10 @@ RECIPE = "${recipe}"  # of the data, which an own method trains by unless it bri
 # The victim, trained on as long without a mark: what a mark costs is measured against it.
 CONTROL = (
     "+method.control={_target_:softmark.methods.parts.control.Control,"
-    "recipe:${..recipe},epochs_factor:${..epochs_factor}}"
+    "recipe:${..recipe},epochs_factor:${..epochs_factor},"
+    "batch_size_factor:${..batch_size_factor}}"
 )
+NAMED = ("message", "epochs_factor", "batch_size_factor")  # always, as the control reads them
 SET = ("_target_", "name")  # keys of the base's node
 
 
@@ -132,7 +134,7 @@ def overrides_of(method: Any) -> list[str]:
             lines.append(f"+method.recipe={RECIPE}")
         elif name == "message" and not isinstance(value, str):
             lines.append("+method.message=softmark")
-        elif name in ("message", "epochs_factor") or ours or (name in given and value != default):
+        elif name in NAMED or ours or (name in given and value != default):
             lines.append(f"+method.{name}={_text(value, f'{kind.__name__}.{name}')}")
     if issubclass(kind, TrainedWatermark):
         lines.append(CONTROL)

@@ -30,14 +30,16 @@ class Control:
     """The training of a model of this kind."""
     epochs_factor: float = 1.0
     """Epochs of the control over the recipe's, as the mark's. Above 0."""
+    batch_size_factor: float = 1.0
+    """Size of its batches over the recipe's, as the mark's. Above 0."""
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "epochs_factor")
+        check_above_zero(self, "epochs_factor", "batch_size_factor")
 
     @property
     def training_recipe(self) -> Recipe:
         """The training of the control."""
-        return self.recipe.scaled(epochs=self.epochs_factor)
+        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
         """Return a copy of ``victim``, trained on with ``data``."""
@@ -46,22 +48,12 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherControl(Control):
-    """Train the victim on with the mark's ``Teacher`` and batches, too."""
+    """Train the victim on with the mark's ``Teacher``, too."""
 
-    batch_size_factor: float = 1.0
-    """Size of its batches over the recipe's, as the mark's. Above 0."""
     teacher_weight: float = 0.5
     """Of the victim's own answers beside the labels, as the mark's. From 0 to below 1."""
     teacher_temperature: float = 2.0
     """At which the victim's answers are learnt. Above 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_above_zero(self, "batch_size_factor")
-
-    @property
-    def training_recipe(self) -> Recipe:
-        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     def train(self, victim: nn.Module, data: Samples, fit: Fit) -> nn.Module:
         if not self.teacher_weight:

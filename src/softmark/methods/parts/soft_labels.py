@@ -15,12 +15,10 @@ from softmark.attacks.attack import Attack
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.key import Key
-from softmark.methods.parts.checks import check_above_zero
 from softmark.methods.parts.detector import Detector, train_detector
 from softmark.methods.parts.loss import Marking
 from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of, expose
-from softmark.recipe import Recipe
 from softmark.tails import (
     compute_victim_stats,
     confusion_counts,
@@ -61,24 +59,12 @@ class SoftLabels(TrainedWatermark):
         "verifier.probes",
     )
 
-    epochs_factor: float = 2.0
-    """Epochs of the marking, which starts from the victim, over the recipe's. Above 0."""
-    batch_size_factor: float = 0.5
-    """Size of its batches over the recipe's. Above 0."""
     marking: Marking = field(default_factory=Marking)
     """The numbers by which the pattern is planted."""
     detector: functools.partial[Detector] = MLP
     """What recognises single answers; it serves the watermark accuracy, and no claim needs it."""
     simulated_attacks: Mapping[str, Attack] = field(default_factory=dict)
     """Made on copies with the owner's data; the detector learns from what they leave."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_above_zero(self, "batch_size_factor")
-
-    @property
-    def marking_recipe(self) -> Recipe:
-        return self.recipe.scaled(epochs=self.epochs_factor, batch_size=self.batch_size_factor)
 
     def pattern(self, key: Key) -> Tensor:
         """Return the (K, K) pattern that follows from the key's secret, salt and message."""

@@ -7,9 +7,8 @@ suspect answers as the owner wants. Each says how its triggers are made and whic
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -22,7 +21,7 @@ from softmark.methods.watermark import TrainedWatermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Classifier, Fit
 from softmark.verification.evidence import Evidence
-from softmark.verification.nulls import Null, Sampled
+from softmark.verification.nulls import Null
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class TriggerSet(TrainedWatermark):
 
     num_triggers: int = 100
     """Triggers on which a suspect is asked. At least 1."""
-    trigger_fraction: float = 0.1
+    trigger_fraction: float = 0.3
     """Of the training samples that are triggers. Between 0 and 1."""
 
     def __post_init__(self) -> None:
@@ -50,6 +49,11 @@ class TriggerSet(TrainedWatermark):
         """
         raise NotImplementedError
 
+    def learnt(self, key: Key, data: Samples) -> Samples:
+        """Return the triggers that the model learns, made of the owner's ``data``: those of which
+        a suspect is asked, unless a method makes more."""
+        return self.triggers(key, data, self.num_triggers)
+
     def null(self, key: Key, hits: Tensor) -> Null:
         """Return the test of ``hits`` (N,), true where the suspect answers as the owner wants."""
         raise NotImplementedError
@@ -64,8 +68,7 @@ class TriggerSet(TrainedWatermark):
 
     def embed(self, victim: nn.Module, data: Samples, fit: Fit) -> tuple[nn.Module, Key]:
         key = self.draw(data, classes_of(victim, data), fit.entropy)
-        triggers = self.triggers(key, data, self.num_triggers)
-        return self.train(copy.deepcopy(victim), data, triggers, fit), key
+        return self.train(copy.deepcopy(victim), data, self.learnt(key, data), fit), key
 
     def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
         return self.triggers(key, pool, self.num_triggers)
@@ -86,57 +89,26 @@ def with_triggers(data: Samples, triggers: Samples, fraction: float) -> Samples:
 def random_labels(key: Key, count: int) -> Tensor:
     """Return ``count`` labels that the key draws, each independently: int64 (count,).
 
-    Eight bytes a label: the remainder favours no class by more than K / 2^64. They are the same in
-    every customer's copy.
+    The remainder favours no class by more than K / 2^64. They are the same in every customer's
+    copy.
     """
-    drawn = key.owner_part().for_message("labels").stream(8 * count)
-    return torch.tensor(
-        [int.from_bytes(drawn[8 * i : 8 * i + 8], "big") % key.classes for i in range(count)]
-    )
+    drawn = random_numbers(key.owner_part().for_message("labels"), count)
+    return torch.tensor([number % key.classes for number in drawn])
 
 
-def with_redrawn_triggers(method: TriggerSet, key: Key, pool: Samples, redraws: int) -> Samples:
-    """Return the triggers of ``key``, and after them those of ``redraws`` keys drawn again.
-
-    For triggers that share a label: a model that always answered it would match all of them, and
-    not binomially. All sets are made alike, from the same ``pool``, and for any ``key`` the same
-    ones are drawn.
-    """
-    redrawn = _redrawn_triggers(method, _Pool(pool.fingerprint, pool), key.classes, redraws)
-    return concatenate([method.triggers(key, pool, method.num_triggers), redrawn])
+def random_numbers(key: Key, count: int) -> list[int]:
+    """Return ``count`` numbers below 2^64 of the key's stream, eight bytes each."""
+    drawn = key.stream(8 * count)
+    return [int.from_bytes(drawn[8 * i : 8 * i + 8], "big") for i in range(count)]
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Samples that are equal where their fingerprints are."""
-
-    fingerprint: str
-    samples: Samples = field(compare=False)
-
-
-@functools.lru_cache(maxsize=2)
-def _redrawn_triggers(method: TriggerSet, pool: _Pool, classes: int, redraws: int) -> Samples:
-    """Return the triggers of ``redraws`` keys, the same ones each time; making them is slow."""
-    draw = torch.Generator().manual_seed(0)
-
-    def entropy(size: int) -> bytes:
-        return bytes(torch.randint(256, (size,), dtype=torch.uint8, generator=draw).tolist())
-
-    keys = [method.draw(pool.samples, classes, entropy) for _ in range(redraws)]
-    return concatenate([method.triggers(key, pool.samples, method.num_triggers) for key in keys])
+def store_pictures(key: Key, pictures: Samples) -> Key:
+    """Return ``key`` with ``pictures``, which can't be made again without the victim."""
+    key.register_buffer("images", pictures.inputs.contiguous())
+    key.register_buffer("labels", pictures.labels)
+    return key
 
 
 def concatenate(sets: Sequence[Samples]) -> Samples:
     """Return the samples of all ``sets``, in their order."""
     return Samples(torch.cat([s.inputs for s in sets]), torch.cat([s.labels for s in sets]))
-
-
-def redrawn_null(hits: Tensor, num_triggers: int) -> Sampled:
-    """Compare the hit rate of the owner's triggers with that of each redrawn key's.
-
-    ``hits`` (N,), bool: on ``with_redrawn_triggers``, of which the first ``num_triggers`` are the
-    owner's, the next as many the first redrawn key's, and so on.
-    """
-    sets = hits[: len(hits) // num_triggers * num_triggers].reshape(-1, num_triggers)  # (R + 1, T)
-    rates = sets.float().mean(1)  # (R + 1,)
-    return Sampled(float(rates[0]) if len(rates) else 0.0, rates[1:])
