@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from safetensors.torch import save_file
 
 from softmark.data.roles import Samples
 from softmark.experiment.context import StageContext
+from softmark.experiment.record import NEVER_ASKED
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.watermark import Watermark
+from softmark.models.access import Suspect
 from softmark.models.files import read_tensors
 from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Measured, Null
@@ -94,3 +98,17 @@ def load_evidence(folder: Path) -> tuple[dict[str, list[Innocent]], list[dict[st
         evidence = Evidence(tensors[f"scores.{number}"], tests, note["why"], note["recall"])
         pools[note["pool"]].append(Innocent(note["kind"], evidence))
     return pools, notes
+
+
+def suspect_evidence(key_verifier: KeyVerifier, suspect: Suspect) -> Evidence:
+    """Return what ``suspect`` shows, but for a mark of answers that it was never trained on."""
+    if key_verifier.method.uses_query_log and suspect.log is None:
+        return Evidence.none(NEVER_ASKED)
+    return key_verifier.evidence(suspect)
+
+
+def innocent_recall(innocents: Sequence[Innocent]) -> float | None:
+    """Return the mean part of the mark that ``innocents`` show; None where nothing is counted."""
+    recalls = [other.evidence.mark_recall for other in innocents]
+    counted = [recall for recall in recalls if recall is not None]
+    return statistics.fmean(counted) if counted else None

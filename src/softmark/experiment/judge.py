@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,12 +11,15 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.cell import InnocentStage, Plan, colluders_of, steps_of
 from softmark.experiment.context import StageContext
-from softmark.experiment.evidence import labelled, load_evidence
-from softmark.experiment.record import NEVER_ASKED
+from softmark.experiment.evidence import (
+    innocent_recall,
+    labelled,
+    load_evidence,
+    suspect_evidence,
+)
 from softmark.methods.key import Key
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.models.access import Suspect
-from softmark.verification.evidence import Evidence
 from softmark.verification.judge import Verifier
 from softmark.verification.nulls import Measured
 from softmark.verification.verdict import Innocent
@@ -161,12 +163,12 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
     if key_verifier is None:
         return {**figures, "reason": "no mark to judge", "probes": verifier.probes}
     pools, suspect = loaded.pools, loaded.models["suspect"]
-    evidence = _evidence(key_verifier, suspect)
+    evidence = suspect_evidence(key_verifier, suspect)
     judged = asdict(verifier.judge(evidence, pools["calibration"], pools["evaluation"]))
     judged["reason"] = judged.pop("why") or None
     # The judge draws the key: what an owner says of it and of the probes is no part of a record.
     del judged["grounds"], judged["agreement"], judged["customer_p_value"]
-    before = _evidence(key_verifier, loaded.models["watermarked"])
+    before = suspect_evidence(key_verifier, loaded.models["watermarked"])
     p_before = verifier.p_values(before, pools["calibration"])
     return {
         **figures,
@@ -175,26 +177,12 @@ def verdict(loaded: Loaded) -> dict[str, Any]:
         **_collusion(loaded),
         **_forgery(loaded),
         "p_before_attack": max(p_before.values(), default=None),
-        "innocent_recall": _innocent_recall(pools["evaluation"]),
+        "innocent_recall": innocent_recall(pools["evaluation"]),
         "probes": len(key_verifier.pool),
         "answers_read": "logits" if suspect.reads_logits else "served",
         "p_by_probes": _curve(key_verifier, suspect, judged["p_value"]),
         "commitment": key_verifier.key.commitment,
     }
-
-
-def _evidence(key_verifier: KeyVerifier, suspect: Suspect) -> Evidence:
-    """Return what ``suspect`` shows, but for a mark of answers that it was never trained on."""
-    if key_verifier.method.uses_query_log and suspect.log is None:
-        return Evidence.none(NEVER_ASKED)
-    return key_verifier.evidence(suspect)
-
-
-def _innocent_recall(innocents: Sequence[Innocent]) -> float | None:
-    """Return the mean part of the mark that ``innocents`` show; None where nothing is counted."""
-    recalls = [other.evidence.mark_recall for other in innocents]
-    counted = [recall for recall in recalls if recall is not None]
-    return statistics.fmean(counted) if counted else None
 
 
 def _accuracies(loaded: Loaded) -> dict[str, Any]:

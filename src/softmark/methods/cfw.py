@@ -58,6 +58,12 @@ class CFW(TriggerSet):
         [3, 0, 5, 1]
     """
 
+    epochs_factor: float = 1.0
+    """Epochs of the training with triggers, over the recipe's. Above 0."""
+    batch_size_factor: float = 1.0
+    """Size of its batches over the recipe's. Above 0."""
+    trigger_fraction: float = 0.1
+    """Of the training samples that are triggers. Between 0 and 1."""
     tuning_epochs_factor: float = 0.5
     """Epochs of the tuning after the training, over the recipe's. Above 0."""
     tuning_lr_factor: float = 0.1

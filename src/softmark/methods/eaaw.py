@@ -59,6 +59,10 @@ class EaaW(TrainedWatermark):
     needs = "probabilities"
     strengthened_by = (*TrainedWatermark.strengthened_by, "method.strength")
 
+    epochs_factor: float = 1.0
+    """Epochs of the marking, over the recipe's. Above 0."""
+    batch_size_factor: float = 1.0
+    """Size of its batches over the recipe's. Above 0."""
     lr_factor: float = 0.1
     """Learning rate of the marking over the recipe's, above 0."""
     side: int = 8

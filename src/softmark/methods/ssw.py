@@ -51,6 +51,12 @@ class SSW(TriggerSet):
         100
     """
 
+    epochs_factor: float = 1.0
+    """Epochs of the marking, over the recipe's. Above 0."""
+    batch_size_factor: float = 1.0
+    """Size of its batches over the recipe's. Above 0."""
+    trigger_fraction: float = 0.1
+    """Of the training samples that are triggers. Between 0 and 1."""
     iterations: int = 100
     """Steps of Adam on the pictures. At least 1."""
     pixel_lr: float = 0.01
