@@ -8,7 +8,6 @@ from helpers.soft_labels import answers, signs_of
 from helpers.training import recipe
 from softmark.batches import Batch
 from softmark.methods.csp import CSPModule
-from softmark.methods.parts import trigger_features
 from softmark.methods.parts.loss import Marking
 from softmark.methods.parts.trigger_features import SHRINKAGE, TriggerFeatures, discriminant
 
@@ -41,12 +40,11 @@ def test_the_layer_is_scikit_learn_s_discriminant():
     assert (ours.argmax(1) == theirs.argmax(1)).float().mean() > 0.95
 
 
-def test_a_new_discriminant_answers_trained_triggers_as_the_key_says(monkeypatch):
+def test_a_new_discriminant_answers_trained_triggers_as_the_key_says():
     """Features that are trained by the loss alone come to lie where a new layer says their label.
 
     Before, they are pictures of the task with another label.
     """
-    monkeypatch.setattr(trigger_features, "MARGIN", 8.0)
     loss = TriggerFeatures(CLASSES, weight=1.0)
     triggers, theirs = features_of(12, seed=2)
     wanted = (theirs + 1) % CLASSES

@@ -43,8 +43,8 @@ class Marking:
     """Of the victim's own answers beside the labels, as the control has it. From 0 to below 1."""
     teacher_temperature: float = 2.0
     """At which the victim's answers are learnt. Above 0."""
-    trigger_feature_weight: float = 0.3
-    """Of the triggers' features where any last layer answers as the key says; for the hybrids."""
+    trigger_feature_weight: float = 0.0
+    """Of triggers' features where any last layer answers as the key says. From 0 on; hybrids'."""
     copy_weight: float = 1.0
     """Of the mark in a copy that is fine-tuned as a thief would. From 0 on; 0: without a copy."""
     copy_steps: int = 48

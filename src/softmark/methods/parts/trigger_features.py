@@ -21,7 +21,8 @@ from softmark.methods.parts.feature_mark import class_means
 MOMENTUM = 0.98  # of the covariance, at each batch
 MEANS_MOMENTUM = 0.9  # of the means of classes that a batch holds
 SHRINKAGE = 0.05  # of the covariance towards a multiple of the identity
-MARGIN = 4.0  # nats between the two likeliest classes of the task's median picture
+MARGIN = 4.0  # nats: logits are scaled down until the task's median picture has no more
+LEAST_MARGIN = 1.0  # nats that a trigger is to reach where the task's pictures have less
 REFIT_EVERY = 5  # steps
 
 
@@ -29,7 +30,8 @@ class TriggerFeatures(nn.Module):
     """Compute the cross-entropy of a running discriminant's answers to the triggers of a batch.
 
     The discriminant is Fisher's: running means of each class, and the running covariance within
-    classes. Its logits are scaled until the task's median picture has a margin of ``MARGIN``.
+    classes. A margin is the logit of the own class less the largest other one. A trigger whose
+    margin is that of the task's median picture costs nothing, so that it isn't moved further.
 
     Args:
         classes: K.
@@ -57,12 +59,14 @@ class TriggerFeatures(nn.Module):
             features = features.float().flatten(1)  # (B, D)
             self._update(features.detach(), labels, is_trigger)
             logits = F.linear(features, self.layer[:, :-1], self.layer[:, -1])  # (B, K)
-            task = logits.detach().masked_fill(is_trigger[:, None], torch.nan)
             own = labels[:, None] == self.classes  # (B, K)
-            margins = task.masked_fill(~own, 0).sum(1) - task.masked_fill(own, -torch.inf).amax(1)
-            margin = margins.nanmedian().nan_to_num(1.0).clamp_min(1e-3)  # of the task's pictures
-            losses = F.cross_entropy(logits * (MARGIN / margin), labels, reduction="none")  # (B,)
-            mean = (losses * is_trigger).sum() / is_trigger.sum().clamp_min(1)
+            others = logits.masked_fill(own, -torch.inf).amax(1)  # (B,)
+            margins = (logits.masked_fill(~own, 0).sum(1) - others).detach()
+            median = margins.masked_fill(is_trigger, torch.nan).nanmedian().nan_to_num(MARGIN)
+            is_short = is_trigger & (margins < median.clamp_min(LEAST_MARGIN))
+            scaled = logits * (MARGIN / median.clamp_min(MARGIN))  # (B, K)
+            losses = F.cross_entropy(scaled, labels, reduction="none") * is_short  # (B,)
+            mean = losses.sum() / is_trigger.sum().clamp_min(1)
         return self.weight * mean
 
     def state(self) -> dict[str, Tensor]:
@@ -93,7 +97,8 @@ class TriggerFeatures(nn.Module):
         within = residuals.T @ residuals / (~is_trigger).sum().clamp_min(1)  # (D, D)
         if self.covariance is None:
             self.covariance = within
-        self.covariance = MOMENTUM * self.covariance + (1 - MOMENTUM) * within
+        momentum = min(MOMENTUM, self.steps / (self.steps + 1))  # the mean of all, at first
+        self.covariance = momentum * self.covariance + (1 - momentum) * within
         if self.steps % REFIT_EVERY == 0:
             self.layer = discriminant(self.means, self.covariance)
         self.steps += 1
