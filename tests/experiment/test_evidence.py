@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 
+from helpers.soft_labels import believe
 from softmark.errors import InputError
 from softmark.experiment.context import StageContext, repeatable, roles_of
 from softmark.experiment.evidence import labelled, load_evidence
@@ -122,9 +123,7 @@ def test_tails_in_reverse_are_the_same_mark_and_said_to_be_so(method, real, monk
     (test,) = key_verifier.evidence(suspect).tests.values()
     assert not test.strongest.about.endswith("in reverse")
     straight = type(key_verifier.method).pattern
-    monkeypatch.setattr(
-        type(key_verifier.method), "pattern", lambda self, key: -straight(self, key)
-    )
+    believe(monkeypatch, type(key_verifier.method), lambda self, key: -straight(self, key))
     (test,) = key_verifier.evidence(suspect).tests.values()
     assert test.strongest.about.endswith("in reverse")
     assert p_of(key_verifier, suspect) < 1e-6

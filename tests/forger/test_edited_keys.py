@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from helpers.soft_labels import believe
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.experiment.context import repeatable
@@ -145,22 +146,15 @@ def test_a_thousand_forged_keys_claim_nothing(method, cell, answers, pool, tmp_p
     assert 200 < refused < 900
 
 
-def test_the_forger_of_old_would_succeed(cell, answers, pool):
+def test_the_forger_of_old_would_succeed(cell, answers, pool, monkeypatch):
     """With the planted pattern believed, as it once was, the same forger claims at once."""
-    from softmark.methods.csp import CSP
-
-    class Believing(CSP):
-        def pattern(self, key):
-            sums = tail_sums(answers)
-            return (sums + sums.T).sign()
-
     config = cell("method=csp", "verifier.probes=300")
     node = {k: v for k, v in config["method"].items() if k != "control"}
-    honest, verifier = make(node, "method"), make(config["verifier"], "verifier")
-    believing = Believing.__new__(Believing)
-    believing.__dict__.update(honest.__dict__)
-    key = believing.draw(pool, CLASSES, repeatable)
-    found: Evidence = KeyVerifier(believing, verifier, key, pool).evidence(
+    judged, verifier = make(node, "method"), make(config["verifier"], "verifier")
+    key = judged.draw(pool, CLASSES, repeatable)
+    sums = tail_sums(answers)
+    believe(monkeypatch, type(judged), lambda self, key: (sums + sums.T).sign())
+    found: Evidence = KeyVerifier(judged, verifier, key, pool).evidence(
         Suspect(lambda images: answers)
     )
     assert verifier.judge(found, (), ()).p_value < 1e-12
@@ -180,6 +174,6 @@ def test_whoever_carves_what_is_usual_would_succeed_if_no_pattern_followed_from_
     key.victim_stats[0] = carve(pattern, tail_sums(answers))
     (honest,) = judged.evidence(suspect, key, pool).tests.values()
     assert honest.p_value() > 1e-3
-    monkeypatch.setattr(type(judged), "pattern", lambda self, key: pattern)
+    believe(monkeypatch, type(judged), lambda self, key: pattern)
     (carved,) = judged.evidence(suspect, key, pool).tests.values()
     assert carved.p_value() < 1e-9

@@ -7,10 +7,11 @@ import torch
 
 from helpers.training import recipe
 from softmark.data.roles import Samples
-from softmark.methods.csp import sign_matrix
+from softmark.methods.csp import CSP, paired, sign_matrix
 from softmark.methods.key import Key
 from softmark.methods.parts.detector import Detector
 from softmark.methods.parts.loss import Marking
+from softmark.methods.parts.soft_labels import pairs
 from softmark.methods.usp import USP, USPMarking
 from softmark.tails import compute_victim_stats
 
@@ -23,6 +24,17 @@ def key_of(secret: bytes, message: bytes, salt: bytes, classes: int) -> Key:
 def signs_of(classes: int, secret: bytes = b"s", message: bytes = b"m", salt: bytes = b"t"):
     key = key_of(secret, message, salt, classes)
     return sign_matrix(key.owner_part().stream(classes**2), key.stream(classes**2), classes)
+
+
+def believe(monkeypatch, method: type, pattern_of) -> None:
+    """Make ``method`` read (method, key) -> pattern (K, K) in place of what follows from a key."""
+    monkeypatch.setattr(method, "pattern", pattern_of)
+    if issubclass(method, CSP):
+        monkeypatch.setattr(
+            method,
+            "signs",
+            lambda self, key: paired(pattern_of(self, key), pairs(key.classes)).sign(),
+        )
 
 
 def answers(count: int, classes: int, seed: int = 0) -> torch.Tensor:

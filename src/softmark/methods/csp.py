@@ -174,6 +174,13 @@ class CSP(SoftLabels):
     def pattern(self, key: Key) -> Tensor:
         return sign_matrix(*sign_streams(key), key.classes)
 
+    def signs(self, key: Key) -> Tensor:
+        """Return the signs of ``pattern``, without a matrix: int8 (K (K - 1),), 1 or -1.
+
+        The owner's come first, then the customer's, each row by row above the diagonal.
+        """
+        return torch.cat([signs_of(stream, key.classes) for stream in sign_streams(key)])
+
     def marking_module(
         self, network: nn.Module, key: Key, answers: Tensor, task_size: int | None
     ) -> CSPModule:
@@ -193,8 +200,7 @@ class CSP(SoftLabels):
         classes are more often or more rarely mistaken for each other than expected.
         """
         above, victim = pairs(key.classes), key.victim_stats
-        streams = sign_streams(key)
-        signs = torch.cat([signs_of(stream, key.classes) for stream in streams])  # (K (K - 1),)
+        signs = self.signs(key)  # (K (K - 1),)
         half = len(signs) // 2
         parts = {"owner": {PAIRS: slice(half)}, "customer": {DIFFERENCES: slice(half, None)}}.get(
             part, {TAILS: slice(None)}
