@@ -126,6 +126,7 @@ def test_python(page, tmp_path, monkeypatch):
     """The blocks of a page are run one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another page
     inputs, labels = digits()
     names = {"model": trained(), "data": (inputs[:800], labels[:800]), "probes": inputs[1000:1500]}
     names["probe_labels"] = labels[1000:1500]
@@ -181,6 +182,7 @@ def run(store, monkeypatch, tmp_path) -> Callable[[Path], None]:
     """``run(page)``: the commands of a page, in an empty folder and in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another page
     # Hydra's main sets it for the whole process.
     monkeypatch.setitem(os.environ, "HYDRA_FULL_ERROR", "1")
 

@@ -58,6 +58,6 @@ def test_bits_are_read_and_an_innocents_are_matched_with_chance_one_half():
         if seed == 0:
             weights = torch.linalg.lstsq(masks, likely).solution[:, 0]
             recall = float(((weights > 0) == (bits > 0)).float().mean())
-            assert method.evidence(marked, key, probes).mark_recall == recall
+            assert method.evidence(marked, key, probes).mark_recall == pytest.approx(recall)
     for level in (0.5, 0.1):
         assert sum(p <= level for p in found) / 200 <= level + 4 * math.sqrt(level / 200)
