@@ -21,6 +21,7 @@ ROBUSTNESS = [
     "distill_larger", "distill_mixtures", "distill_noise", "distill_other", "distill_photographs",
     "distill_recovered", "distill_recovered_bayes", "distill_rounded", "distill_shuffled",
     "distill_subtracted", "distill_swapped", "distill_tenth", "distill_top3", "distill_twice",
+    "distill_unaugmented",
     "finetune", "finetune_20", "finetune_60", "finetune_adversarial", "finetune_few",
     "finetune_full", "finetune_highest", "finetune_last", "finetune_refit",
     "finetune_refit_unlabelled", "finetune_sam", "finetune_self_distill",

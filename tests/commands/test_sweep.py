@@ -104,7 +104,7 @@ def test_a_report_is_made_from_the_records_alone(swept, tmp_path):
     table = (tmp_path / "robust.md").read_text()
     cells = r"^\| (usp|csp) \| (finetune|prune|distill) \| (yes|no) \|"
     assert len(re.findall(cells, table, re.MULTILINE)) == 6
-    methods = r"^\| (usp|csp) \| 3 \| \d of 3 \|"
+    methods = r"^\| (usp|csp) \| 3 \| \d of \d \|"
     assert len(re.findall(methods, table, re.MULTILINE)) == 2
     assert "python run.py -m method=usp,csp attack=finetune,prune,distill" in table
     assert "torch" in table.splitlines()[-1]

@@ -341,13 +341,13 @@ def test_an_edit_changes_the_addresses_of_what_it_decides(
 
 
 def test_what_judges_inside_an_attack_counts_judging_code(copied, plain, stages):
-    """A change of ``CSP.exact`` makes ``adaptive_search`` on csp anew, and no training."""
+    """A change of ``CSP.exact_of`` makes ``adaptive_search`` on csp anew, and no training."""
 
     def change(folder, top):
         path = folder / "methods" / "csp.py"
         tree = ast.parse(path.read_text())
         (csp,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "CSP"]
-        (exact,) = [n for n in csp.body if isinstance(n, ast.FunctionDef) and n.name == "exact"]
+        (exact,) = [n for n in csp.body if isinstance(n, ast.FunctionDef) and n.name == "exact_of"]
         exact.body.insert(0, ast.parse("print(1)").body[0])
         path.write_text(ast.unparse(tree))
 

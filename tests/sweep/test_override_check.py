@@ -189,7 +189,7 @@ def changed(config, key, value):
         ("recipe.pad", ..., ["recipe.pad is missing"]),
         ("attack.recipe", {"epochs": 0}, ["attack.recipe", "Recipe is needed"]),
         ("attack.layers", "first", ["attack.layers=first", "all or last"]),
-        ("attack.samples", 0.5, ["attack.samples=0.5", "a whole number or null"]),
+        ("attack.samples", "few", ["attack.samples=few", "a number or null"]),
         ("attack._target_", "no.such", ["attack._target_=no.such", "No module"]),
         ("attack._target_", None, ["attack._target_=None"]),
         ("attack._target_", "os.system", ["attack._target_=os.system"]),

@@ -19,7 +19,7 @@ from softmark.store.names import Place, bindings, bound_by, counted, find
 
 # Methods that judge a model: they are left out of the address of a stage that only trains, because
 # what judges a model must not decide where the model lies.
-JUDGING_METHODS = frozenset({"evidence", "probes", "exact", "identify"})
+JUDGING_METHODS = frozenset({"evidence", "probes", "exact", "exact_of", "owner_test", "identify"})
 # Parts of the syntax that say nothing of what is computed.
 UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple"}
 

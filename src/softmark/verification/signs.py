@@ -149,7 +149,7 @@ def log_p_value(test: Null) -> float:
 
     Example:
         >>> import torch
-        >>> log_p_value(Signs(torch.ones(9000), torch.ones(9000))) < -6000
+        >>> bool(log_p_value(Signs(torch.ones(9000), torch.ones(9000))) < -6000)
         True
     """
     if isinstance(test, Either):
