@@ -341,12 +341,12 @@ def test_one_cell_ends_with_its_verdict(swept):
 
 
 def test_interrupted_it_keeps_what_was_finished(tmp_path):
-    words = ["method=usp", "attack=distill", "recipe.epochs=2", f"output_dir={tmp_path}"]
+    words = ["method=usp", "attack=distill", "recipe.epochs=8", f"output_dir={tmp_path}"]
     running = processes.start("run.py", *words, env=OFFLINE)
     while "made victim" not in running.stderr():
         assert running.is_alive(), running.stderr()
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(0.3)
     os.kill(running.pid, signal.SIGINT)
     interrupted = running.wait(timeout=60)
     assert interrupted.returncode != 0
