@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.training import network, recipe, samples
+from softmark.attacks.neurons import prune_lowest
 from softmark.attacks.rnp import AscentModule, PruneReconstructive
 from softmark.batches import Batch
 from softmark.errors import InputError
@@ -38,11 +39,10 @@ class Bright(nn.Module):
 
 def test_channels_of_low_masks_are_pruned_until_accuracy_falls():
     model, data = Bright().eval(), samples()
-    attack = PruneReconstructive(recipe=recipe(), tolerance=0.05)
     masks = [torch.tensor([0.6, 0.1])]
-    result = attack.prune(model, [model.norm], masks, data)
+    note, _ = prune_lowest(model, [model.norm], masks, data, tolerance=0.05)
     assert model.norm.weight.tolist() == [1.0, 0.0]
-    assert result.note == "1 of 2 channels pruned"
+    assert note == "1 of 2 channels pruned"
 
 
 def test_unlearning_comes_first_and_masks_are_learnt_on_what_it_leaves():

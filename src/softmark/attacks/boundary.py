@@ -18,7 +18,7 @@ from softmark.attacks.distill import count_of
 from softmark.attacks.finetune import last_layer
 from softmark.attacks.repairs import LongTraining, UnlikeModule
 from softmark.data.pixels import as_input, as_pixels
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.training import Fit
 
 
@@ -84,7 +84,4 @@ class CrossBorder(LongTraining, Attack):
         head = last_layer(target)
         module = UnlikeModule(target, self.tuned, head, self.alpha)
         head.reset_parameters()
-        samples = Samples(
-            torch.cat([data.inputs, border.inputs]), torch.cat([data.labels, border.labels])
-        )
-        return AttackResult(fit(module, samples, "repair"))
+        return AttackResult(fit(module, concatenate([data, border]), "repair"))

@@ -19,7 +19,7 @@ from softmark.attacks.datafree import as_picture
 from softmark.attacks.repairs import LongTraining
 from softmark.batches import Batch
 from softmark.data.pixels import as_pixels
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
 from softmark.training import Classifier, Fit
@@ -125,10 +125,7 @@ class Dehydrate(LongTraining, Attack):
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         remembered = self.invert(target, data, fit)
-        samples = Samples(
-            torch.cat([data.inputs, remembered.inputs]),
-            torch.cat([data.labels, remembered.labels]),
-        )
+        samples = concatenate([data, remembered])
         target.requires_grad_(True)
         module = DehydrationModule(target, self.tuned, len(data), self.weight)
         return AttackResult(fit(module, samples, "dehydrate"))

@@ -6,6 +6,7 @@ Kinds of distillation differ in what is asked and in what is learnt of the answe
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -250,10 +251,8 @@ class DistillAugmented(Distill):
         check_count("copies", self.copies)
 
     def ask(self, target: Query, data: Samples, fit: Fit) -> tuple[Samples, Tensor]:
-        pad, flip = self.recipe.pad, self.recipe.flip
-        moved = [crop_and_flip(data.inputs, pad, flip) for _ in range(self.copies - 1)]
-        images = torch.cat([data.inputs, *moved])
-        return Samples(images, data.labels.repeat(self.copies)), target(images)
+        asked = shifted_copies(data, self.copies * len(data), self.recipe)
+        return asked, target(asked.inputs)
 
     def apply(self, target: Query, data: Samples, fit: Fit) -> AttackResult:
         samples, answers = self.ask(target, data, fit)
@@ -262,3 +261,13 @@ class DistillAugmented(Distill):
         network = new_network(self.network, data, target.classes)
         student = self.student(network=network, recipe=recipe, answers=answers)
         return AttackResult(fit(student, samples, "student"), target.count)
+
+
+def shifted_copies(data: Samples, count: int, recipe: Recipe) -> Samples:
+    """Return ``count`` samples: ``data``, then copies that are shifted as ``recipe`` says."""
+    rounds = math.ceil(count / len(data))
+    inputs = [
+        data.inputs,
+        *(crop_and_flip(data.inputs, recipe.pad, recipe.flip) for _ in range(rounds - 1)),
+    ]
+    return Samples(torch.cat(inputs)[:count], data.labels.repeat(rounds)[:count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -136,24 +137,45 @@ class PruneNeurons(EpochsAttack):
     def prune(self, network: nn.Module, module: NeuronMaskModule, held_out: Samples) -> str:
         """Prune ``network`` in place; return how much, and at which threshold."""
         norms, masks = list(module.norms.values()), [mask.detach() for mask in module.masks]
-        weights = [norm.weight.clone() for norm in norms]
-        least = worth(network, held_out) - self.tolerance
-        useful, chosen = weights, 0.0
-        for threshold in THRESHOLDS:
-            kept = [
-                weight * (mask >= threshold) for weight, mask in zip(weights, masks, strict=True)
-            ]
-            put(norms, kept)
-            if worth(network, held_out) < least:
-                break
-            useful, chosen = kept, threshold
-        put(norms, useful)
-        low = sum(int((mask < chosen).sum()) for mask in masks)
-        total = sum(mask.numel() for mask in masks)
-        return f"{low} of {total} channels pruned, masks below {chosen:g}"
+        pruned, threshold = prune_lowest(network, norms, masks, held_out, self.tolerance)
+        return f"{pruned}, masks below {threshold:g}"
 
 
-def put(norms: list[nn.BatchNorm2d], weights: list[Tensor]) -> None:
+@torch.no_grad()
+def prune_lowest(
+    network: nn.Module,
+    norms: Sequence[nn.BatchNorm2d],
+    masks: Sequence[Tensor],
+    data: Samples,
+    tolerance: float,
+) -> tuple[str, float]:
+    """Prune the channels of the lowest masks, as many as accuracy allows.
+
+    Args:
+        network: holds ``norms``, whose weights are changed in place.
+        norms: get weight 0 where their mask is lower than the threshold.
+        masks: of each of them, (C,).
+        data: on which accuracy is measured.
+        tolerance: accuracy that may be lost, from 0 to 1.
+
+    Returns:
+        How many channels are pruned, in words, and the threshold, of ``THRESHOLDS``; 0 for none.
+    """
+    weights = [norm.weight.clone() for norm in norms]
+    least = worth(network, data) - tolerance
+    useful, chosen = weights, 0.0
+    for threshold in THRESHOLDS:
+        kept = [weight * (mask >= threshold) for weight, mask in zip(weights, masks, strict=True)]
+        put(norms, kept)
+        if worth(network, data) < least:
+            break
+        useful, chosen = kept, threshold
+    put(norms, useful)
+    low = sum(int((mask < chosen).sum()) for mask in masks)
+    return f"{low} of {sum(mask.numel() for mask in masks)} channels pruned", chosen
+
+
+def put(norms: Sequence[nn.BatchNorm2d], weights: Sequence[Tensor]) -> None:
     """Give each of ``norms`` its weight (C,) of ``weights``."""
     for norm, weight in zip(norms, weights, strict=True):
         norm.weight.data.copy_(weight)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from softmark.attacks.attack import AttackResult, check, check_count, check_positive
-from softmark.attacks.distill import Distill, as_many_steps
+from softmark.attacks.distill import Distill, as_many_steps, shifted_copies
 from softmark.attacks.shadow import new_network, train_shadow_model
 from softmark.batches import Batch
-from softmark.data.augment import crop_and_flip
 from softmark.data.roles import Samples
 from softmark.models.access import Query, answers_of, classes_of
 from softmark.recipe import Recipe
@@ -174,13 +173,3 @@ def marked_copy(method: Any, network: nn.Module, data: Samples, fit: Fit) -> tup
     key = method.draw(data, classes_of(network, data), fit.entropy)
     answers, key.victim_stats = method.observe_victim(network, data)
     return method.mark(network, key, answers, data, fit, detector=False), key
-
-
-def shifted_copies(data: Samples, count: int, recipe: Recipe) -> Samples:
-    """Return ``count`` samples: ``data``, then copies that are shifted as ``recipe`` says."""
-    rounds = math.ceil(count / len(data))
-    inputs = [
-        data.inputs,
-        *(crop_and_flip(data.inputs, recipe.pad, recipe.flip) for _ in range(rounds - 1)),
-    ]
-    return Samples(torch.cat(inputs)[:count], data.labels.repeat(rounds)[:count])

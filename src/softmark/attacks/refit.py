@@ -13,7 +13,7 @@ from softmark.attacks.finetune import last_layer
 from softmark.attacks.repairs import LongTraining
 from softmark.batches import Batch
 from softmark.data.pixels import as_input
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.recipe import Recipe
 from softmark.training import Classifier, Fit, predict
 
@@ -122,7 +122,4 @@ class Refit(LongTraining, Attack):
         check(left > 0, "labelled", self.labelled, "no picture is left without a label")
         often = max(1, round(LABELLED_A_STRANGER * left / len(few)))
         answers = predict(target, others.inputs).argmax(1)
-        return Samples(
-            torch.cat([few.inputs] * often + [others.inputs]),
-            torch.cat([few.labels] * often + [answers]),
-        )
+        return concatenate([few] * often + [Samples(others.inputs, answers)])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from softmark.accuracy import accuracy
 from softmark.attacks.attack import (
     RECIPE,
     Attack,
@@ -16,6 +15,7 @@ from softmark.attacks.attack import (
     check_fraction,
     check_not_negative,
     check_positive,
+    worth,
 )
 from softmark.attacks.finetune import last_layer
 from softmark.batches import Batch
@@ -185,7 +185,7 @@ class Forget(LongTraining, Attack):
             wrong = Samples(data.inputs, torch.randint(classes, (len(data),)))
             recipe = replace(self.tuned, epochs=1)
             target = fit(Classifier(target, recipe), wrong, f"forget-{number + 1}")
-            left = accuracy(predict(target, data.inputs), data.labels)
+            left = worth(target, data)
             if left < self.bound:
                 break
         network = fit(Classifier(target, self.tuned), data, "recover")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from softmark.accuracy import accuracy
 from softmark.attacks.attack import (
     RECIPE,
     Attack,
@@ -15,16 +14,16 @@ from softmark.attacks.attack import (
     check_count,
     check_fraction,
     check_positive,
+    worth,
 )
-from softmark.attacks.neurons import NeuronMaskModule
+from softmark.attacks.neurons import NeuronMaskModule, prune_lowest
 from softmark.batches import Batch
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.recipe import Recipe
-from softmark.training import Classifier, Fit, predict
+from softmark.training import Classifier, Fit
 
 MOST_NATS = 10.0  # of the loss of an ascent: above it a step would only make weights larger
-THRESHOLDS = tuple(number / 20 for number in range(1, 19))
 
 
 class AscentModule(Classifier):
@@ -78,35 +77,14 @@ class PruneReconstructive(Attack):
         module = NeuronMaskModule(unlearnt, recipe, eps=0.0, alpha=1.0)
         fit(module, data, "masks")
         masks = [mask.detach().cpu() for mask in module.masks]
-        return self.prune(target, norms, masks, data)
+        note, _ = prune_lowest(target, norms, masks, data, self.tolerance)
+        return AttackResult(target, note=note)
 
     def unlearn(self, network: nn.Module, data: Samples, fit: Fit) -> nn.Module:
         """Return ``network`` after it has unlearnt the labels of ``data``."""
         recipe = replace(self.recipe.scaled(lr=self.lr_factor), epochs=1)
         for number in range(self.rounds):
             network = fit(AscentModule(network, recipe), data, f"unlearn-{number + 1}")
-            if accuracy(predict(network, data.inputs), data.labels) < self.bound:
+            if worth(network, data) < self.bound:
                 break
         return network
-
-    def prune(
-        self, target: nn.Module, norms: list[nn.BatchNorm2d], masks: list[Tensor], data: Samples
-    ) -> AttackResult:
-        """Return ``target`` without as many channels of low ``masks`` as its accuracy allows."""
-        least = accuracy(predict(target, data.inputs), data.labels) - self.tolerance
-        kept = [norm.weight.detach().clone() for norm in norms]
-        best = 0.0
-
-        def cut(threshold: float) -> None:
-            for norm, weight, mask in zip(norms, kept, masks, strict=True):
-                norm.weight.data = weight * (mask >= threshold)
-
-        for threshold in THRESHOLDS:
-            cut(threshold)
-            if accuracy(predict(target, data.inputs), data.labels) < least:
-                break
-            best = threshold
-        cut(best)
-        pruned = sum(int((mask < best).sum()) for mask in masks)
-        total = sum(mask.numel() for mask in masks)
-        return AttackResult(target, note=f"{pruned} of {total} channels pruned")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,13 @@ class Samples:
     def fingerprint(self) -> str:
         """Return the hex SHA-256 of shapes and bytes; the same on every device."""
         return digest(self.inputs.cpu().numpy(), self.labels.cpu().numpy())
+
+
+def concatenate(sets: Sequence[Samples]) -> Samples:
+    """Return the samples of all ``sets``, in their order."""
+    import torch
+
+    return Samples(torch.cat([s.inputs for s in sets]), torch.cat([s.labels for s in sets]))
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,7 @@ class Roles:
     @property
     def training(self) -> Samples:
         """Return the owner's and the attacker's together: all that isn't the judge's."""
-        import torch
-
-        return Samples(
-            torch.cat([self.owner.inputs, self.attacker.inputs]),
-            torch.cat([self.owner.labels, self.attacker.labels]),
-        )
+        return concatenate([self.owner, self.attacker])
 
     def probes(self, kind: str, count: int, chosen: torch.Tensor | None = None) -> Samples:
         """Return inputs on which a suspect is asked; no key decides about them.

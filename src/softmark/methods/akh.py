@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.errors import InputError
 from softmark.methods.key import Key, check_message, generator
 from softmark.methods.parts.checks import check_at_least_one, check_fraction
-from softmark.methods.parts.trigger_set import concatenate
 from softmark.methods.watermark import Watermark
 from softmark.models.access import Suspect, classes_of
 from softmark.training import Fit, predict

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.training import predict
 
 Access = Literal["weights", "probabilities", "labels"]
@@ -169,7 +169,4 @@ def log_of_queries(query: Query) -> Samples | None:
     """Return what was asked and answered, in order; None where nothing was recorded."""
     if not query._log:
         return None
-    return Samples(
-        torch.cat([part.inputs for part in query._log]),
-        torch.cat([part.labels for part in query._log]),
-    )
+    return concatenate(query._log)

@@ -46,7 +46,7 @@ class FeatureMark(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().flatten(1)
             classes = torch.arange(len(self.rows), device=labels.device)
-            self._update_means(features.detach(), labels, classes)
+            self.means = moved_means(self.means, features.detach(), labels, classes)
             logits = features @ self.means.T  # (N, K)
             others = (labels[:, None] != classes).to(features.dtype)  # (N, K)
             mean = (logits * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
@@ -54,13 +54,20 @@ class FeatureMark(nn.Module):
             shortfall = F.relu(self.cosine - (tail * self.rows[labels]).sum(1))  # (N,)
         return self.weight * shortfall.mean()
 
-    def _update_means(self, features: Tensor, labels: Tensor, classes: Tensor) -> None:
-        """Move the mean of each class that the batch holds."""
-        batch_means, is_present = class_means(features, labels, classes)  # (K, D), (K,)
-        if self.means is None:
-            self.means = batch_means
-        moved = MOMENTUM * self.means + (1 - MOMENTUM) * batch_means
-        self.means = torch.where(is_present[:, None], moved, self.means)
+
+def moved_means(means: Tensor | None, features: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the running ``means`` (K, D) after a batch: those of the classes that it holds move.
+
+    Args:
+        means: before; None: the batch's own are the first.
+        features: (N, D).
+        labels: int64 (N,).
+        classes: all of them, (K,).
+    """
+    batch_means, is_present = class_means(features, labels, classes)  # (K, D), (K,)
+    means = batch_means if means is None else means
+    moved = MOMENTUM * means + (1 - MOMENTUM) * batch_means
+    return torch.where(is_present[:, None], moved, means)
 
 
 def class_means(features: Tensor, labels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

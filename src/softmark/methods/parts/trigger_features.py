@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmark.methods.parts.feature_mark import class_means
+from softmark.methods.parts.feature_mark import moved_means
 
 MOMENTUM = 0.98  # of the covariance, at each batch
-MEANS_MOMENTUM = 0.9  # of the means of classes that a batch holds
 SHRINKAGE = 0.05  # of the covariance towards a multiple of the identity
 MARGIN = 4.0  # nats: logits are scaled down until the task's median picture has no more
 LEAST_MARGIN = 1.0  # nats that a trigger is to reach where the task's pictures have less
@@ -87,11 +86,7 @@ class TriggerFeatures(nn.Module):
     def _update(self, features: Tensor, labels: Tensor, is_trigger: Tensor) -> None:
         """Take the batch's pictures of the task into account, and fit the layer every so often."""
         labels = labels.masked_fill(is_trigger, -1)
-        means, is_present = class_means(features, labels, self.classes)  # (K, D), (K,)
-        if self.means is None:
-            self.means = means
-        moved = MEANS_MOMENTUM * self.means + (1 - MEANS_MOMENTUM) * means
-        self.means = torch.where(is_present[:, None], moved, self.means)
+        self.means = moved_means(self.means, features, labels, self.classes)
         # A trigger has no class among these: its residual is 0.
         residuals = (features - self.means[labels.clamp_min(0)]) * ~is_trigger[:, None]  # (B, D)
         within = residuals.T @ residuals / (~is_trigger).sum().clamp_min(1)  # (D, D)

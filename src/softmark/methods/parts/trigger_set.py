@@ -7,14 +7,14 @@ suspect answers as the owner wants. Each says how its triggers are made and whic
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from softmark.data.roles import Samples
+from softmark.data.roles import Samples, concatenate
 from softmark.methods.key import Key
 from softmark.methods.parts.checks import check_at_least_one, check_fraction
 from softmark.methods.watermark import TrainedWatermark
@@ -107,8 +107,3 @@ def store_pictures(key: Key, pictures: Samples) -> Key:
     key.register_buffer("images", pictures.inputs.contiguous())
     key.register_buffer("labels", pictures.labels)
     return key
-
-
-def concatenate(sets: Sequence[Samples]) -> Samples:
-    """Return the samples of all ``sets``, in their order."""
-    return Samples(torch.cat([s.inputs for s in sets]), torch.cat([s.labels for s in sets]))
