@@ -1,16 +1,24 @@
 """The certificate of triggers: its bounds against a case whose answer is known."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 
 from softmark.data.roles import Samples
 from softmark.errors import InputError
+from softmark.methods.adi import Adi
+from softmark.methods.hybrid import Hybrid
+from softmark.methods.key import Key
+from softmark.methods.margin import Margin
 from softmark.methods.parts.certificate import WeightCertificate, needed_hits, noisy_counts
+from softmark.models.access import Suspect
+from softmark.verification.nulls import Binomial
 
 
 class Threshold(nn.Module):
@@ -24,6 +32,11 @@ class Threshold(nn.Module):
         return torch.stack([-self.weight, self.weight], 1).expand(len(inputs), 2)
 
 
+def coin(hits):
+    """What a claim makes of hits of two labels."""
+    return Binomial(int(hits.sum()), len(hits), 1 / 2)
+
+
 TRIGGERS = Samples(torch.zeros(40, 1), torch.ones(40, dtype=torch.long))
 
 
@@ -31,7 +44,7 @@ def test_the_radius_is_the_distance_to_the_border_and_no_larger():
     """The noise changes the sign of w with a known chance, and a move by w removes the mark."""
     weight = 0.2
     certificate = WeightCertificate(sigmas=[weight / 2, weight, 2 * weight], draws=600)
-    found = certificate.certify(Threshold(weight), TRIGGERS, 2, 1e-6)
+    found = certificate.certify(Threshold(weight), TRIGGERS, coin, 1e-6)
     assert 0.8 * weight < found["radius"] <= weight
     assert found["norm"] == pytest.approx(weight)
     # Nearly all draws at the smallest noise are right, up to the radius that they can show.
@@ -41,10 +54,19 @@ def test_the_radius_is_the_distance_to_the_border_and_no_larger():
 
 def test_a_model_without_the_mark_has_no_radius():
     certificate = WeightCertificate(sigmas=[0.1], draws=50)
-    assert certificate.certify(Threshold(-0.3), TRIGGERS, 2, 1e-6)["radius"] == 0.0
+    assert certificate.certify(Threshold(-0.3), TRIGGERS, coin, 1e-6)["radius"] == 0.0
     few = Samples(TRIGGERS.inputs[:4], TRIGGERS.labels[:4])
-    found = certificate.certify(Threshold(0.3), few, 2, 1e-6)
+    found = certificate.certify(Threshold(0.3), few, coin, 1e-6)
     assert (found["needed"], found["radius"]) == (None, 0.0)
+
+
+# A hundred inputs that are to be answered 3.
+TEN = Samples(torch.zeros(100, 1), torch.full((100,), 3))
+
+
+def answering(count):
+    """Answer the first ``count`` of a hundred inputs 3, the others 0."""
+    return lambda inputs: torch.eye(10)[3 * (torch.arange(100) < count)]
 
 
 @settings(max_examples=25)
@@ -84,4 +106,23 @@ def test_numbers_that_cannot_be_used_are_named():
     for wrong in ({"sigmas": []}, {"sigmas": [0.0]}, {"draws": 0}, {"confidence": 1.0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             WeightCertificate(**wrong)
-    assert needed_hits(100, 10, 1e-6) == 28
+
+
+def test_a_claim_needs_what_the_method_itself_makes_of_its_triggers():
+    """An innocent answers a trigger of margin rightly with chance 1/9, one of adi with 1/10."""
+    key = Key.draw("licence 7", 10, lambda size: bytes(range(size)))
+
+    def needed(method):
+        return needed_hits(100, partial(method.trigger_claim, key), 1e-6)
+
+    for method, needed_by_hand in ((Adi(), 28), (Margin(), 30)):
+        hits = needed(method)
+        assert hits == needed_by_hand
+        at, below = (
+            method.evidence(Suspect(answering(n)), key, TEN).tests["triggers"].p_value()
+            for n in (hits, hits - 1)
+        )
+        assert 2 * at <= 1e-6 < 2 * below
+    # The triggers of a hybrid are one of three tests, of which the strongest counts three times.
+    assert needed(Hybrid()) == 29
+    assert 6 * stats.binom.sf(28, 100, 1 / 10) <= 1e-6 < 6 * stats.binom.sf(27, 100, 1 / 10)

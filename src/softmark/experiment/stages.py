@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def certify(context: StageContext) -> dict[str, Any]:
     triggers = triggers if len(triggers) else method.probes(key, pool)
     marked = context.suspect(context.parent("watermarked")).network
     certificate, level = context.make("certificate"), verifier.levels["exact"]
-    return certificate.certify(marked, triggers, key.classes, level)
+    test = functools.partial(method.trigger_claim, key)
+    return certificate.certify(marked, triggers, test, level)
 
 
 def most_confident(answers: Tensor, count: int) -> Tensor:

@@ -158,6 +158,10 @@ class Hybrid(Watermark):
         recall = float(hits.float().mean()) if len(hits) else None
         return self.triggers.null(key, hits), recall
 
+    def trigger_claim(self, key: Key, hits: Tensor) -> Null:
+        """Return the test on which a claim by the triggers alone stands: one of three."""
+        return Either((self.triggers.null(key, hits),) * 3)
+
     def identify(
         self, suspect: Suspect, key: Key, probes: Samples, messages: Sequence[str]
     ) -> dict[str, Null]:

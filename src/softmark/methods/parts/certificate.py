@@ -7,7 +7,7 @@ h(W + noise) at Phi(-e / s) (percentile smoothing, Chiang et al. 2020): draws bo
 
 So the certificate is of the smoothed count: a judge who holds W' adds the noise as well and takes
 the median. An innocent's median reaches a count with at most twice the chance of a single count
-(Markov), so that its p is the binomial's, doubled.
+(Markov), so that its p is that of a single count, doubled: the method's own test, with its chance.
 
 Other than there, the model isn't trained with noise on its weights: the certificate is taken of the
 marks as they are. Several s are tried, and share the failure probability. What isn't a parameter,
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,9 @@ from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.parts.checks import check_at_least_one
 from softmark.training import predict
-from softmark.verification.nulls import Binomial
+from softmark.verification.nulls import Null
+
+TestOfHits = Callable[[Tensor], Null]
 
 # Radii at which the bound of the count is noted, over the standard deviation of the noise.
 STEPS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -66,13 +68,15 @@ class WeightCertificate:
         if not 0 < self.confidence < 1:
             raise InputError(f"certificate.confidence={self.confidence}: between 0 and 1")
 
-    def certify(self, network: nn.Module, triggers: Samples, classes: int, level: float) -> dict:
+    def certify(
+        self, network: nn.Module, triggers: Samples, test: TestOfHits, level: float
+    ) -> dict[str, Any]:
         """Return the largest radius within which a claim is certain, and what it rests on.
 
         Args:
             network: The watermarked model: inputs to logits (N, K).
             triggers: Of the key, T of them, with the labels that the owner wants.
-            classes: K.
+            test: What a claim makes of which triggers are answered so: bool (T,) to a test.
             level: The p that a claim must reach.
 
         Returns:
@@ -83,7 +87,7 @@ class WeightCertificate:
         norm = math.sqrt(
             sum(float(w.detach().double().square().sum()) for w in network.parameters())
         )
-        needed = needed_hits(len(triggers), classes, level)
+        needed = needed_hits(len(triggers), test, level)
         by_sigma: dict[str, Any] = {}
         radii = [0.0]
         for sigma in self.sigmas:
@@ -134,16 +138,22 @@ class WeightCertificate:
         return 1 - (1 - self.confidence) / len(self.sigmas)
 
 
-def needed_hits(count: int, classes: int, level: float) -> int | None:
+def needed_hits(count: int, test: TestOfHits, level: float) -> int | None:
     """Return how many of ``count`` triggers a claim at ``level`` needs; None: more than there are.
 
+    ``test``: of which triggers are answered as the owner wants, bool (``count``,).
+
     Example:
-        >>> needed_hits(100, 10, 1e-6), needed_hits(4, 10, 1e-6)
+        >>> from softmark.verification.nulls import Binomial
+        >>> def test(hits):
+        ...     return Binomial(int(hits.sum()), len(hits), 1 / 10)
+        >>> needed_hits(100, test, 1e-6), needed_hits(4, test, 1e-6)
         (28, None)
     """
-    for hits in range(count + 1):
-        if 2 * Binomial(hits, count, 1 / classes).p_value() <= level:
-            return hits
+    places = torch.arange(count)
+    for needed in range(count + 1):
+        if 2 * test(places < needed).p_value() <= level:
+            return needed
     return None
 
 

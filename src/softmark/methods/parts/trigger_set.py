@@ -58,6 +58,10 @@ class TriggerSet(TrainedWatermark):
         """Return the test of ``hits`` (N,), true where the suspect answers as the owner wants."""
         raise NotImplementedError
 
+    def trigger_claim(self, key: Key, hits: Tensor) -> Null:
+        """Return the test on which a claim by the triggers alone stands, of ``hits`` (N,)."""
+        return self.null(key, hits)
+
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
         """Return the watermarked model: trained on both, unless a method does more."""
         both = with_triggers(data, triggers, self.trigger_fraction)
