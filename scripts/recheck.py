@@ -535,17 +535,25 @@ def signs_log_p(weights, signs):
         logs = (x + np.log1p(np.exp(-2 * x)) - np.log(2)).sum() * (len(sizes) / len(part))
         return logs - rate * score
 
-    rates, part = (
-        np.geomspace(0.01, 200, 4000) / np.linalg.norm(sizes),
-        sizes[:: 1 + len(sizes) // 20_000],
-    )
-    bound = log_bound(min(rates, key=lambda rate: log_bound(rate, part)), sizes)
+    part = sizes[:: 1 + len(sizes) // 20_000]
+    rates = np.geomspace(0.01, 200, 4000) / np.linalg.norm(sizes)
+    low, high = 0, len(rates) - 1
+    while low < high:  # the bound is convex in the rate
+        middle = (low + high) // 2
+        if log_bound(rates[middle], part) <= log_bound(rates[middle + 1], part):
+            high = middle
+        else:
+            low = middle + 1
+    bound = log_bound(rates[low], sizes)
     if len(sizes) > 1000:
         return bound
     jumps = np.rint(sizes / sizes.sum() * 20_000).astype(int)
     mass, reach = np.eye(1, 2 * jumps.sum() + 1, jumps.sum())[0], jumps.sum()
     for jump in jumps[jumps > 0]:
-        mass = (np.pad(mass, (jump, 0))[: len(mass)] + np.pad(mass, (0, jump))[jump:]) / 2
+        moved = np.zeros_like(mass)
+        moved[jump:] += mass[:-jump] / 2
+        moved[:-jump] += mass[jump:] / 2
+        mass = moved
     lowest = int(np.floor(score / sizes.sum() * 20_000 - len(sizes) / 2))
     return min(bound, log(max(mass[max(0, lowest + reach) :].sum(), SMALLEST_P)))
 

@@ -6,6 +6,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
+import functools
+import hashlib
+import hmac
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from softmark.experiment.plan import decode_data, plan
 hypothesis.settings.register_profile("softmark", deadline=None)
 hypothesis.settings.load_profile("softmark")
 
+# scrypt makes a key dear on purpose, .15 s each time: of the same key it is computed once.
+hashlib.scrypt = functools.lru_cache(maxsize=1000)(hashlib.scrypt)
+
 TESTS = ROOT / "tests"
 # The longest files: a worker that began one of them last would be waited for.
 LONG = (
@@ -35,8 +41,26 @@ LONG = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one more worker than there are cores: many tests wait for processes and servers."""
+    return 1 + len(os.sched_getaffinity(0))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(TESTS).as_posix() not in LONG)
+
+
+@pytest.fixture
+def cheap(monkeypatch) -> list[tuple[bytes, bytes]]:
+    """Keys without scrypt's price, so that thousands can be tried; returns what was tried."""
+    tried = []
+
+    def scrypt(password: bytes, *, salt: bytes, **price: int) -> bytes:
+        tried.append((password, salt))
+        return hmac.new(password, salt, hashlib.sha256).digest()
+
+    monkeypatch.setattr(hashlib, "scrypt", scrypt)
+    return tried
 
 
 @pytest.fixture(scope="session")

@@ -246,9 +246,10 @@ def test_a_cells_config_is_what_hydra_composes():
     composer = CellComposer()
     wrong = [["method=no_such", "attack=prune"], ["method=csp", "attack=none", "attack.no_such=1"]]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        expected = [(cell, outcome(of_hydra, cell)) for cell in (*SAMPLE, *wrong)]
         # Twice, the second time from what was kept.
-        for cell in [*SAMPLE, *wrong, *SAMPLE]:
-            assert outcome(composer.compose, cell) == outcome(of_hydra, cell), cell
+        for cell, composed in [*expected, *expected]:
+            assert outcome(composer.compose, cell) == composed, cell
         for table in ("table=comparison", "table=ablation", "table=unambiguity"):
             cells = expand_sweep([table])
             for cell in cells[:: len(cells) // 4]:
@@ -349,7 +350,7 @@ def test_interrupted_it_keeps_what_was_finished(tmp_path):
     time.sleep(0.3)
     os.kill(running.pid, signal.SIGINT)
     interrupted = running.wait(timeout=60)
-    assert interrupted.returncode != 0
+    assert interrupted.returncode != 0, interrupted.stderr
     assert "Traceback" not in interrupted.stderr
     assert "interrupted" in interrupted.stderr
     assert not list((tmp_path / "store").rglob("*.making"))
@@ -378,9 +379,9 @@ def test_the_work_of_a_sweep_is_counted_without_training(tmp_path):
     counted = processes.run("scripts/work.py", *sweep)
     assert counted.returncode == 0, counted.stderr
     steps = {line.split()[0]: line.split()[1] for line in counted.stdout.splitlines()}
-    # 599 samples in batches of 64, two epochs; the control twice as long in batches of 32; two
-    # fine-tunings of two, since scale=smoke gives an attack 20 steps.
-    assert (steps["victim"], steps["control"], steps["suspect"]) == ("18", "72", "36")
+    # 300 samples in batches of 64, one epoch; the control twice as long in batches of 32; two
+    # fine-tunings of 16 steps, as many as scale=smoke gives an attack.
+    assert (steps["victim"], steps["control"], steps["suspect"]) == ("4", "18", "32")
     assert "4 cells: " in counted.stdout
     assert list(tmp_path.glob("*")) == [tmp_path / "data"]
     for wrong in ("method=none,", "method=non"):

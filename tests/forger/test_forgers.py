@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import hmac
 import itertools
 import json
 import math
@@ -99,19 +98,6 @@ def judged(key: softmark.Key, inputs: Tensor, labels: Tensor | None = None) -> l
 def repeatable(monkeypatch):
     """An innocent reaches 1e-6 once in a million keys: not in these."""
     monkeypatch.setattr("secrets.token_bytes", Random(0).randbytes)
-
-
-@pytest.fixture
-def cheap(monkeypatch):
-    """Without the price, so that a forger can try a few thousand keys here."""
-    tried = []
-
-    def scrypt(password: bytes, *, salt: bytes, **price: int) -> bytes:
-        tried.append((password, salt))
-        return hmac.new(password, salt, hashlib.sha256).digest()
-
-    monkeypatch.setattr(hashlib, "scrypt", scrypt)
-    return tried
 
 
 # --- Nothing is forged: the innocents as they are. ---------------------------------------------

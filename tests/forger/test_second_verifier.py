@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import hashlib
-import hmac
 import io
 import json
 import math
@@ -45,16 +43,6 @@ class Case(NamedTuple):
     published: dict[str, Any]
     probes: np.ndarray
     labels: np.ndarray | None
-
-
-@pytest.fixture
-def cheap(monkeypatch):
-    """scrypt's price is paid once below; here it would be three minutes."""
-
-    def cheap(password: bytes, *, salt: bytes, **price: int) -> bytes:
-        return hmac.new(password, salt, hashlib.sha256).digest()
-
-    monkeypatch.setattr(hashlib, "scrypt", cheap)
 
 
 @functools.cache

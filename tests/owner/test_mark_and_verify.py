@@ -279,7 +279,7 @@ def test_p_is_multiplied_by_the_keys_that_were_tried():
     assert verdict.p_value == nearly(1000 * marked().verdict.p_value)
 
 
-def test_fresh_keys_claim_no_innocent():
+def test_fresh_keys_claim_no_innocent(cheap):
     """p is the share of keys that an innocent fits as well: uniform, and never at a claim."""
     answers = predict(owners.innocent(), owners.probes())
     ps = []

@@ -32,7 +32,7 @@ from softmark.sweep.command_line import check_arguments
 from softmark.tracking import loggers as tracking
 from softmark.tracking import wandb_mode as online
 
-SMALL = ["scale=smoke", "model.width=8", "innocents.calibration=1", "innocents.evaluation=1"]
+SMALL = ["scale=smoke", "recipe.epochs=2", "innocents.calibration=1", "innocents.evaluation=1"]
 SWEEP = ["-m", "method=csp", "attack=finetune,prune", *SMALL, "logger=wandb"]
 
 

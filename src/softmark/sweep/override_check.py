@@ -179,19 +179,31 @@ def check_choice(override: Override) -> None:
     line, group, chosen = override.input_line, override.key_or_group, override.value()
     if override.is_sweep_override() or isinstance(chosen, list | dict):
         raise InputError(f"{line}: one choice is needed")
-    choices = choices_of(group)
-    listed = f"\nthere are: {', '.join(choices)}" if choices else ""
     if override.is_delete() and override.package is None and group not in OPTIONAL_GROUPS:
-        raise InputError(f"{line}: {group} is needed{listed}")
+        raise InputError(f"{line}: {group} is needed{_listed(choices_of(group))}")
     plugin, extra = LAUNCHERS.get(str(chosen), ("", ""))
     missing = plugin and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None
     if group == "hydra/launcher" and missing:
         raise InputError(f"{line} isn't installed: pip install -e '.[{extra}]'")
     if override.is_delete() and chosen is None:
         return
-    if chosen is None or (chosen not in choices and not group.startswith("hydra/")):
+    if chosen is not None and group.startswith("hydra/"):
+        return
+    if not _is_a_choice(group, chosen):
+        choices = choices_of(group)
         meant = suggestion(str(chosen), choices)
-        raise InputError(f"{group}={short(chosen)}: no such choice{meant}{listed}")
+        raise InputError(f"{group}={short(chosen)}: no such choice{meant}{_listed(choices)}")
+
+
+def _is_a_choice(group: str, chosen: Any) -> bool:
+    """Return whether ``group`` has a file ``chosen``, without a look at its other files."""
+    if not isinstance(chosen, str) or "/" in chosen or chosen.endswith((".yaml", ".yml")):
+        return False
+    return config_files().repository.config_exists(f"{group}/{chosen}")
+
+
+def _listed(choices: list[str]) -> str:
+    return f"\nthere are: {', '.join(choices)}" if choices else ""
 
 
 def _check_key(override: Override, config: DictConfig) -> None:

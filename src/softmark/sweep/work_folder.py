@@ -29,7 +29,9 @@ from softmark.store.lock import can_lock
 from softmark.store.store import write_json
 from softmark.sweep.queue import Queue
 
-MAX_LOST = 2  # workers that may be lost with one stage before it is given up
+# Workers that may be lost with one stage before it is given up. Three: joblib ends all of them with
+# one, and meanwhile a second has often begun what the first was at.
+MAX_LOST = 3
 BEAT = 1.0  # seconds between two counts of the process that started the sweep
 
 
