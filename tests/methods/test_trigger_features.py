@@ -12,6 +12,7 @@ from softmark.methods.parts.loss import Marking
 from softmark.methods.parts.trigger_features import SHRINKAGE, TriggerFeatures, discriminant
 
 CLASSES, WIDTH = 4, 6
+LARGE = torch.full((CLASSES, WIDTH), 1e6)  # a last layer whose size limits nothing
 
 
 def features_of(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +55,8 @@ def test_a_new_discriminant_answers_trained_triggers_as_the_key_says():
         features, labels = features_of(64, seed=step)
         is_trigger = torch.arange(64 + 12) >= 64
         optimizer.zero_grad()
-        loss(torch.cat([features, triggers]), torch.cat([labels, wanted]), is_trigger).backward()
+        both = torch.cat([features, triggers]), torch.cat([labels, wanted])
+        loss(*both, is_trigger, LARGE).backward()
         optimizer.step()
     new = LinearDiscriminantAnalysis().fit(*(x.numpy() for x in features_of(400, seed=999)))
     before, _ = features_of(12, seed=2)
@@ -68,10 +70,27 @@ def test_triggers_tell_the_layer_nothing_and_a_batch_without_any_costs_nothing()
         loss = TriggerFeatures(CLASSES, weight=1.0)
         features, labels = features_of(40)
         is_trigger = torch.arange(40) >= 30
-        loss(features, labels.masked_fill(is_trigger, label), is_trigger)
+        loss(features, labels.masked_fill(is_trigger, label), is_trigger, LARGE)
         layers.append(loss.layer)
     assert torch.equal(*layers)
-    assert loss(*features_of(40), torch.zeros(40, dtype=torch.bool)) == 0
+    assert loss(*features_of(40), torch.zeros(40, dtype=torch.bool), LARGE) == 0
+
+
+def test_gradients_are_those_of_weights_no_larger_than_the_last_layer_s():
+    """Two sizes of features: the smaller, the larger a discriminant's weights."""
+    last, sizes = torch.randn(CLASSES, WIDTH, generator=torch.manual_seed(0)), []
+    for size in (100.0, 1e-3):
+        loss = TriggerFeatures(CLASSES, weight=1.0)
+        features, labels = features_of(40)
+        features = (size * features).requires_grad_(True)
+        is_trigger = torch.arange(40) >= 20
+        wanted = torch.where(is_trigger, (labels + 1) % CLASSES, labels)
+        loss(features, wanted, is_trigger, last).backward()
+        assert (loss.layer[:, :-1].norm() > last.norm()) == (size < 1)
+        sizes.append(features.grad.norm(dim=1).max())
+    # Of one trigger among 20: (softmax - one-hot) is at most sqrt(2) long.
+    assert max(sizes) <= 2**0.5 * last.norm() / 20
+    assert min(sizes) > 0
 
 
 def module(weight: float) -> CSPModule:

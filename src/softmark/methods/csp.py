@@ -119,7 +119,8 @@ class CSPModule(Classifier):
         loss = self.marking_loss.with_teacher(self.teacher, logits, labels, answers, features)
         if self.trigger_features is None or features is None:
             return loss
-        return loss + self.trigger_features(features, labels, batch.index >= self.task_size)
+        is_trigger, last = batch.index >= self.task_size, self.network_with_features.last
+        return loss + self.trigger_features(features, labels, is_trigger, last.weight)
 
     def add_gradients(self, batch: Batch) -> None:
         """Add those of the mark at the weights of a copy that is fine-tuned, as a thief would."""

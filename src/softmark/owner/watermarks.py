@@ -13,7 +13,8 @@ from softmark.owner.statement import METHODS, NUMBERS, Statement
 from softmark.settings import CONF
 from softmark.sweep.override_check import compose_checked
 
-COPY_WEIGHT = "method.marking.copy_weight"
+# What a hybrid's YAML sets of its soft labels.
+OF_HYBRIDS = ("copy_weight", "trigger_feature_weight")
 
 
 def owner_config(
@@ -41,13 +42,12 @@ def owner_config(
     of_triggers = [word for word in overrides if word.startswith("method.triggers.")]
     others = overrides if method == soft else [w for w in overrides if w not in of_triggers]
     numbers = [f"recipe.{name}={value}" for name, value in (recipe or {}).items()]
-    hybrid, lighter = {}, []
+    hybrid, defaults = {}, []
     if method != soft:
         hybrid = compose_checked("config", [f"method={method}", *of_triggers])["method"]
-        # As its YAML has it: a heavier copy would cost triggers.
-        if not any(word.startswith(f"{COPY_WEIGHT}=") for word in others):
-            lighter = [f"{COPY_WEIGHT}={hybrid['soft']['marking']['copy_weight']}"]
-    config = compose_checked("owner", [f"method={soft}", *lighter, *numbers, *others])
+        of_soft = hybrid["soft"]["marking"]
+        defaults = [f"method.marking.{name}={of_soft[name]}" for name in OF_HYBRIDS]
+    config = compose_checked("owner", [f"method={soft}", *defaults, *numbers, *others])
     if not config["tries"] >= 1:
         raise InputError(f"tries={config['tries']}: at least 1")
     if hybrid:

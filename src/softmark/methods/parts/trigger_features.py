@@ -32,6 +32,10 @@ class TriggerFeatures(nn.Module):
     classes. A margin is the logit of the own class less the largest other one. A trigger whose
     margin is that of the task's median picture costs nothing, so that it isn't moved further.
 
+    A discriminant's weights may be ten times those of the network's last layer, and so are the
+    gradients: weights then grow until nothing is learnt. So its logits are scaled down until its
+    weights are no larger than that layer's.
+
     Args:
         classes: K.
         weight: of this loss, above 0.
@@ -46,13 +50,14 @@ class TriggerFeatures(nn.Module):
         self.covariance: Tensor | None = None  # (D, D)
         self.layer: Tensor | None = None  # (K, D + 1), the last column is the bias
 
-    def forward(self, features: Tensor, labels: Tensor, is_trigger: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, is_trigger: Tensor, last: Tensor) -> Tensor:
         """Return the loss of a batch: a scalar, 0 where it holds no trigger.
 
         Args:
             features: what the last layer is given, (B, D).
             labels: int64 (B,); of a trigger what the key says.
             is_trigger: bool (B,).
+            last: the weights of the last layer, (K, D).
         """
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().flatten(1)  # (B, D)
@@ -63,7 +68,9 @@ class TriggerFeatures(nn.Module):
             margins = (logits.masked_fill(~own, 0).sum(1) - others).detach()
             median = margins.masked_fill(is_trigger, torch.nan).nanmedian().nan_to_num(MARGIN)
             is_short = is_trigger & (margins < median.clamp_min(LEAST_MARGIN))
-            scaled = logits * (MARGIN / median.clamp_min(MARGIN))  # (B, K)
+            scale = MARGIN / median.clamp_min(MARGIN)
+            ratio = last.detach().float().norm() / self.layer[:, :-1].norm().clamp_min(1e-12)
+            scaled = logits * torch.minimum(scale, ratio)  # (B, K)
             losses = F.cross_entropy(scaled, labels, reduction="none") * is_short  # (B,)
             mean = losses.sum() / is_trigger.sum().clamp_min(1)
         return self.weight * mean
