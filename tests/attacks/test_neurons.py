@@ -49,7 +49,7 @@ def test_a_channel_that_only_hurts_is_pruned():
     stolen = PruneNeurons(recipe=recipe(), epochs=10, min_steps=None).apply(model, data, fit())
     assert stolen.network is model
     assert model.norm.weight.tolist() == [1.0, 0.0]
-    assert stolen.note == "1 of 2 channels pruned, masks below 0.9"
+    assert stolen.note == "1 of 2 channels pruned, masks up to 0.00"
     assert nats(model, data) < before
     assert all(p.requires_grad for p in model.parameters())
 
@@ -73,7 +73,9 @@ def test_masks_meet_what_hurts_most():
     module = NeuronMaskModule(model, recipe(), 0.4, 0.2)
     moves = module.worst(batch)
     sizes = torch.cat([move.abs() for pair in moves for move in pair])
-    assert sizes.max() <= 0.4
+    # A start within eps, and a step of eps, as in the authors' code: it leads out of the box.
+    assert sizes.max() <= 0.8
+    assert sizes.max() > 0.4
     still = [(torch.zeros_like(d), torch.zeros_like(x)) for d, x in moves]
     plain, hurt = module.masked(batch, still), module.masked(batch, moves)
     torch.testing.assert_close(plain, F.cross_entropy(model(batch.inputs), batch.labels))

@@ -26,15 +26,15 @@ from softmark.errors import InputError
 from softmark.recipe import Recipe
 from softmark.training import Fit
 
-THRESHOLDS = tuple(percent / 100 for percent in range(5, 95, 5))
+HIGHEST = 0.9  # mask of a channel that is pruned, as in the code of ANP and RNP
 
 
 class NeuronMaskModule(DecayingClassifier):
     """Learns one mask in [0, 1] for each channel of every BatchNorm; the network stays as it is.
 
     The loss is alpha CE(f) + (1 - alpha) CE(f'). f has each weight w as m w. f' has (m + d) w, and
-    (1 + x) b for each bias b: d and x lie within ``eps``, start at random there and go one step of
-    ``eps`` by the sign of the gradient that raises the loss.
+    (1 + x) b for each bias b: d and x start at random within ``eps`` and go one step of ``eps`` by
+    the sign of the gradient that raises the loss, which leads out of it, as in the authors' code.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, eps: float, alpha: float):
@@ -64,7 +64,7 @@ class NeuronMaskModule(DecayingClassifier):
         flat = [move for pair in start for move in pair]
         slopes = torch.autograd.grad(self.masked(batch, start), flat)
         moved = [
-            (move + self.eps * slope.sign()).clamp(-self.eps, self.eps).detach()
+            (move + self.eps * slope.sign()).detach()
             for move, slope in zip(flat, slopes, strict=True)
         ]
         return list(zip(moved[::2], moved[1::2], strict=True))
@@ -91,8 +91,8 @@ class PruneNeurons(EpochsAttack):
 
     Wu and Wang, "Adversarial Neuron Pruning Purifies Backdoored Deep Models" (2021).
     ``NeuronMaskModule`` learns which at a constant rate: channels whose masks end low get BatchNorm
-    weight 0, and keep their bias. How low: of ``THRESHOLDS``, the highest that the attacker's
-    accuracy on held-out pictures allows.
+    weight 0, and keep their bias. How many: as the attacker's accuracy on held-out pictures allows;
+    the authors' code prints what each number or threshold costs, and chooses none.
     """
 
     epochs: int = 1
@@ -137,8 +137,7 @@ class PruneNeurons(EpochsAttack):
     def prune(self, network: nn.Module, module: NeuronMaskModule, held_out: Samples) -> str:
         """Prune ``network`` in place; return how much, and at which threshold."""
         norms, masks = list(module.norms.values()), [mask.detach() for mask in module.masks]
-        pruned, threshold = prune_lowest(network, norms, masks, held_out, self.tolerance)
-        return f"{pruned}, masks below {threshold:g}"
+        return prune_lowest(network, norms, masks, held_out, self.tolerance)
 
 
 @torch.no_grad()
@@ -148,31 +147,37 @@ def prune_lowest(
     masks: Sequence[Tensor],
     data: Samples,
     tolerance: float,
-) -> tuple[str, float]:
+) -> str:
     """Prune the channels of the lowest masks, as many as accuracy allows.
+
+    Fiftieths of all channels are tried, the lowest masks first, up to those above ``HIGHEST``.
 
     Args:
         network: holds ``norms``, whose weights are changed in place.
-        norms: get weight 0 where their mask is lower than the threshold.
+        norms: get weight 0 where their mask is among the lowest.
         masks: of each of them, (C,).
         data: on which accuracy is measured.
         tolerance: accuracy that may be lost, from 0 to 1.
 
     Returns:
-        How many channels are pruned, in words, and the threshold, of ``THRESHOLDS``; 0 for none.
+        How many channels are pruned, and how high their masks are, in words.
     """
     weights = [norm.weight.clone() for norm in norms]
+    values, order = torch.cat(list(masks)).sort(stable=True)  # (all C,)
+    count, low = len(values), int((values <= HIGHEST).sum())
     least = worth(network, data) - tolerance
-    useful, chosen = weights, 0.0
-    for threshold in THRESHOLDS:
-        kept = [weight * (mask >= threshold) for weight, mask in zip(weights, masks, strict=True)]
+    useful, pruned = weights, 0
+    for number in sorted({min(low, round(part * count / 50)) for part in range(1, 51)} - {0}):
+        keep = torch.ones(count).index_fill(0, order[:number], 0)  # (all C,)
+        parts = keep.split([len(mask) for mask in masks])
+        kept = [weight * part for weight, part in zip(weights, parts, strict=True)]
         put(norms, kept)
-        if worth(network, data) < least:
-            break
-        useful, chosen = kept, threshold
+        # Accuracy rises again here and there: all are tried, as in the authors' code.
+        if worth(network, data) >= least:
+            useful, pruned = kept, number
     put(norms, useful)
-    low = sum(int((mask < chosen).sum()) for mask in masks)
-    return f"{low} of {sum(mask.numel() for mask in masks)} channels pruned", chosen
+    upto = f", masks up to {values[pruned - 1]:.2f}" if pruned else ""
+    return f"{pruned} of {count} channels pruned{upto}"
 
 
 def put(norms: Sequence[nn.BatchNorm2d], weights: Sequence[Tensor]) -> None:
