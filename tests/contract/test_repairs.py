@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from helpers.training import fit, recipe
-from softmark.attacks import AttentionDistillation, FinePrune, PruneNeurons, Unlearn
+from softmark.attacks import (
+    AttentionDistillation,
+    FinePrune,
+    Launder,
+    NeuralCleanse,
+    PruneNeurons,
+    PruneReconstructive,
+    Unlearn,
+    UnlearnShared,
+)
 from softmark.attacks.attack import worth
 from softmark.data.roles import Samples
 from softmark.models.networks import ConvNet
@@ -20,6 +29,10 @@ REPAIRS = {
     "anp": PruneNeurons(recipe=TOLD, epochs=12, min_steps=None, tolerance=0.1),
     "unlearn": Unlearn(recipe=TOLD, epochs=10, min_steps=None, lr=0.003, size=0.3, ascents=3),
     "fine_prune": FinePrune(recipe=TOLD, epochs=5, min_steps=None),
+    "sau": UnlearnShared(recipe=TOLD, min_steps=50, lr=0.003, eps=0.5, ascents=2),
+    "neural_cleanse": NeuralCleanse(recipe=TOLD, patch_steps=60, min_steps=40, lr_factor=1.0),
+    "launder": Launder(recipe=TOLD, patch_steps=60, min_steps=40, lr_factor=1.0),
+    "rnp": PruneReconstructive(recipe=TOLD, bound=0.5, tolerance=0.1),
 }
 
 

@@ -34,6 +34,8 @@ _NAMES = {
     "heads": ("FitDiscriminant", "FitLogistic", "ServeNeighbours"),
     "highest_rate": ("HighestRate",),
     "independent": ("Independent",),
+    "launder": ("Launder",),
+    "neural_cleanse": ("NeuralCleanse",),
     "neurons": ("PruneNeurons",),
     "poisoned": ("Bias", "MisleadGradient", "ReverseSigmoid", "UniformNoise"),
     "outliers": ("PruneLipschitz", "PruneShifted"),
@@ -44,6 +46,7 @@ _NAMES = {
     "repairs": ("FineTuneFlat", "Forget", "ShiftFeatures"),
     "rescale": ("Obfuscate", "Rescale"),
     "rnp": ("PruneReconstructive",),
+    "sau": ("UnlearnShared",),
     "search": ("Search",),
     "served": (
         *("Blur", "InputChange", "Inputs", "Jpeg", "Levels", "Median", "Mirror", "PixelNoise"),
