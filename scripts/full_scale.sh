@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CIFAR-10 at scale=full: a ResNet-18, both methods, before any attack and under eight. For a GPU.
+# CIFAR-10 at scale=full: a ResNet-18, both methods, before any attack and under twelve. For a GPU.
 #
 #     scripts/full_scale.sh DATA OUT [SEED ...]
 #
@@ -12,7 +12,7 @@ if [ $# -lt 2 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 data=$(realpath "$1") out=$(realpath --canonicalize-missing "$2")
 shift 2
 cd "$(dirname "$0")/.."
-attacks=none,finetune,finetune_full,retrain,prune_finetune,distill,distill_other,distill_hard,distill_finetune
+attacks=none,finetune,finetune_full,finetune_highest,finetune_smoothed,retrain,retrain_full,retrain_lda_shrunk,prune_finetune,distill,distill_other,distill_hard,distill_finetune
 done=() failed=0
 for seed in "${@:-0}"; do
   sweep=(table=robustness data=cifar10 "data.path=$data" scale=full
