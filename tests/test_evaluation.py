@@ -87,6 +87,17 @@ def test_a_class_is_judged_under_each_attack_and_never_made_twice(own, evaluate,
     assert again.records[0]["address"] == found.records[0]["address"]
 
 
+def test_several_processes_make_what_one_makes(own, evaluate, tmp_path):
+    attacks = ["none", "serve_l*"]
+    one, _ = evaluate(own, attacks)
+    many, lines = evaluate(own, attacks, workers=2, output_dir=tmp_path / "many")
+    made = [line.split()[2] for line in lines if line.startswith("made ")]
+    assert len(made) == len(set(made)) > 4
+    assert many.problems == ()
+    for name in ("p_value", "suspect_accuracy", "victim_accuracy"):
+        assert [r[name] for r in many.records] == [r[name] for r in one.records]
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
