@@ -22,7 +22,8 @@ from helpers.cells import composed
 from softmark import attacks
 from softmark.attacks.answers import Change
 from softmark.attacks.attack import Attack, EpochsAttack, TrainingAttack
-from softmark.attacks.shadow import renewed
+from softmark.attacks.shadow import new_network, renewed
+from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.nodes import make
 from softmark.recipe import Recipe
@@ -266,6 +267,11 @@ def test_a_student_has_new_weights_and_the_same_architecture():
     assert not torch.equal(renewed(given)[0].weight, fresh[0].weight)
     assert not torch.equal(fresh[5].weight, given[5].weight)
     assert [type(one) for one in fresh] == [type(one) for one in given]
+
+
+def test_a_student_begins_with_the_weights_that_a_function_gives():
+    public = model()
+    assert new_network(lambda: public, Samples(*ROWS), 3) is public
 
 
 def test_rows_get_no_crops_unless_somebody_says_so():
