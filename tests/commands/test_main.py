@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 
 import pytest
 
@@ -58,3 +59,21 @@ def test_a_shell_completes_overrides():
         "attack=distill_hard", "attack=distill_hot",
     ]  # fmt: skip
     assert override_completions("owner", "recipe.epo") == ["recipe.epochs="]
+
+
+def test_each_command_completes_its_options(monkeypatch):
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    (commands,) = (a for a in command.overview()._actions if isinstance(a, _SubParsersAction))
+    known = {
+        name: {option for action in parser._actions for option in action.option_strings}
+        for name, parser in commands.choices.items()
+    }
+    assert {"--config-dir", "--multirun", "-m"} <= known["run"]
+    assert {"--model", "--answers", "--published"} <= known["recheck"]
+    assert all(known.values())
+
+
+def test_a_recheck_is_called_by_its_name(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["recheck"])
+    assert capsys.readouterr().err.startswith("usage: softmark recheck ")

@@ -16,7 +16,12 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes to ``parser``."""
     parser.add_argument(
-        "method", nargs="?", default="csp", metavar="METHOD", help="csp or usp (default: csp)"
+        "method",
+        nargs="?",
+        choices=("csp", "usp"),
+        default="csp",
+        metavar="METHOD",
+        help="csp or usp (default: csp)",
     )
     parser.add_argument(
         "--to", type=Path, default=Path("example"), metavar="DIR", help="a new folder"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import Any
 
 from softmark.console import conclude, quiet_streams
 
@@ -75,12 +76,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
 
 def recheck(words: Sequence[str]) -> None:
     """Run recheck.py, which knows nothing of softmark: whoever doubts it can read one file."""
-    import runpy
-
-    from softmark.settings import RECHECK
-
     sys.argv = ["softmark recheck", *words]
-    runpy.run_path(str(RECHECK), run_name="__main__")
+    _recheck_file()["main"]()
 
 
 def overview() -> argparse.ArgumentParser:
@@ -94,12 +91,30 @@ def overview() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, summary in SUMMARIES.items():
-        command = commands.add_parser(name, help=summary)
-        if name in ("run", "recheck"):
-            command.add_argument("overrides" if name == "run" else "files", nargs="*")
-        elif "_ARGCOMPLETE" in os.environ:
-            _module(name).add_arguments(command)
+        if "_ARGCOMPLETE" not in os.environ:
+            commands.add_parser(name, help=summary)
+        elif name in ("run", "recheck"):
+            commands.add_parser(name, parents=[_parser_of(name)], add_help=False)
+        else:
+            _module(name).add_arguments(commands.add_parser(name))
     return parser
+
+
+def _parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a word that has no module here: Hydra's, or that of recheck.py."""
+    if name == "recheck":
+        return _recheck_file()["arguments"]()
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser()
+
+
+def _recheck_file() -> dict[str, Any]:
+    import runpy
+
+    from softmark.settings import RECHECK
+
+    return runpy.run_path(str(RECHECK))
 
 
 def complete() -> None:

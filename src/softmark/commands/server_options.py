@@ -49,6 +49,7 @@ def _add_bodies(server: argparse._ArgumentGroup) -> None:
     )
     server.add_argument(
         "--encoding",
+        choices=("numbers", "bytes", "base64", "multipart", "file", "binary"),
         default="numbers",
         metavar="FORM",
         help="of the inputs: numbers, bytes (whole numbers from 0 to 255), base64 (PNG files in "
