@@ -16,6 +16,25 @@ class SecretError(InputError, pickle.PicklingError):
     """
 
 
+class SecretBytes(bytes):
+    """Bytes that no pickle, no copy of a dataclass and no representation shows.
+
+    Weights & Biases writes whatever dataclass stands in its config.
+
+    Example:
+        >>> SecretBytes(b"hunter2")
+        <secret>
+    """
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise SecretError("a secret would be pickled or copied: leave the key out")
+
+
 class Unpicklable:
     """Refuse to be pickled, as ``torch.save`` and Lightning's checkpoints do.
 

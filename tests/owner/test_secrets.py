@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import pickle
 
@@ -50,6 +51,15 @@ def test_a_key_is_never_copied_and_a_loss_is_for_weight_averaging():
     assert isinstance(copied, MarkingLoss)
     assert torch.equal(copied.templates, loss.templates)
     assert copied.templates is not loss.templates
+
+
+def test_a_key_is_shown_by_nothing_that_reads_a_dataclass():
+    """Weights & Biases writes ``dataclasses.asdict`` of what stands in a config."""
+    with pytest.raises(InputError, match="a secret would be"):
+        dataclasses.asdict(key())
+    for shown in (str(vars(key())), f"{key().secret}"):
+        assert "<secret>" in shown
+        assert repr(bytes(key().secret))[2:-1] not in shown
 
 
 def test_what_a_marked_model_prints_shows_no_trigger():

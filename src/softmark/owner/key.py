@@ -33,7 +33,7 @@ from softmark.owner.pattern_key import (
 )
 from softmark.owner.statement import Statement, hash_of
 from softmark.tails import is_victim_stats
-from softmark.unpicklable import SecretError
+from softmark.unpicklable import SecretBytes, SecretError
 
 FORMAT = "softmark owner key 6"
 PATTERN = b"softmark pattern 1\n"
@@ -77,6 +77,7 @@ class Key:
     _pattern_keys: dict[str, PatternKey] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "secret", SecretBytes(self.secret))
         statement, mismatches = self.statement, []
         sealed = (statement.owner, *statement.seals)
         if len(self.secret) != SECRET_BYTES or sealed != seals(self.secret, ["", *self.messages]):
