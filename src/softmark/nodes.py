@@ -102,8 +102,16 @@ def suggestion(word: str, choices: Iterable[str], cutoff: float = 0.6, prefix: s
 
 
 def short(value: Any) -> str:
-    """Return ``value`` on one line of a message, at most 120 characters long."""
-    return " ".join(str(value).split())[:120]
+    """Return ``value`` on one line of a message, at most 120 characters long.
+
+    What a terminal would take for a command (an escape, a bell) becomes a blank.
+
+    Example:
+        >>> short("a\\x1b[2J\\nb")
+        'a [2J b'
+    """
+    text = "".join(c if c.isprintable() else " " for c in str(value)[:10_000])
+    return " ".join(text.split())[:120]
 
 
 def _for_classes(node: Any) -> Any:

@@ -151,6 +151,7 @@ def rows(delimiter=",", form="{:g}".format, answers=ANSWERS) -> list[str]:
         (["cat;dog;frog", *rows(";", lambda value: f"{comma(100 * value)} %")], None),
         (["2,0,1", *rows(answers=ANSWERS[:, [2, 0, 1]])], None),
         (["1,2,3", *rows()], None),
+        (rows(" ", "{:.18e}".format), None),  # numpy.savetxt
         (["class_3,class_1,class_2", *rows(answers=ANSWERS[:, [2, 0, 1]])], None),
         (["frog,cat,dog", *rows(answers=ANSWERS[:, [2, 0, 1]])], NAMED),
         (
@@ -161,11 +162,27 @@ def rows(delimiter=",", form="{:g}".format, answers=ANSWERS) -> list[str]:
         (["answers", *(quoted(json.dumps(pairs(row))) for row in ANSWERS)], NAMED),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 def test_tables_of_any_kind_are_read(lines, classes, encoding, tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
     found = read_predictions(tmp_path / "a.csv", classes=classes)
     np.testing.assert_allclose(found, ANSWERS)
+
+
+def test_names_from_before_unicode_are_read(tmp_path):
+    names = ("Bär", "Löwe", "Wal")
+    lines = [";".join(reversed(names)), *rows(";", comma, ANSWERS[:, ::-1])]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="cp1252")
+    found = read_predictions(tmp_path / "a.csv", classes=Classes(3, names))
+    np.testing.assert_allclose(found, ANSWERS)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_that_windows_wrote_is_read(suffix, tmp_path):
+    text = json.dumps(ANSWERS.tolist())
+    text = text if suffix == ".json" else text[1:-1].replace("], ", "]\n")
+    (tmp_path / f"a{suffix}").write_text(text, encoding="utf-16")
+    np.testing.assert_allclose(read_predictions(tmp_path / f"a{suffix}"), ANSWERS)
 
 
 def test_blank_cells_are_classes_that_are_not_told(tmp_path):
@@ -182,6 +199,8 @@ def test_labels_and_their_scores_are_read(tmp_path):
     (tmp_path / "b.csv").write_text("label,score\ndog,0.9\nfrog,0.8\n")
     expected = [[0, 0.9, 0], [0, 0, 0.8]]
     np.testing.assert_allclose(read_predictions(tmp_path / "b.csv", classes=NAMED), expected)
+    (tmp_path / "c.csv").write_text("label,score\n1,0.9\n2,0.8\n")
+    np.testing.assert_allclose(read_predictions(tmp_path / "c.csv", classes=Classes(3)), expected)
     with pytest.raises(InputError, match=r"a\.csv: the classes have names.*--class-names"):
         read_predictions(tmp_path / "a.csv")
 

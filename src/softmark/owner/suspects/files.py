@@ -24,7 +24,7 @@ from softmark.owner.suspects.forms import (
     row_of,
 )
 from softmark.owner.suspects.parquet import read_parquet
-from softmark.owner.suspects.tables import read_sheet, read_text_table
+from softmark.owner.suspects.tables import as_text, read_sheet, read_text_table
 
 PROBE_COLUMN = "probe"  # says which probe a row answers: a number, or the name of its file
 FORMATS = (".csv", ".tsv", ".xlsx", ".parquet", ".npy", ".npz", ".jsonl", ".json")
@@ -84,7 +84,7 @@ def read_predictions(
         raise InputError(f"{path}: there is no such file") from error
     # A damaged file makes pyarrow, json and numpy raise whatever they have.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = short(error) or type(error).__name__
         raise InputError(f"{path}: it can't be read as {path.suffix[1:]} ({reason})") from error
 
 
@@ -147,7 +147,7 @@ def _table_answers(table: pa.Table, path: Path, classes: Classes) -> np.ndarray:
         raise InputError(f"{path}: there is no column of a class")
     texts = [name for name in names if not _is_numeric(table.schema.field(name).type)]
     is_pair = len(names) == 2 and names[0] in LABEL_KEYS and names[1] in SCORE_KEYS
-    if texts and (len(names) == 1 or is_pair):
+    if is_pair or (texts and len(names) == 1):
         answers = _rows_of_texts(table.select(names), path, classes)
     else:
         answers = _columns(table.select(_by_class(names, path, classes)), path)
@@ -227,7 +227,7 @@ def _by_class(names: list[str], path: Path, classes: Classes) -> list[str]:
 
 def _json_lines(path: Path) -> list[Any]:
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(as_text(path.read_bytes()).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -238,7 +238,7 @@ def _json_lines(path: Path) -> list[Any]:
 
 
 def _json_list(path: Path) -> list[Any]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = json.loads(as_text(path.read_bytes()))
     lists = (
         [part for part in content.values() if isinstance(part, list)]
         if isinstance(content, dict)

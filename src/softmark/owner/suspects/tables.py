@@ -24,7 +24,7 @@ COMMA_NUMBER = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*%?")
 
 
 def read_text_table(path: Path, max_bytes: int | None, num_rows: int | None = None) -> pa.Table:
-    """Return the table in a CSV: with ``,``, ``;``, tabs or ``|``, in UTF-8 or UTF-16.
+    """Return the table in a CSV: with ``,``, ``;``, tabs, ``|`` or blanks.
 
     Args:
         path: Of the file.
@@ -34,12 +34,11 @@ def read_text_table(path: Path, max_bytes: int | None, num_rows: int | None = No
     Raises:
         InputError: for more columns than so few rows have.
     """
-    content = path.read_bytes()
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            content = content.decode(encoding).encode()
-    line = content.partition(b"\n")[0].decode(errors="replace").strip("\r\n")
+    content = as_text(path.read_bytes()).encode()
+    line = content.partition(b"\n")[0].decode().strip("\r\n")
     delimiter = next((mark for mark in DELIMITERS if mark in line), ",")
+    if delimiter == "," and len(cells := line.split(" ")) > 1 and all(map(_is_number, cells)):
+        delimiter = " "  # as numpy.savetxt writes
     num_marks = line.count(delimiter)
     if num_marks * CSV_COLUMN_BYTES > unpacked_limit(len(content), max_bytes):
         raise InputError(f"{path}: {num_marks + 1:,} columns are too many for so few rows")
@@ -55,6 +54,24 @@ def read_text_table(path: Path, max_bytes: int | None, num_rows: int | None = No
         csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in line),
         csv.ConvertOptions(decimal_point="," if comma else "."),
     )
+
+
+def as_text(content: bytes) -> str:
+    """Return the text in a file, in UTF-8, in UTF-16, or as Windows wrote it before (cp1252).
+
+    Example:
+        >>> as_text("Ä;B".encode("utf-16")), as_text("Ä;B".encode("cp1252"))
+        ('Ä;B', 'Ä;B')
+    """
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return content.decode(encoding)
+    if content[1:2] == b"\0" and content[:1] != b"\0":  # UTF-16 without its mark
+        return content.decode("utf-16-le")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def _cells(content: bytes, delimiter: str) -> list[str]:
