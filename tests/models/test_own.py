@@ -108,6 +108,21 @@ def test_names_of_another_model_stay_what_they_are():
     assert plain_names(with_module, {"module.bias"}) == with_module
 
 
+def test_what_a_module_computed_last_does_not_keep_it_from_being_copied():
+    """As torch.nn.utils.weight_norm keeps a weight with a history."""
+    model = nn.Sequential(*build())
+    model.computed = 2 * next(model.parameters())
+    copied = plain_copy(model)
+    assert torch.equal(copied.computed, model.computed)
+    assert copied.computed.grad_fn is None
+    assert model.computed.grad_fn is not None
+
+
+def test_weights_of_another_type_are_named():
+    with pytest.raises(InputError, match=r"weights are torch.float16: model.float\(\) is needed"):
+        check_model(nn.Linear(64, 10).half(), torch.rand(8, 64))
+
+
 class Locked(nn.Sequential):
     def __init__(self):
         super().__init__(*build())

@@ -108,12 +108,19 @@ def _check_module(model: object) -> None:
 
 def _copied(model: nn.Module) -> nn.Module:
     """Return a copy of ``model``. Raise ``InputError`` where it has none."""
+    # What a module computed last (as weight_norm does) is copied without where it came from.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, computed)
     except Exception as error:  # of whatever its attributes are
         raise InputError(
-            f"model: it can't be copied ({short(error)}): a lock, a file or a tensor with a "
-            "history must not be an attribute; make it where it is used"
+            f"model: it can't be copied ({short(error)}): a lock or a file must not be an "
+            "attribute; make it where it is used"
         ) from error
 
 
@@ -140,7 +147,9 @@ def _logits(model: nn.Module, inputs: Tensor, what: str, mode: str = "") -> Tens
         logits = model(as_input(few).to(home))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model: it can't take {about}{mode} ({reason})") from error
+        types = {weight.dtype for weight in model.parameters()} - {torch.float32}
+        hint = f"; its weights are {types.pop()}: model.float() is needed" if types else ""
+        raise InputError(f"model: it can't take {about}{mode} ({reason}){hint}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(few):
         is_tensor, article = isinstance(logits, Tensor), "a " if mode else ""
         given = tuple(logits.shape) if is_tensor else article + type(logits).__name__

@@ -151,6 +151,39 @@ class Adapted(nn.Module):
         return logits_of(self.module(**named(self.layout, inputs)))
 
 
+class InTypeOfWeights(nn.Module):
+    """Give a module its floats in the type of its weights, such as bfloat16.
+
+    Args:
+        module: whose weights have one type.
+        dtype: this type.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, *given: Tensor, **named: Tensor) -> Any:
+        named = {name: self._cast(part) for name, part in named.items()}
+        return self.module(*map(self._cast, given), **named)
+
+    def _cast(self, part: Tensor) -> Tensor:
+        return part.to(self.dtype) if part.is_floating_point() else part
+
+
+def in_type_of_weights(module: nn.Module) -> nn.Module:
+    """Return ``module``, or what gives it floats in the type of its weights if that isn't float32.
+
+    Example:
+        >>> type(in_type_of_weights(nn.Linear(2, 2).bfloat16())).__name__
+        'InTypeOfWeights'
+    """
+    types = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
+    if len(types) != 1 or types == {torch.float32}:
+        return module
+    return InTypeOfWeights(module, types.pop())
+
+
 def named(layout: Layout, packed: Tensor) -> dict[str, Tensor]:
     """Return the named inputs as a model takes them: uint8 as floats in [0, 1]."""
     return {name: as_input(part) for name, part in layout.unpack(packed).items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import softmark
-from softmark.owner.suspects.agreement import Agreement, agreement_of
+from softmark.owner.suspects.agreement import Agreement, agreement_of, other_columns
 
 CLASSES, COUNT = 12, 240
 LABELS = torch.randint(CLASSES, (COUNT,), generator=torch.Generator().manual_seed(1))
@@ -54,6 +54,13 @@ def test_the_agreement_is_always_told():
     assert "no verdict" not in verdict.why
 
 
+def scaled_twice() -> Tensor:
+    """One class, nearly always, with other numbers for each probe."""
+    biased = answers().log()
+    biased[:, 3] += 40
+    return biased.softmax(1)
+
+
 def as_text() -> Tensor:
     return answers()[:, sorted(range(CLASSES), key=str)]
 
@@ -71,6 +78,7 @@ def as_text() -> Tensor:
         (lambda: answers().roll(1, 1), "one column further on"),
         (lambda: answers()[:, torch.arange(CLASSES).mul(5) % CLASSES], "another order of the clas"),
         (lambda: answers().roll(1, 0), "rows in another order"),
+        (lambda: scaled_twice(), "the probes read? If so, inputs in another range"),
         (lambda: (torch.randn(COUNT, CLASSES) * 80).softmax(1), "inputs in another range"),
         (lambda: torch.rand(COUNT, CLASSES).softmax(1), "another task"),
     ],
@@ -81,6 +89,33 @@ def test_answers_that_do_not_fit_the_task_are_no_verdict_and_the_cause_is_named(
     assert verdict.why.startswith("no verdict: it doesn't answer this task as asked, it agrees ")
     assert cause in verdict.why
     assert verdict.agreement < 0.5
+
+
+def test_the_cause_that_fits_best_is_named():
+    """Of ten classes one column further on, eight are where text order has them, too."""
+    labels = LABELS % 10
+    further_on = nn.functional.one_hot(labels, 10).float().roll(1, 1)
+    assert "one column further on" in other_columns(further_on, labels)
+
+
+@pytest.mark.parametrize("suspect", ["http://host:8080", nn, object()])
+def test_what_is_no_suspect_is_told_what_one_is(suspect):
+    with pytest.raises(softmark.InputError, match=r"suspect is a \w+: .*softmark.Endpoint"):
+        verdict_on(suspect)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_module_is_given_floats_in_the_type_of_its_weights(dtype):
+    class Typed(Grey):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([[255.0]], dtype=dtype))
+
+        def forward(self, inputs):
+            grey = nn.functional.linear(inputs.flatten(1)[:, :1], self.scale)
+            return super().forward(grey.float()[:, :, None, None] / 255)
+
+    assert verdict_on(Typed()).agreement > 0.9
 
 
 def test_a_function_is_given_what_a_module_is_given():

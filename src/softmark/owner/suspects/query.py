@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from softmark.data.pixels import as_input
 from softmark.errors import InputError
-from softmark.owner.named_inputs import Layout, adapted, named
+from softmark.owner.named_inputs import Layout, adapted, in_type_of_weights, named
 from softmark.owner.suspects.diagnose import as_probabilities
 from softmark.owner.suspects.endpoint import Endpoint, fraction_changed
 from softmark.owner.suspects.forms import Classes, row_of
@@ -54,13 +54,21 @@ def query_suspect(
     classes_known = Classes(classes, None if class_names is None else tuple(class_names))
     if isinstance(suspect, nn.Module):
         try:
-            answers = predict(adapted(suspect, inputs, layout), inputs, torch.float64)
+            asked = adapted(in_type_of_weights(suspect), inputs, layout)
+            answers = predict(asked, inputs, torch.float64)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"suspect: the module can't take the probes ({reason})") from error
     elif callable(suspect):
         answers, remarks = _call_twice(
             suspect, inputs, classes_known, lambda part: _given(part, raw, layout)
+        )
+    elif not (isinstance(suspect, list | tuple) or hasattr(suspect, "__array__")):
+        raise InputError(
+            f"suspect is a {type(suspect).__name__}: a module, a function from inputs to "
+            "probabilities, an array of answers, or softmark.Endpoint(...) of a server is needed; "
+            "`softmark verify` reads files. What else gives answers becomes a function: `lambda "
+            "inputs: forest.predict_proba(inputs)`"
         )
     else:
         answers = _as_table(suspect, classes_known)
