@@ -138,6 +138,8 @@ def test_a_marked_folder_holds_all_and_the_key_is_private(marked):
 def test_exit_status_says_claimed_or_not(marked, call):
     ran = call("verify", "marked", "marked/model.safetensors")
     assert (ran.code, ran.out.split(":")[0]) == (0, "claimed")
+    count = len(np.load(marked / "probes.npz")["inputs"])
+    assert f" on {count} probes (signs" in ran.out
     ran = call("verify", "marked", "own.safetensors")
     assert (ran.code, ran.out.split(":")[0]) == (3, "not claimed")
 
@@ -320,6 +322,16 @@ def test_an_expert_learns_whether_a_file_is_the_marked_model(call, tmp_path):
     commitment.write_text(json.dumps(made))
     ran = call(*words)
     assert (ran.code, "which model was marked" in ran.out) == (0, False)
+
+
+def test_a_commitment_file_that_differs_from_the_one_beside_the_key_is_said(marked, call, tmp_path):
+    path = tmp_path / "published.json"
+    content = json.loads((marked / "softmark.commitment.json").read_text())
+    path.write_text(json.dumps(content, indent=2))
+    words = ("verify", "marked", "marked/model.safetensors", "--commitment", path)
+    assert "isn't the one that was written" not in call(*words).out
+    path.write_text(json.dumps({**content, "date": "2020-01-01T00:00:00+00:00"}))
+    assert "note: the commitment file shown isn't the one that was written" in call(*words).out
 
 
 def test_a_commitment_of_another_key_is_no_ground(marked, call, tmp_path):

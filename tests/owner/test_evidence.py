@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
+import types
 from pathlib import Path
 from shutil import which
 
@@ -18,7 +19,7 @@ from helpers import owners
 from helpers.secrets import leaks, secrets_of
 from softmark import InputError
 from softmark.methods.csp import CSP
-from softmark.owner.evidence import evidence_of, parts_of
+from softmark.owner.evidence import evidence_of, parts_of, write_evidence
 from softmark.owner.evidence_page import evidence_page
 from softmark.owner.explanations import GLOSSARY, TESTS
 from softmark.owner.new_key import commit_key
@@ -135,6 +136,23 @@ def test_evidence_is_refused_before_anybody_is_asked(made):
     published = softmark.publish(other, made / "other")
     with pytest.raises(InputError, match="isn't the key's"):
         softmark.evidence(suspect, key(), pictures()[0], made / "x", commitment=published)
+
+
+def test_a_full_disk_is_found_before_anybody_is_asked_and_nothing_is_left(made, monkeypatch):
+    def write(path, *_, **__):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    evidence = json.loads((made / "not" / "evidence.json").read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", write)
+        with pytest.raises(InputError, match="No space left"):
+            write_evidence(evidence, made / "full")
+    assert not list((made / "full").iterdir())
+    usage = types.SimpleNamespace(free=1000)
+    monkeypatch.setattr("softmark.owner.evidence.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"the disk has 1,000 bytes, and 1,\d+,\d+ are needed"):
+        softmark.evidence(lambda _: 1 / 0, key(), pictures()[0], made / "full")
 
 
 def test_more_ranks_than_recheck_reads_are_refused_before_anybody_is_asked(tmp_path, monkeypatch):

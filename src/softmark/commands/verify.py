@@ -208,6 +208,12 @@ def suspect_of(
     return model, options.weights or (file if file.is_file() else None)
 
 
+def num_inputs_of(evidence: dict[str, Any]) -> int:
+    """Return how many probes and triggers the suspect was asked."""
+    statement = evidence["statement"]
+    return statement["probes"]["count"] + statement["triggers"]
+
+
 def show(evidence: dict[str, Any]) -> None:
     """Print the verdict, in a few lines."""
     if evidence["p"] is None:
@@ -217,7 +223,7 @@ def show(evidence: dict[str, Any]) -> None:
         verdict = "claimed" if evidence["claimed"] else "not claimed"
         copy = f", the copy of {evidence['customer']}" if evidence["customer"] else ""
         print(
-            f"{verdict}{copy}: p {evidence['p']:.3g} on {len(evidence['ranks'])} probes "
+            f"{verdict}{copy}: p {evidence['p']:.3g} on {num_inputs_of(evidence)} probes "
             f"({evidence['test']}, exact); a claim needs {evidence['level']:.2g} or less"
         )
         print(f"it stands on: {evidence['grounds']}")

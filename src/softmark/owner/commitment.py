@@ -139,6 +139,19 @@ def check_unedited(published: Mapping[str, Any], key: Key, path: Path) -> None:
         )
 
 
+def remarks_on_file(published: Mapping[str, Any], key: Key) -> list[str]:
+    """Return what a reader must know of a commitment file that isn't the one beside ``key``.
+
+    It may be the one from before the training, or an edited one: only its publication tells.
+    """
+    if not key.published or not published or fingerprint(published) == key.published:
+        return []
+    return [
+        "the commitment file shown isn't the one that was written with the key: its date, owner or "
+        "model differ, and only the place where it was published tells which is right"
+    ]
+
+
 def check_published(published: Mapping[str, Any], key: Key) -> None:
     """Raise ``InputError`` if ``published`` is the commitment of another key."""
     commitment = str(published.get("commitment"))

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from softmark.console import report
 from softmark.data.roles import Samples
 from softmark.methods.key_verifier import KeyVerifier
 from softmark.methods.parts.soft_labels import Part
@@ -234,6 +235,20 @@ def in_words(count: int) -> str:
         ('1.2e+02', '10^5000')
     """
     return f"{float(count):.2g}" if count < 10**300 else f"10^{math.log10(count):.0f}"
+
+
+def warn_of_few_probes(labels: Tensor | None, classes: int) -> None:
+    """Say before the training what p will be multiplied by for want of probes of each class.
+
+    ``labels``: of the probes, (N,); None where nobody knows them.
+    """
+    counts = torch.zeros(classes) if labels is None else labels.bincount(minlength=classes)
+    num_open = int((counts < MIN_PROBES_OF_CLASS).sum())
+    if (orders := num_open_orders(num_open, classes)) > 1:
+        report(
+            f"probes: {num_open} of {classes} classes have fewer than {MIN_PROBES_OF_CLASS}, so "
+            f"that p will be multiplied by {in_words(orders)}: give ten of each class, with labels"
+        )
 
 
 def terms_of_a_claim(num_inputs: int, level: float, keys_tried: int) -> Verifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from softmark.errors import InputError
 from softmark.owner.beacon import Beacon
-from softmark.owner.commitment import check_published, read_publication
+from softmark.owner.commitment import check_published, read_publication, remarks_on_file
 from softmark.owner.evidence_page import as_json, evidence_page
 from softmark.owner.folder import sha256_of
 from softmark.owner.key import Key
@@ -144,7 +145,7 @@ def evidence_of(
         "parts": [described(*part) for part in parts_of(examination)],
         "score": verdict.score,
         "tried": key_verifier.terms.keys_tried,
-        "remarks": [part for part in verdict.why.split("; ") if part],
+        "remarks": [*filter(None, verdict.why.split("; ")), *remarks_on_file(published or {}, key)],
         "curve": {str(n): p for n, p in examination.curve().items()} if name else {},
         "ranks": stats.rankdata(probs.numpy(), axis=1).tolist() if ranks else [],
         "labels": None if key.labels is None else key.labels.tolist(),
@@ -257,8 +258,11 @@ def check_folder(folder: Path, key: Key) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(f"--to={folder}: it can't be written ({error.strerror})") from error
+    if free < (needed := 16 * inputs * key.classes + (1 << 20)):  # each rank twice, and pictures
+        raise InputError(f"--to={folder}: the disk has {free:,} bytes, and {needed:,} are needed")
     if (folder / "evidence.json").exists():
         raise InputError(f"--to={folder}: evidence lies there already; another folder is needed")
 
@@ -289,5 +293,7 @@ def write_evidence(
             partial.write_text(text, encoding="utf-8")
             paths.append(partial.replace(folder / name))
     except OSError as error:
+        for left in folder.glob(".evidence.*.partial"):
+            left.unlink()
         raise InputError(f"{folder}: it can't be written ({error.strerror})") from error
     return paths

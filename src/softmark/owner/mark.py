@@ -22,7 +22,7 @@ from softmark.errors import InputError
 from softmark.methods.watermark import Watermark
 from softmark.models.own import check_model, check_trainable, plain_copy
 from softmark.owner.beacon import Beacon
-from softmark.owner.committed_key_verifier import NAMING_LEVEL
+from softmark.owner.committed_key_verifier import NAMING_LEVEL, warn_of_few_probes
 from softmark.owner.features import has_features, without_features
 from softmark.owner.key import Key, check_messages
 from softmark.owner.named_inputs import adapted, without_adapter
@@ -204,20 +204,21 @@ def mark_each(
     # What the model answers shows best what the mark changes; one that isn't trained knows nothing.
     is_trained = (answers.argmax(1) == samples.labels).float().mean() >= MIN_ACCURACY
     probe_labels = predict(asked, probe_inputs).argmax(1) if is_trained else true_labels
+    warn_of_few_probes(probe_labels, classes)
     published = datetime.now(UTC)
     key = commit_key(method, config, messages, classes, probe_inputs, victim, probe_labels, beacon)
-    triggers = _triggers(watermark, key, probe_inputs)
+    inputs = _with_triggers(watermark, key, probe_inputs)
     lookup = {} if beacon is None else {"beacon": beacon, "published": published}
-    inputs = torch.cat([probe_inputs, triggers])
     named_probes = inputs if layout is None else layout.unpack(inputs)
     marking = Marking(model, samples, answers, named_probes, config, fit, lookup)
     return marking.marked_each(key, messages)
 
 
-def _triggers(watermark: Watermark, key: Key, probe_inputs: Tensor) -> Tensor:
-    """Return the pictures that ``key`` draws, (T, ...), like the probes (N, ...)."""
+def _with_triggers(watermark: Watermark, key: Key, probe_inputs: Tensor) -> Tensor:
+    """Return the probes (N, ...), and behind them the pictures that ``key`` draws: (N + T, ...)."""
     first_key = key.pattern_keys()[key.messages[0]]
-    return watermark.trigger_probes(first_key, unlabelled(probe_inputs)).inputs
+    triggers = watermark.trigger_probes(first_key, unlabelled(probe_inputs)).inputs
+    return torch.cat([probe_inputs, triggers])
 
 
 @dataclass(frozen=True)
