@@ -97,27 +97,29 @@ def evaluate(
         >>> print(found.markdown)  # doctest: +SKIP
     """
     see_current_folder()
-    own = find_class(method) if isinstance(method, str) else method
-    common = [*_data(data), f"scale={scale}", f"output_dir={output_dir}", *overrides]
-    methods = [overrides_of(own), *([f"method={name}"] for name in rivals)]
+    watermark = find_class(method) if isinstance(method, str) else method
+    common = [*_data_overrides(data), f"scale={scale}", f"output_dir={output_dir}", *overrides]
+    method_choices = [overrides_of(watermark), *([f"method={name}"] for name in rivals)]
     with configs():
         attack_names = matching_attacks(attacks)
-        lines = [
-            [*chosen, f"attack={attack}", f"seed={seed}", *common]
-            for chosen in methods
+        cell_overrides = [
+            [*choice, f"attack={attack}", f"seed={seed}", *common]
+            for choice in method_choices
             for attack in attack_names
             for seed in seeds
         ]
-        for chosen in methods:
-            check_overrides("config", [*chosen, f"attack={attack_names[0]}", *common])
+        for choice in method_choices:
+            check_overrides("config", [*choice, f"attack={attack_names[0]}", *common])
         composer = CellComposer()
-        cells = [(line, composer.compose(line)) for line in lines]
+        cells = [(overrides, composer.compose(overrides)) for overrides in cell_overrides]
     if workers > 1:
-        _make_together([config for _, config in cells], workers, report)
-    rows, problems = _run(cells, report)
-    shown = [line for line in common if not is_unhashed(line)]
+        _make_missing_stages([config for _, config in cells], workers, report)
+    rows, problems = _run_cells(cells, report)
+    counted = [override for override in common if not is_unhashed(override)]
     swept = [f"attack={','.join(attack_names)}", f"seed={','.join(map(str, seeds))}"]
-    command = shlex.join(["python", "run.py", "-m", *methods[0], *swept, *map(public, shown)])
+    command = shlex.join(
+        ["python", "run.py", "-m", *method_choices[0], *swept, *map(public, counted)]
+    )
     sheet = Sheet(command, {}, rows, ["method", "attack"])
     return Evaluation(sheet, tuple(problems), Path(output_dir))
 
@@ -135,25 +137,30 @@ def matching_attacks(patterns: str | Sequence[str]) -> list[str]:
     for pattern in patterns:
         matching = fnmatch.filter(names, pattern)
         if "*" in pattern:
-            matching = [n for n in matching if not any(fnmatch.fnmatch(n, c) for c in CONTROLS)]
+            matching = [name for name in matching if not _is_control(name)]
         if not matching:
             raise InputError(f"attacks={pattern!r}: there is none{suggestion(pattern, names)}")
         found |= dict.fromkeys(matching)
     return sorted(found, key=lambda name: name != "none")
 
 
-def _data(data: str | Path) -> list[str]:
+def _is_control(attack: str) -> bool:
+    """Return whether ``attack`` is none that a pattern stands for."""
+    return any(fnmatch.fnmatch(attack, control) for control in CONTROLS)
+
+
+def _data_overrides(data: str | Path) -> list[str]:
     """Return the overrides that choose ``data``."""
-    known = choices_of("data")
-    if str(data) in known:
+    names = choices_of("data")
+    if str(data) in names:
         return [f"data={data}"]
     if Path(data).is_dir():
         return ["data=imagefolder", f"data.path='{Path(data).resolve()}'"]
-    meant = suggestion(str(data), known)
-    raise InputError(f"data={data}: no folder, and none of {', '.join(known)}{meant}")
+    did_you_mean = suggestion(str(data), names)
+    raise InputError(f"data={data}: no folder, and none of {', '.join(names)}{did_you_mean}")
 
 
-def _make_together(
+def _make_missing_stages(
     cells: Sequence[dict[str, Any]], workers: int, report: Callable[[str], None]
 ) -> None:
     """Make the missing stages of all ``cells`` with several processes."""
@@ -163,18 +170,18 @@ def _make_together(
     from softmark.store.store import Store
     from softmark.sweep.workers import make_stages
 
-    planner, missing, needing = Planner(), {}, {}
+    planner, missing, config_of = Planner(), {}, {}
     store = Store.under(cells[0]["output_dir"], report)
     for config in cells:
         decode_data(config)
-        found = missing_stages(planner.plan(config), store)
-        missing |= found
-        needing |= dict.fromkeys(found, config)
+        of_cell = missing_stages(planner.plan(config), store)
+        missing |= of_cell
+        config_of |= dict.fromkeys(of_cell, config)
     trainer = {**cells[0]["trainer"], "workers": workers}
-    make_stages(missing, needing.__getitem__, trainer, store)
+    make_stages(missing, config_of.__getitem__, trainer, store)
 
 
-def _run(
+def _run_cells(
     cells: Sequence[tuple[list[str], dict[str, Any]]], report: Callable[[str], None]
 ) -> tuple[list[Row], list[str]]:
     """Run every cell; return a row for each method and attack, and why some have no verdict."""
@@ -182,19 +189,19 @@ def _run(
     from softmark.experiment.record import record_of
     from softmark.experiment.run import run_cell
 
-    groups: dict[tuple[str, str], list[Record | None]] = {}
+    records_of: dict[tuple[str, str], list[Record | None]] = {}
     problems = []
-    for line, config in cells:
-        name = (config["method"]["name"], config["attack"]["name"])
+    for overrides, config in cells:
+        names = (config["method"]["name"], config["attack"]["name"])
         record: Record | None = None
         try:
-            record = filled(run_cell(config, line, report))
+            record = filled(run_cell(config, overrides, report))
         except Exception as error:
             # A bug in somebody's own method fails its cell, and no other.
             reason = reason_of(error) or f"{type(error).__name__}: {error}"
-            problems.append(f"{name[0]} under {name[1]}, seed {config['seed']}: {reason}")
+            problems.append(f"{names[0]} under {names[1]}, seed {config['seed']}: {reason}")
             report(f"error: {problems[-1]}")
             record = record_of(plan(config))
             record = record and filled(record)
-        groups.setdefault(name, []).append(record)
-    return [Row(name, tuple(records)) for name, records in groups.items()], problems
+        records_of.setdefault(names, []).append(record)
+    return [Row(names, tuple(records)) for names, records in records_of.items()], problems

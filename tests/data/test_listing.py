@@ -278,7 +278,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys, monkeypatch):
     # What isn't read can't go wrong.
     (folder / "val" / "ant" / "gone").symlink_to(tmp_path / "gone")
     (folder / "disk").symlink_to("/")
-    monkeypatch.setattr(listing, "MANY", 1)
+    monkeypatch.setattr(listing, "COUNTED_AT_MOST", 1)
     assert source(folder).read().images.shape[0] == 4
     remark = "0 in disk/, 0 in val/, 1 or more in more/"
     assert remark in capsys.readouterr().err

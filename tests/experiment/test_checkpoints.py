@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def each_epoch(monkeypatch):
-    monkeypatch.setattr(checkpoints, "EVERY", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_STATES", 0)
 
 
 def classifier(die_in: int | None = None) -> Classifier:
@@ -123,7 +123,7 @@ def test_a_state_that_cant_be_used_is_not(broken, tmp_path):
 
 
 def test_short_trainings_keep_no_state(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "EVERY", 60)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_STATES", 60)
     kept = Checkpoints(tmp_path / "states")
     Fit("cpu", checkpoints=kept.callbacks)(classifier(), SAMPLES, "victim")
     assert not kept.folder.exists()

@@ -47,10 +47,10 @@ class CurveModule(Classifier):
         self.start, self.end = (end.requires_grad_(False) for end in ends)
 
     def at(self, t: float) -> dict[str, Tensor]:
-        """Return the parameters at ``t``, between 0 and 1, by name."""
-        first, last = dict(self.start.named_parameters()), dict(self.end.named_parameters())
+        """Return the parameters at the curve's ``t``, between 0 and 1, by name."""
+        start, end = dict(self.start.named_parameters()), dict(self.end.named_parameters())
         return {
-            name: (1 - t) ** 2 * first[name] + 2 * t * (1 - t) * middle + t**2 * last[name]
+            name: (1 - t) ** 2 * start[name] + 2 * t * (1 - t) * middle + t**2 * end[name]
             for name, middle in self.network.named_parameters()
         }
 
@@ -110,9 +110,9 @@ class Connect(Attack):
             raise InputError(
                 f"attack: {len(data)} pictures are too few: two for each half at least"
             )
-        end = fit(Classifier(copy.deepcopy(target), self.tuned), data[:half], "finetune")
-        middle = mean_of([copy.deepcopy(target), end], data)
-        module = CurveModule(middle, self.curved, (target, end))
+        tuned_copy = fit(Classifier(copy.deepcopy(target), self.tuned), data[:half], "finetune")
+        middle = mean_of([copy.deepcopy(target), tuned_copy], data)
+        module = CurveModule(middle, self.curved, (target, tuned_copy))
         network = fit(module, data[half:], "curve")
         with torch.no_grad():
             network.load_state_dict(module.at(self.t), strict=False)
@@ -144,14 +144,18 @@ class AverageIndependent(Attack):
 
     def apply(self, target: nn.Module, data: Samples, fit: Fit) -> AttackResult:
         classes = classes_of(target, data)
-        own = train_shadow_model(self.network, self.recipe, data, classes, fit)
-        check_same_shapes(own, target)
+        independent = train_shadow_model(self.network, self.recipe, data, classes, fit)
+        check_same_shapes(independent, target)
         if self.match:
-            match_channels(own, target, data)
-        state, other = target.state_dict(), own.state_dict()
-        mixed = {name: value.lerp(other[name].to(value), self.weight) if value.is_floating_point()
-                 else value for name, value in state.items()}  # fmt: skip
-        target.load_state_dict(mixed)
+            match_channels(independent, target, data)
+        state, other_state = target.state_dict(), independent.state_dict()
+        mean = {
+            name: value.lerp(other_state[name].to(value), self.weight)
+            if value.is_floating_point()
+            else value
+            for name, value in state.items()
+        }
+        target.load_state_dict(mean)
         return AttackResult(renew_statistics(target, data))
 
 
@@ -162,25 +166,28 @@ def match_channels(network: nn.Module, like: nn.Module, data: Samples) -> None:
     """
     from scipy.optimize import linear_sum_assignment
 
-    groups, others = channel_groups(network), channel_groups(like)
-    sums: list[Moments] = [Moments() for _ in groups]
+    groups, like_groups = channel_groups(network), channel_groups(like)
+    moments_of_groups: list[Moments] = [Moments() for _ in groups]
     for images in data.inputs[:MEASURED].split(250):
-        own, other = activations(network, groups, images), activations(like, others, images)
-        for moments, first, second in zip(sums, own, other, strict=True):
+        firsts, seconds = (
+            activations(network, groups, images),
+            activations(like, like_groups, images),
+        )
+        for moments, first, second in zip(moments_of_groups, firsts, seconds, strict=True):
             moments.add(first, second)
-    for group, moments in zip(groups, sums, strict=True):
+    for group, moments in zip(groups, moments_of_groups, strict=True):
         _, source = linear_sum_assignment(moments.correlations().numpy(), maximize=True)
         remap(group, torch.from_numpy(source), torch.ones(group.size), spread=0.0)
 
 
 def activations(network: nn.Module, groups: list[Group], images: Tensor) -> list[Tensor]:
     """Return what is read of the channels of each of ``groups``, (N, C): a row for each place."""
-    seen: list[list[Tensor]] = [[] for _ in groups]
+    inputs_of_groups: list[list[Tensor]] = [[] for _ in groups]
     handles = [
         group.readers[0].register_forward_pre_hook(
-            lambda _, given, parts=parts: parts.append(given[0].cpu())
+            lambda _, arguments, parts=parts: parts.append(arguments[0].cpu())
         )
-        for group, parts in zip(groups, seen, strict=True)
+        for group, parts in zip(groups, inputs_of_groups, strict=True)
     ]
     try:
         predict(network, images)
@@ -189,7 +196,7 @@ def activations(network: nn.Module, groups: list[Group], images: Tensor) -> list
             handle.remove()
     return [
         torch.cat(parts).unflatten(1, (group.size, -1)).flatten(2).mT.flatten(0, 1)
-        for group, parts in zip(groups, seen, strict=True)
+        for group, parts in zip(groups, inputs_of_groups, strict=True)
     ]
 
 

@@ -22,8 +22,11 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
-MANY = 10_000  # files that are left out are counted up to this
-SYSTEM = ("__MACOSX", "@eaDir")  # folders of macOS and of network disks, with pictures of their own
+COUNTED_AT_MOST = 10_000  # files that are left out
+SYSTEM_FOLDERS = (
+    "__MACOSX",
+    "@eaDir",
+)  # folders of macOS and of network disks, with pictures of their own
 
 Classes = dict[str, list[Path]]
 
@@ -81,11 +84,11 @@ def list_pictures(folder: Path) -> Listing:
     listing = Listing(
         _by_class(train, seen, left_out), _by_class(test, seen, left_out) if test else {}, []
     )
-    if strangers := sorted(listing.test.keys() - listing.train.keys()):
-        raise InputError(f"{test / strangers[0]}: no such class in {train}")
+    if unknown := sorted(listing.test.keys() - listing.train.keys()):
+        raise InputError(f"{test / unknown[0]}: no such class in {train}")
     for entry in _visible(folder) if splits else ():
         if Path(entry.path) not in (train, test):
-            _count(entry, seen, left_out)
+            _count_left_out(entry, seen, left_out)
     if test and "test" not in splits:
         listing.remarks.append(f"{test} is taken for the test split")
     if left_out:
@@ -100,7 +103,7 @@ def stamps(files: Iterable[Path], folder: Path) -> list[tuple[str, int, int, int
     A file that was copied with its date, or unpacked, has another time of change.
     """
     stats = [(str(file.relative_to(folder)), file.stat()) for file in files]
-    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -129,14 +132,14 @@ def _by_class(folder: Path, seen: set[str], left_out: Counter[str]) -> Classes:
     classes: Classes = {}
     for entry in _visible(folder):
         if not entry.is_dir():
-            left_out[_kind(entry)] += 1
+            left_out[_description_of_left_out(entry)] += 1
             continue
         classes[entry.name] = []
         for file in _files(entry.path, seen):
             if _is_picture(file):
                 classes[entry.name].append(Path(file.path))
             else:
-                left_out[_kind(file)] += 1
+                left_out[_description_of_left_out(file)] += 1
         if not classes[entry.name]:
             raise InputError(f"{entry.path} holds no {', '.join(sorted(SUFFIXES))}")
     if not classes:
@@ -144,20 +147,20 @@ def _by_class(folder: Path, seen: set[str], left_out: Counter[str]) -> Classes:
     return classes
 
 
-def _count(entry: os.DirEntry, seen: set[str], left_out: Counter[str]) -> None:
+def _count_left_out(entry: os.DirEntry, seen: set[str], left_out: Counter[str]) -> None:
     """Count the file, or those in the folder, that isn't read."""
     if not entry.is_dir():
-        left_out[_kind(entry)] += 1
+        left_out[_description_of_left_out(entry)] += 1
         return
-    inside, name = 0, f"in {entry.name}/"
+    count, place = 0, f"in {entry.name}/"
     # Nobody needs them: they may be links to nowhere, or to half of the disk.
     with contextlib.suppress(InputError, OSError):
-        for _ in itertools.islice(_files(entry.path, set(seen)), MANY):
-            inside += 1
-    left_out[name if inside < MANY else f"or more {name}"] = inside
+        for _ in itertools.islice(_files(entry.path, set(seen)), COUNTED_AT_MOST):
+            count += 1
+    left_out[place if count < COUNTED_AT_MOST else f"or more {place}"] = count
 
 
-def _kind(entry: os.DirEntry) -> str:
+def _description_of_left_out(entry: os.DirEntry) -> str:
     """Return what messages call files that are left out as this one is."""
     if _is_picture(entry):
         return "outside of the classes' folders"
@@ -175,14 +178,18 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
     Raises:
         InputError: a link leads nowhere.
     """
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    shown = [e for e in entries if not e.name.startswith(".") and e.name not in SYSTEM]
-    for entry in shown:
+    with os.scandir(folder) as unsorted:
+        entries = sorted(unsorted, key=lambda entry: entry.name)
+    visible = [
+        entry
+        for entry in entries
+        if not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS
+    ]
+    for entry in visible:
         if entry.is_symlink() and not Path(entry.path).exists():
             target = os.path.realpath(entry.path)
             raise InputError(f"{entry.path} is a link to nothing: {target} isn't there")
-    return shown
+    return visible
 
 
 def _files(folder: str, seen: set[str]) -> Iterator[os.DirEntry]:
@@ -191,12 +198,12 @@ def _files(folder: str, seen: set[str]) -> Iterator[os.DirEntry]:
     Raises:
         InputError: a folder was seen before: it would be read twice, or without end.
     """
-    real = os.path.realpath(folder)
-    if real in seen:
+    real_path = os.path.realpath(folder)
+    if real_path in seen:
         raise InputError(
-            f"{folder} is {real}, which is read already or lies around it: remove the link"
+            f"{folder} is {real_path}, which is read already or lies around it: remove the link"
         )
-    seen.add(real)
+    seen.add(real_path)
     for entry in _visible(folder):
         if entry.is_dir():
             yield from _files(entry.path, seen)

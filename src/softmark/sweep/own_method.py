@@ -23,17 +23,17 @@ from softmark.nodes import short, suggestion
 from softmark.recipe import Recipe
 from softmark.sweep.spelling import quoted
 
-TARGET = re.compile(r"\+{0,2}method\._target_=(?P<target>.*)")
-BASE = "method=none"  # what an own method's node begins as
-RECIPE = "${recipe}"  # of the data, which an own method trains by unless it brings another
+TARGET_OVERRIDE = re.compile(r"\+{0,2}method\._target_=(?P<target>.*)")
+UNMARKED = "method=none"  # what the node of an own method begins as
+RECIPE_OF_DATA = "${recipe}"  # of the data, which an own method trains by unless it brings another
 # The victim, trained on as long without a mark: what a mark costs is measured against it.
-CONTROL = (
+CONTROL_OVERRIDE = (
     "+method.control={_target_:softmark.methods.parts.control.Control,"
     "recipe:${..recipe},epochs_factor:${..epochs_factor},"
     "batch_size_factor:${..batch_size_factor}}"
 )
-NAMED = ("message", "epochs_factor", "batch_size_factor")  # always, as the control reads them
-SET = ("_target_", "name")  # keys of the base's node
+ALWAYS_GIVEN = ("message", "epochs_factor", "batch_size_factor")  # the control reads them
+KEYS_OF_UNMARKED = ("_target_", "name")  # keys of the node of method=none
 
 
 def with_own_method(words: Sequence[str]) -> list[str]:
@@ -46,26 +46,26 @@ def with_own_method(words: Sequence[str]) -> list[str]:
         InputError: there is no such class, or it is no watermark.
     """
     see_current_folder()
-    found = [match for match in map(TARGET.fullmatch, words) if match]
-    if not found or any(word.startswith("method=") for word in words):
+    targets = [match for match in map(TARGET_OVERRIDE.fullmatch, words) if match]
+    if not targets or any(word.startswith("method=") for word in words):
         return list(words)
-    if len(found) > 1 or re.search(r"[,()]", found[0]["target"]):
+    if len(targets) > 1 or re.search(r"[,()]", targets[0]["target"]):
         raise InputError("method._target_=CLASS: one class, as mine.Mine")
-    target = found[0]["target"]
-    kind = find_class(target)
-    given = [word for word in words if word.lstrip("+").startswith("method.")]
-    own = {re.split("[.=]", word.lstrip("+"))[1] for word in given}
-    settings = [line for line in overrides_of(kind) if re.split("[.=]", line)[1] not in own]
-    added = [f"+{word}" if _is_new(word) else word for word in given]
+    target = targets[0]["target"]
+    watermark = find_class(target)
+    method_overrides = [word for word in words if word.lstrip("+").startswith("method.")]
+    keys = {re.split("[.=]", word.lstrip("+"))[1] for word in method_overrides}
+    defaults = [line for line in overrides_of(watermark) if re.split("[.=]", line)[1] not in keys]
+    own_overrides = [f"+{word}" if _adds_key(word) else word for word in method_overrides]
     # Options come first, as everywhere.
-    others = [word for word in words if word not in given]
+    others = [word for word in words if word not in method_overrides]
     options = [word for word in others if "=" not in word or word.startswith("-")]
-    rest = [word for word in others if word not in options]
-    return [*options, *settings, *added, *rest]
+    choices = [word for word in others if word not in options]
+    return [*options, *defaults, *own_overrides, *choices]
 
 
-def _is_new(word: str) -> bool:
-    return not word.startswith("+") and re.split("[.=]", word)[1] not in SET
+def _adds_key(word: str) -> bool:
+    return not word.startswith("+") and re.split("[.=]", word)[1] not in KEYS_OF_UNMARKED
 
 
 def see_current_folder() -> None:
@@ -86,7 +86,7 @@ def find_class(target: str) -> type:
     if not module:
         raise InputError(f"{where}: MODULE.CLASS is needed, as mine.Mine")
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise InputError(
@@ -96,12 +96,12 @@ def find_class(target: str) -> type:
     except Exception as error:
         reason = f"{type(error).__name__}: {short(reason_of(error) or error)}"
         raise InputError(f"{where}: {module} can't be imported: {reason}") from error
-    if not hasattr(found, name):
-        classes = [other for other, value in vars(found).items() if inspect.isclass(value)]
+    if not hasattr(imported, name):
+        classes = [other for other, value in vars(imported).items() if inspect.isclass(value)]
         raise InputError(f"{where}: {module} has no class {name}{suggestion(name, classes)}")
-    kind = getattr(found, name)
-    check_class(kind, where)
-    return kind
+    watermark = getattr(imported, name)
+    check_class(watermark, where)
+    return watermark
 
 
 def overrides_of(method: Any) -> list[str]:
@@ -117,45 +117,51 @@ def overrides_of(method: Any) -> list[str]:
     """
     from softmark.methods.watermark import TrainedWatermark
 
-    kind = method if inspect.isclass(method) else type(method)
-    target = f"{kind.__module__}.{kind.__qualname__}"
-    if kind.__module__ == "__main__" or "<locals>" in target:
+    watermark = method if inspect.isclass(method) else type(method)
+    target = f"{watermark.__module__}.{watermark.__qualname__}"
+    if watermark.__module__ == "__main__" or "<locals>" in target:
         raise InputError(
-            f"{kind.__qualname__} is defined in {kind.__module__}: put it at the top of a file of "
-            "its own, as mine.py, and import it, so that its code can be told from another's"
+            f"{watermark.__qualname__} is defined in {watermark.__module__}: put it at the top of "
+            "a file of its own, as mine.py, and import it, so that its code can be told from "
+            "another's"
         )
-    lines = [BASE, f"method._target_={target}", f"method.name={kind.__name__}"]
-    given = {} if inspect.isclass(method) else _arguments(method)
+    overrides = [UNMARKED, f"method._target_={target}", f"method.name={watermark.__name__}"]
+    given = {} if inspect.isclass(method) else _arguments_of(method)
     # A config names every number of our own classes (``nodes.make``).
-    ours = kind.__module__.startswith("softmark.")
-    for name, default in _defaults(kind).items():
+    is_ours = watermark.__module__.startswith("softmark.")
+    for name, default in _defaults_of(watermark).items():
         value = given.get(name, default)
         if name == "recipe" and (name not in given or value == Recipe()):
-            lines.append(f"+method.recipe={RECIPE}")
+            overrides.append(f"+method.recipe={RECIPE_OF_DATA}")
         elif name == "message" and not isinstance(value, str):
-            lines.append("+method.message=softmark")
-        elif name in NAMED or ours or (name in given and value != default):
-            lines.append(f"+method.{name}={_text(value, f'{kind.__name__}.{name}')}")
-    if issubclass(kind, TrainedWatermark):
-        lines.append(CONTROL)
-    return lines
+            overrides.append("+method.message=softmark")
+        elif name in ALWAYS_GIVEN or is_ours or (name in given and value != default):
+            overrides.append(
+                f"+method.{name}={_override_value(value, f'{watermark.__name__}.{name}')}"
+            )
+    if issubclass(watermark, TrainedWatermark):
+        overrides.append(CONTROL_OVERRIDE)
+    return overrides
 
 
-def _defaults(kind: type) -> dict[str, Any]:
-    """Return each argument of ``kind`` with its default."""
-    defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
-    made = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    factories = {f.name: f.default_factory for f in made}
+def _defaults_of(watermark: type) -> dict[str, Any]:
+    """Return each argument of ``watermark`` with its default."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(watermark).parameters.items()
+    }
+    class_fields = dataclasses.fields(watermark) if dataclasses.is_dataclass(watermark) else ()
+    factories = {field.name: field.default_factory for field in class_fields}
     for name, factory in factories.items():
         if name in defaults and factory is not dataclasses.MISSING:
             defaults[name] = factory()
     return defaults
 
 
-def _arguments(method: Any) -> dict[str, Any]:
+def _arguments_of(method: Any) -> dict[str, Any]:
     """Return what ``method`` was made with. Raise ``InputError`` where it doesn't keep that."""
     values = {}
-    for name in _defaults(type(method)):
+    for name in _defaults_of(type(method)):
         if not hasattr(method, name):
             raise InputError(
                 f"{type(method).__name__} keeps no {name}: make it a dataclass, or keep each "
@@ -165,7 +171,7 @@ def _arguments(method: Any) -> dict[str, Any]:
     return values
 
 
-def _text(value: Any, where: str) -> str:
+def _override_value(value: Any, where: str) -> str:
     """Return ``value`` as Hydra reads it in an override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -174,19 +180,23 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value if re.fullmatch(r"[A-Za-z_][\w.-]*", value) else quoted(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(_text(one, where) for one in value)}]"
+        return f"[{','.join(_override_value(item, where) for item in value)}]"
     if isinstance(value, functools.partial) and not value.args:
         kind = value.func
         target = f"{kind.__module__}.{kind.__qualname__}"
         value = {"_target_": target, "_partial_": True, **value.keywords}
     if dataclasses.is_dataclass(value) and not inspect.isclass(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        fields = {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if field.init
+        }
         kind = type(value)
         value = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **fields}
     if isinstance(value, Mapping):
         pairs = (
-            f"{name}:{RECIPE if one == Recipe() else _text(one, where)}"
-            for name, one in value.items()
+            f"{name}:{RECIPE_OF_DATA if item == Recipe() else _override_value(item, where)}"
+            for name, item in value.items()
         )
         return f"{{{','.join(pairs)}}}"
     raise InputError(f"{where}={short(value)}: a number, a text, a list or a dataclass is needed")
