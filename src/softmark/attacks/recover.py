@@ -147,7 +147,7 @@ class DistillRecovered(Distill):
             network, key = marked_copy(self.method, shadow, data, fit)
             answer = answers_of(network)
             if key is not None:
-                answer = self.method.serve(answer, key)
+                answer = self.method.serve_network(network, answer, key)
             inputs = shifted_copies(data, self.copies * len(data), self.recipe).inputs
             marked.append(answer(inputs))
             true.append(predict(shadow, inputs))

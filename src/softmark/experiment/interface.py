@@ -64,21 +64,23 @@ class ServingChain:
 
     def answer(self, network: nn.Module) -> Answer:
         """Return how ``network`` answers behind it."""
-        return served(answers_of(network), self.method, self.key, self.steps)
+        return served(network, answers_of(network), self.method, self.key, self.steps)
 
     def suspect(self, network: nn.Module, log: Samples | None) -> Suspect:
         """Return ``network`` as the judge meets it: its logits where nothing stands before it."""
         plain = answers_of(network)
-        answer = served(plain, self.method, self.key, self.steps)
+        answer = served(network, plain, self.method, self.key, self.steps)
         if answer is plain:
             return replace(Suspect.of(network), log=log)
         return Suspect(answer, network, log)
 
 
-def served(answer: Answer, method: Any, key: Key | None, steps: Iterable[Any]) -> Answer:
-    """Return ``answer`` behind the owner's interface, or behind what each attack step adds."""
+def served(
+    network: nn.Module, answer: Answer, method: Any, key: Key | None, steps: Iterable[Any]
+) -> Answer:
+    """Return ``answer``, which asks ``network``, behind the owner's interface or attack steps."""
     if key is not None:
-        answer = method.serve(answer, key)
+        answer = method.serve_network(network, answer, key)
     for step in steps:
         answer = step.serve(answer)
     return answer

@@ -29,6 +29,7 @@ _MODULES = {
     "EaaW": "softmark.methods.eaaw",
     "Fit": "softmark.training",
     "Frontier": "softmark.methods.frontier",
+    "HoneyTrace": "softmark.methods.honeytrace",
     "Hybrid": "softmark.methods.hybrid",
     "IPGuard": "softmark.methods.ipguard",
     "Key": "softmark.methods.key",

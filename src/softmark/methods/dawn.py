@@ -65,10 +65,8 @@ class Dawn(Watermark):
 
     def steps(self, key: Key, inputs: Tensor) -> Tensor:
         """Return how far each answer is moved, 1 to K - 1 classes; 0 for a true one: (N,)."""
-        secret = key.stream(32)
         steps = []
-        for one in inputs:
-            drawn = hmac.digest(secret, one.numpy().tobytes(), "sha256")
+        for drawn in input_digests(key, inputs):
             is_wrong = int.from_bytes(drawn[:8], "big") < self.input_fraction * 2**64
             step = 1 + int.from_bytes(drawn[8:16], "big") % (key.classes - 1)
             steps.append(step if is_wrong else 0)
@@ -99,3 +97,9 @@ class Dawn(Watermark):
         hits = suspect.answers(probes).argmax(1) == probes.labels
         test = Binomial(int(hits.sum()), len(hits), 1 / (key.classes - 1))
         return Evidence(hits.float(), {"wrong answers": test}, mark_recall=test.score)
+
+
+def input_digests(key: Key, inputs: Tensor) -> list[bytes]:
+    """Return HMAC-SHA256 of each of ``inputs`` (N, ...), under the key: 32 bytes each."""
+    secret = key.stream(32)
+    return [hmac.digest(secret, one.numpy().tobytes(), "sha256") for one in inputs]

@@ -85,7 +85,7 @@ class Watermark:
     needs: ClassVar[Access] = "probabilities"
     """What the judge must be able to see of a suspect."""
     uses_query_log: ClassVar[bool] = False
-    """Whether the evidence reads what the owner's interface was asked."""
+    """Whether there is evidence only where the owner's interface was asked something."""
     uses_victim_labels: ClassVar[bool] = False
     """Whether the labels of its probes are the unmarked victim's answers, and not the true ones."""
     supports_owner: ClassVar[bool] = False
@@ -148,6 +148,10 @@ class Watermark:
     def serve(self, answer: Answer, key: Key) -> Answer:
         """Return what the owner's interface makes of the watermarked model's answers."""
         return answer
+
+    def serve_network(self, network: nn.Module, answer: Answer, key: Key) -> Answer:
+        """Return what ``serve`` does, where it must see the ``network`` that ``answer`` asks."""
+        return self.serve(answer, key)
 
     def probes(self, key: Key, pool: Samples, log: Samples | None = None) -> Samples:
         """Return what the judge asks a suspect.
