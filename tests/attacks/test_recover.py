@@ -9,13 +9,14 @@ import torch
 from helpers.training import NETWORK, STUDENT, fit, recipe, samples
 from softmark.attacks.recover import DistillRecovered, mean_of_neighbours, shifted_copies
 from softmark.errors import InputError
+from softmark.methods.watermark import Watermark
 from softmark.models.access import Query
 from softmark.recipe import Recipe
 
 INVERSE = Recipe(epochs=60, batch_size=64, lr=0.05, pad=0, flip=False)
 
 
-class Turned:
+class Turned(Watermark):
     """A method that lets the second and the third class of each answer change places."""
 
     supports_owner = False
