@@ -308,7 +308,7 @@ MUTANTS = (
     Mutant("what an attacker serves isn't asked", "experiment/interface.py",
            "        answer = step.serve(answer)\n", "        pass\n"),
     Mutant("the owner's interface isn't in the way", "experiment/interface.py",
-           "answer = method.serve(answer, key)", "pass"),
+           "answer = method.serve_network(network, answer, key)", "pass"),
     # What a record says beside the verdict, and what the nulls rest on.
     Mutant("accuracies on the attacker's pictures", "experiment/judge.py",
            "samples=context.roles.judge,", "samples=context.roles.attacker,"),
