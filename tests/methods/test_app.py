@@ -2,21 +2,12 @@
 
 import copy
 
-import pytest
 import torch
 from torch.nn import functional as F
 
 from helpers.training import network, recipe, samples
 from softmark.batches import Batches
-from softmark.errors import InputError
-from softmark.methods.app import (
-    APPModule,
-    add_perturbed_gradients,
-    clean_batch_norm,
-    clean_inputs,
-    perturbed_weight,
-)
-from softmark.methods.margin import Margin, MarginModule
+from softmark.methods.app import APPModule, clean_batch_norm, clean_inputs, perturbed_weight
 from softmark.methods.parts.trigger_set import with_triggers
 
 
@@ -74,27 +65,6 @@ def test_the_gradient_is_that_of_the_triggers_at_the_moved_weights():
         module.network.parameters(), before, moved.parameters(), strict=True
     ):
         torch.testing.assert_close(weight.grad - old, 0.3 * far.grad, atol=1e-5, rtol=1e-4)
-
-
-def test_margin_learns_its_moved_triggers_at_moved_weights_where_it_is_asked_to():
-    numbers = {"triggers": samples(4), "fraction": 0.2, "weight": 0.1, "eps": 0.1, "iterations": 1}
-    batch = next(iter(Batches(samples(16), recipe())))
-    for strength in (0.0, 0.3):
-        module = MarginModule(
-            network=trained_network(), recipe=recipe(), perturbation_strength=strength, **numbers
-        )
-        module.loss(batch).backward()
-        expected = copy.deepcopy(module.network)
-        for weight, other in zip(module.parameters(), expected.parameters(), strict=True):
-            other.grad = weight.grad.clone()
-        if strength:
-            triggers = module.moved, module.moved_labels
-            add_perturbed_gradients(expected, batch.inputs, *triggers, 0.02, strength)
-        module.add_gradients(batch)
-        for weight, other in zip(module.parameters(), expected.parameters(), strict=True):
-            torch.testing.assert_close(weight.grad, other.grad)
-    with pytest.raises(InputError, match="perturbation_strength"):
-        Margin(perturbation_strength=-0.1)
 
 
 def test_a_trigger_of_the_batch_gives_its_place_to_a_picture_of_the_task():

@@ -95,41 +95,25 @@ class APPModule(Classifier):
         drawn = torch.randint(len(self.labels), (len(batch.labels),), device=self.labels.device)
         pictures, labels = as_input(self.pictures[drawn]), self.labels[drawn]
         clean = clean_inputs(batch, self.first)
-        add_perturbed_gradients(self.network, clean, pictures, labels, self.eps, self.strength)
+        norms = {id(w) for bn in batch_norms(self.network) for w in bn.parameters()}
+        names, weights = zip(*self.network.named_parameters(), strict=True)
 
+        def loss_at(values: dict[str, Tensor]) -> Tensor:
+            logits = functional_call(self.network, values, (torch.cat([clean, pictures]),))
+            return F.cross_entropy(logits[len(clean) :].float(), labels)
 
-def add_perturbed_gradients(
-    network: nn.Module, clean: Tensor, pictures: Tensor, labels: Tensor, eps: float, strength: float
-) -> None:
-    """Add ``strength`` times the gradient of the triggers' loss at weights moved against them.
-
-    Args:
-        network: whose weights have gradients.
-        clean: inputs of the task, of which BatchNorm takes mean and variance: (B, C, H, W).
-        pictures: triggers, (T, C, H, W).
-        labels: of the triggers, (T,).
-        eps: how far the weights are moved, over their norm.
-        strength: of the triggers' loss there.
-    """
-    norms = {id(w) for bn in batch_norms(network) for w in bn.parameters()}
-    names, weights = zip(*network.named_parameters(), strict=True)
-
-    def loss_at(values: dict[str, Tensor]) -> Tensor:
-        logits = functional_call(network, values, (torch.cat([clean, pictures]),))
-        return F.cross_entropy(logits[len(clean) :].float(), labels)
-
-    off = torch.autocast(clean.device.type, enabled=False)
-    with clean_batch_norm(network, len(clean)), off:
-        slopes = torch.autograd.grad(loss_at({}), weights)
-        moved = [
-            w.detach().requires_grad_()
-            if id(w) in norms
-            else perturbed_weight(w.detach(), slope, eps).requires_grad_()
-            for w, slope in zip(weights, slopes, strict=True)
-        ]
-        loss = strength * loss_at(dict(zip(names, moved, strict=True)))
-        for weight, slope in zip(weights, torch.autograd.grad(loss, moved), strict=True):
-            weight.grad.add_(slope)
+        off = torch.autocast(clean.device.type, enabled=False)
+        with clean_batch_norm(self.network, len(clean)), off:
+            slopes = torch.autograd.grad(loss_at({}), weights)
+            moved = [
+                w.detach().requires_grad_()
+                if id(w) in norms
+                else perturbed_weight(w.detach(), slope, self.eps).requires_grad_()
+                for w, slope in zip(weights, slopes, strict=True)
+            ]
+            loss = self.strength * loss_at(dict(zip(names, moved, strict=True)))
+            for weight, slope in zip(weights, torch.autograd.grad(loss, moved), strict=True):
+                weight.grad.add_(slope)
 
 
 def perturbed_weight(weight: Tensor, slope: Tensor, eps: float) -> Tensor:

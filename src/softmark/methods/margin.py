@@ -38,16 +38,13 @@ from softmark.data.pixels import as_input
 from softmark.data.roles import Samples
 from softmark.errors import InputError
 from softmark.methods.adi import Adi
-from softmark.methods.app import add_perturbed_gradients
 from softmark.methods.key import Key, generator
-from softmark.methods.parts.checks import check_above_zero, check_not_negative
+from softmark.methods.parts.checks import check_above_zero
 from softmark.methods.parts.trigger_set import random_numbers, store_pictures
 from softmark.models.access import classes_of
 from softmark.recipe import Recipe
 from softmark.training import Classifier, Fit
 from softmark.verification.nulls import Binomial, Null
-
-WEIGHT_EPS = 0.02  # how far weights are moved over a layer's norm: the paper's of ``app``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +70,10 @@ class AbstractMargin(Adi):
     """How far a trigger's pixels are moved, of their range from 0 to 1. Above 0, at most 1."""
     iterations: int = 5
     """Projected gradient steps before each step of the training. At least 1."""
-    perturbation_strength: float = 0.0
-    """Of the triggers' loss at weights moved against them, as ``app``'s. From 0 on; 0: without."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, "trigger_weight")
-        check_not_negative(self, "perturbation_strength")
         check_perturbation("method", self.eps, self.iterations)
 
     def train(self, network: nn.Module, data: Samples, triggers: Samples, fit: Fit) -> nn.Module:
@@ -91,7 +85,6 @@ class AbstractMargin(Adi):
             weight=self.trigger_weight,
             eps=self.eps,
             iterations=self.iterations,
-            perturbation_strength=self.perturbation_strength,
         )
         return fit(module, data, "marking")
 
@@ -170,7 +163,6 @@ class MarginModule(Classifier):
         weight: a, of a trigger's loss.
         eps: how far their pixels are moved, of their range from 0 to 1.
         iterations: gradient steps that move them.
-        perturbation_strength: of their loss at weights moved against them.
     """
 
     def __init__(
@@ -183,11 +175,9 @@ class MarginModule(Classifier):
         weight: float,
         eps: float,
         iterations: int,
-        perturbation_strength: float = 0.0,
     ):
         super().__init__(network, recipe)
         self.weight, self.eps, self.iterations = weight, eps, iterations
-        self.perturbation_strength = perturbation_strength
         self.triggers_per_batch = max(1, round(fraction / (1 - fraction) * recipe.batch_size))
         self.register_buffer("images", triggers.inputs, persistent=False)
         self.register_buffer("labels", triggers.labels, persistent=False)
@@ -200,19 +190,11 @@ class MarginModule(Classifier):
         self.network.eval()
         moved = perturbed(self.network, pictures, labels, self.eps, self.iterations)
         self.network.train()
-        self.moved, self.moved_labels = moved.detach(), labels
         logits = self.network(torch.cat([batch.inputs, moved]))
         targets = torch.cat([batch.labels, labels])
         return margin_loss(
             logits, targets, len(batch.labels), self.weight, self.recipe.label_smoothing
         )
-
-    def add_gradients(self, batch: Batch) -> None:
-        """Add those of the moved triggers at weights that are moved against them (APP)."""
-        if self.perturbation_strength:
-            moved, labels = self.moved, self.moved_labels
-            weight = self.perturbation_strength
-            add_perturbed_gradients(self.network, batch.inputs, moved, labels, WEIGHT_EPS, weight)
 
 
 def margin_loss(
