@@ -6,6 +6,7 @@ Its globals ARGV, ENVIRONMENT and FOLDER are given by the process that started i
 import atexit
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ argv, environment, folder = (globals()[name] for name in ("ARGV", "ENVIRONMENT",
 for number, name in ((1, "stdout"), (2, "stderr")):
     with open(Path(folder, name), "wb") as file:  # noqa: PTH123
         os.dup2(file.fileno(), number)
+# In the background of a shell, SIGINT is ignored by all that is started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.clear()
 os.environ.update(environment)
 os.chdir(Path(__file__).parents[2])

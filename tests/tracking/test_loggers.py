@@ -243,7 +243,7 @@ def test_what_is_read_from_the_store_is_not_logged_again(tracked, tmp_path):
 
 def test_watching_changes_no_model(tracked, cell):
     first, _, _ = tracked
-    config = cell("method=none", "attack=none", "innocents.calibration=0", "innocents.evaluation=0")
+    config = cell("method=none", "attack=none", *SMALL)
     run_cell(config, [], lambda line: None)
     victim = plan(config).victim
     folders = [first / "store/victim" / victim.address]

@@ -51,7 +51,9 @@ class Hybrid(Watermark):
 
     message: str = "softmark"
     """The customer or the licence: it goes into the key. Any text but the empty one."""
-    soft: SoftLabels = field(default_factory=lambda: USP(marking=USPMarking(copy_weight=0.5)))
+    soft: SoftLabels = field(
+        default_factory=lambda: USP(marking=USPMarking(copy_weight=0.5, trigger_feature_weight=0.1))
+    )
     """The mark of the answers to pictures of the task."""
     triggers: Adi = field(default_factory=AbstractMargin)
     """The trigger set, which is learnt first."""
