@@ -41,11 +41,6 @@ LONG = (
 )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one more worker than there are cores: many tests wait for processes and servers."""
-    return 1 + len(os.sched_getaffinity(0))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(TESTS).as_posix() not in LONG)
 

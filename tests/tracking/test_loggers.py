@@ -70,10 +70,13 @@ class Run:
 def read(file: Path) -> Run:
     # What `wandb leet inspect` calls, without a new Python for each file.
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-    lines = run([*command, "--run-file", str(file), str(file.parents[1])], dict(os.environ)).stdout
-    records = defaultdict(list)
-    for line in map(json.loads, lines.splitlines()):
-        records[line["type"]].append(line.get(line["type"]))
+    command += ["--run-file", str(file), str(file.parents[1])]
+    until, records = time.monotonic() + 30, {}
+    # On a busy machine W&B's own process still writes when the run has ended.
+    while "exit" not in records and time.monotonic() < until:
+        records = defaultdict(list)
+        for line in map(json.loads, run(command, dict(os.environ)).stdout.splitlines()):
+            records[line["type"]].append(line.get(line["type"]))
     (about,) = records["run"]
     artefacts = records["artifact"]
     return Run(
