@@ -120,6 +120,11 @@ def test_what_it_cannot_use_is_named():
     wrong.reference = torch.zeros(3)
     with pytest.raises(InputError, match="holds no features"):
         METHOD.build_modules(wrong)
+    for name in ("features", "reference", "distances"):
+        lacking = small_key()
+        delattr(lacking, name)
+        with pytest.raises(InputError, match="holds no features"):
+            METHOD.build_modules(lacking)
     with pytest.raises(InputError, match="references=10: at least 11"):
         HoneyTrace(references=10)
     with pytest.raises(InputError, match="wants a third"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from softmark.accuracy import accuracy
@@ -165,9 +166,13 @@ class EpochsAttack(Attack):
             epochs = max(1, round(epochs * max(1, held // recipe.batch_size) / steps))
         if self.min_steps is not None:
             epochs = max(epochs, math.ceil(self.min_steps / steps))
-        if self.max_steps is not None:
-            epochs = max(1, min(epochs, self.max_steps // steps))
-        return replace(recipe, epochs=epochs)
+        return replace(recipe, epochs=self.at_most(epochs, steps))
+
+    def at_most(self, epochs: int, steps: int) -> int:
+        """Return ``epochs`` of ``steps`` steps, or as many as ``max_steps`` allows."""
+        if self.max_steps is None:
+            return epochs
+        return max(1, min(epochs, self.max_steps // steps))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -206,6 +211,13 @@ class DecayingClassifier(Classifier):
         if self.decay is None:
             return super().rate(progress)
         return self.decay ** int(progress * self.epochs)
+
+
+def adam(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """Return Adam for the weights of all ``groups``, without a decay of weights."""
+    weights = [weight for group in groups for weight in group["params"]]
+    # Fused: the others read the number of the step, for which a GPU would have to wait.
+    return torch.optim.Adam(weights, lr, fused=True)
 
 
 def hold_out(data: Samples, fraction: float) -> tuple[Samples, Samples]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from softmark.attacks.attack import (
     AttackResult,
+    DecayingClassifier,
     TrainingAttack,
     check,
     check_between,
@@ -32,7 +33,7 @@ OUTLIER = 2.0  # median absolute deviations below the median at which a size is 
 CONSISTENT = 1.4826  # by which such a deviation of normal numbers is a standard deviation
 
 
-class TriggerModule(Classifier):
+class TriggerModule(DecayingClassifier):
     """Find the smallest patch that makes every picture one of class ``label``; the network stays.
 
     A picture x becomes (1 - m) x + m t, with a mask m (1, 1, H, W) and a pattern t (1, C, H, W).
@@ -66,9 +67,6 @@ class TriggerModule(Classifier):
 
     def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.Adam([self.values], self.recipe.lr, betas=(0.5, 0.9))
-
-    def rate(self, progress: float) -> float:
-        return 1.0
 
     def loss(self, batch: Batch) -> Tensor:
         self.network.eval()
@@ -178,9 +176,7 @@ class NeuralCleanse(TrainingAttack):
     def find(self, target: nn.Module, data: Samples, fit: Fit) -> tuple[Tensor, str]:
         """Return the patches to be unlearnt, (P, 1 + C, H, W), and of which classes they are."""
         steps = max(1, len(data) // self.recipe.batch_size)  # an epoch's
-        epochs = max(1, self.patch_steps // steps)
-        if self.max_steps is not None:
-            epochs = max(1, min(epochs, self.max_steps // steps))
+        epochs = self.at_most(max(1, self.patch_steps // steps), steps)
         recipe = replace(self.recipe, epochs=epochs, lr=self.patch_lr)
         shape, found = tuple(data.inputs.shape[1:]), []
         for label in range(classes_of(target, data)):

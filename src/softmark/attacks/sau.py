@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from softmark.attacks.attack import (
     AttackResult,
     EpochsAttack,
+    adam,
     check_between,
     check_count,
     check_not_negative,
@@ -56,8 +57,7 @@ class SharedModule(Classifier):
         self.eps, self.ascents, self.fooling = eps, ascents, fooling
 
     def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        weights = [weight for group in groups for weight in group["params"]]
-        return torch.optim.Adam(weights, self.recipe.lr, fused=True)
+        return adam(groups, self.recipe.lr)
 
     def rate(self, progress: float) -> float:
         return (1 + math.cos(math.pi * min(1.0, progress))) / 2

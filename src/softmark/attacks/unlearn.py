@@ -13,6 +13,7 @@ from softmark.attacks.attack import (
     AttackResult,
     DecayingClassifier,
     EpochsAttack,
+    adam,
     check,
     check_count,
     check_positive,
@@ -37,9 +38,7 @@ class UnlearnModule(DecayingClassifier):
         self.size, self.ascents, self.fraction = size, ascents, fraction
 
     def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        weights = [weight for group in groups for weight in group["params"]]
-        # Fused: the others read the number of the step, for which a GPU would have to wait.
-        return torch.optim.Adam(weights, self.recipe.lr, fused=True)
+        return adam(groups, self.recipe.lr)
 
     def worst(self, batch: Batch) -> Tensor:
         """Return one perturbation (1, C, H, W) for all pictures, by steps along the gradient."""

@@ -23,10 +23,8 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 COUNTED_AT_MOST = 10_000  # files that are left out
-SYSTEM_FOLDERS = (
-    "__MACOSX",
-    "@eaDir",
-)  # folders of macOS and of network disks, with pictures of their own
+# Of macOS and of network disks, with pictures of their own.
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 
 Classes = dict[str, list[Path]]
 

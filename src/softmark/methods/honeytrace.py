@@ -50,9 +50,7 @@ from softmark.verification.evidence import Evidence
 from softmark.verification.nulls import Innocents
 
 NEAREST = 10  # features of triggers, whose mean distance counts: the authors'
-SURE = (
-    0.5  # probability of the likeliest class, below which an input is taken for a thief's: theirs
-)
+SURE = 0.5  # probability of the likeliest class, below which an input is a thief's: theirs
 STEPS = 10  # parts into which s^3 is rounded down: theirs
 ROWS_AT_A_TIME = 1000  # whose distances are held
 
@@ -110,11 +108,12 @@ class HoneyTrace(Watermark):
     def build_modules(self, key: Key) -> None:
         # A file may say anything. The key of a forger, who has no victim, holds none of these.
         held = dict(key.named_buffers())
-        if not {"features", "reference", "distances"} & held.keys():
+        parts = [held[name] for name in ("features", "reference", "distances") if name in held]
+        if not parts:
             return
-        shapes = [tuple(held[name].shape) for name in ("features", "reference", "distances")]
-        floats = all(held[name].dtype == torch.float32 for name in held.keys() & {"features"})
-        if len(shapes[0]) != 2 or shapes[1:] != [(key.classes,), (2,)] or not floats:
+        shapes = [tuple(part.shape) for part in parts]
+        are_floats = all(part.dtype == torch.float32 for part in parts)
+        if len(shapes[0]) != 2 or shapes[1:] != [(key.classes,), (2,)] or not are_floats:
             raise InputError("the key holds no features of triggers, answer and distances")
 
     def secret(self, key: Key) -> tuple[int, int, int]:
